@@ -1,0 +1,61 @@
+"""The optimizer: Adam with the learning rate falling linearly to zero."""
+
+
+class Adam:
+    """Update params from their gradients, then clear the gradients.
+
+    Per parameter, in this order:
+
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        m_hat = m / (1 - beta1**(t + 1));  v_hat = v / (1 - beta2**(t + 1))
+        data -= learning_rate * (1 - t / num_steps) * m_hat / (v_hat**0.5 + eps_adam)
+
+    Shapes:  params (n,) of `Value`; m, v (n,), the moments; t, the steps done
+    Raises:  ValueError if a setting is out of its range
+    Source:  arXiv:1412.6980; microgpt's training loop
+    """
+
+    def __init__(
+        self, params, learning_rate=0.01, beta1=0.85, beta2=0.99, eps_adam=1e-8, num_steps=1000
+    ):
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
+        for name, number in (("learning_rate", learning_rate), ("eps_adam", eps_adam)):
+            if not 0 <= number < float("inf"):
+                raise ValueError(f"{name} must be a finite number of at least 0, not {number}")
+        if num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, not {num_steps}")
+        self.params = list(params)
+        self.learning_rate = learning_rate
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps_adam = eps_adam
+        self.num_steps = num_steps
+        self.m = [0.0] * len(self.params)
+        self.v = [0.0] * len(self.params)
+        self.t = 0
+
+    def step(self):
+        """Update every parameter once.
+
+        Order:   params first to last; an exception leaves those before it updated
+        Writes:  data of params, grad of params as 0.0, m, v, t
+        Raises:  OverflowError if the square of a gradient exceeds the largest float;
+                 ValueError after num_steps steps
+        """
+        if self.t >= self.num_steps:
+            raise ValueError(f"all num_steps={self.num_steps} steps of this Adam are done")
+        m, v, beta1, beta2 = self.m, self.v, self.beta1, self.beta2
+        learning_rate = self.learning_rate * (1 - self.t / self.num_steps)
+        correction1 = 1 - beta1 ** (self.t + 1)
+        correction2 = 1 - beta2 ** (self.t + 1)
+        for i, p in enumerate(self.params):
+            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            m_hat = m[i] / correction1
+            v_hat = v[i] / correction2
+            p.data -= learning_rate * m_hat / (v_hat**0.5 + self.eps_adam)
+            p.grad = 0.0
+        self.t += 1

@@ -1,0 +1,42 @@
+"""The only place that picks an engine.
+
+`MICROGPT_ENGINE` asks for one by name and never falls back in silence; unset
+means the fastest that is built. `NAME` tells which it is.
+"""
+
+import importlib
+import os
+from types import SimpleNamespace
+
+from microgpt import adam, gpt
+
+_MODULES = {"cython": "microgpt._engine", "python": "microgpt.oracle"}
+
+
+def load(name):
+    """Return an engine by name: a namespace of NAME, Value, Tape, GPT, Adam.
+
+    Raises:  ValueError if there is no engine of that name; ImportError if it is
+             not built
+    """
+    if name not in _MODULES:
+        raise ValueError(f"no engine {name!r}: choose one of {', '.join(sorted(_MODULES))}")
+    module = importlib.import_module(_MODULES[name])
+    model = type("GPT", (gpt.GPT,), {"Value": module.Value, "__doc__": gpt.GPT.__doc__})
+    return SimpleNamespace(
+        NAME=name, Value=module.Value, Tape=module.Tape, GPT=model, Adam=adam.Adam
+    )
+
+
+def _default():
+    name = os.environ.get("MICROGPT_ENGINE")
+    if name is not None:
+        return load(name)
+    try:
+        return load("cython")
+    except ModuleNotFoundError:
+        return load("python")
+
+
+_engine = _default()
+NAME, Value, Tape, GPT = _engine.NAME, _engine.Value, _engine.Tape, _engine.GPT

@@ -1,0 +1,276 @@
+"""The model, written once over any `Value`.
+
+`linear`, `softmax`, `rmsnorm` and `gpt` are the original's functions over lists
+of `Value`; `GPT` holds their pieces (configuration, weights) for those who
+don't want to. Whatever the engine, this file is what is computed, and in which
+order: sums run left to right from 0.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from microgpt.adam import Adam
+
+
+def linear(x, w):
+    """Return the matrix-vector product of w and x.
+
+    Shapes:  x (n_in,), w (n_out, n_in), returns (n_out,)
+    Order:   products summed over n_in left to right, from 0
+    Source:  microgpt `linear`
+    """
+    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+
+
+def softmax(logits):
+    """Return the probabilities proportional to exp(logits).
+
+    Shapes:  logits (n,), returns (n,)
+    Order:   the largest logit is subtracted as a plain number; exponentials
+             summed left to right from 0; each divided by the total on its own
+    Source:  microgpt `softmax`
+    """
+    largest = max(logit.data for logit in logits)
+    exps = [(logit - largest).exp() for logit in logits]
+    total = sum(exps)
+    return [e / total for e in exps]
+
+
+def rmsnorm(x):
+    """Return x divided by the root of its mean square.
+
+    Shapes:  x (n,), returns (n,)
+    Order:   squares summed left to right from 0
+    Source:  arXiv:1910.07467; microgpt `rmsnorm`
+    """
+    mean_square = sum(xi * xi for xi in x) / len(x)
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+@dataclass(frozen=True)
+class Config:
+    """The shape of a model; the defaults are the original's.
+
+    Raises:  TypeError if a size is not an integer; ValueError if it is below 1
+             or n_embd is not a multiple of n_head
+    """
+
+    vocab_size: int
+    n_embd: int = 16
+    n_head: int = 4
+    n_layer: int = 1
+    block_size: int = 16
+
+    def __post_init__(self):
+        for name, size in vars(self).items():
+            if not isinstance(size, int) or isinstance(size, bool):
+                raise TypeError(f"{name} must be an integer, not {size!r}")
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1, not {size}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
+
+    @property
+    def head_dim(self):
+        """Return the width of one attention head, n_embd / n_head."""
+        return self.n_embd // self.n_head
+
+    def shapes(self):
+        """Return {matrix name: (rows, columns)} in the order in which weights are drawn."""
+        shapes = {
+            "wte": (self.vocab_size, self.n_embd),
+            "wpe": (self.block_size, self.n_embd),
+            "lm_head": (self.vocab_size, self.n_embd),
+        }
+        for i in range(self.n_layer):
+            for name in ("attn_wq", "attn_wk", "attn_wv", "attn_wo"):
+                shapes[f"layer{i}.{name}"] = (self.n_embd, self.n_embd)
+            shapes[f"layer{i}.mlp_fc1"] = (4 * self.n_embd, self.n_embd)
+            shapes[f"layer{i}.mlp_fc2"] = (self.n_embd, 4 * self.n_embd)
+        return shapes
+
+
+def gpt(token_id, pos_id, keys, values, state_dict, config):
+    """Return the logits of the token that follows, one position at a time.
+
+    Shapes:  keys and values (n_layer, positions so far, n_embd); state_dict as
+             `Config.shapes` says; returns (vocab_size,)
+    Writes:  appends this position's key and value to keys and values, per layer
+    Source:  microgpt `gpt`
+    """
+    head_dim = config.head_dim
+    token_embedding = state_dict["wte"][token_id]
+    position_embedding = state_dict["wpe"][pos_id]
+    x = [t + p for t, p in zip(token_embedding, position_embedding)]
+    x = rmsnorm(x)
+    for i in range(config.n_layer):
+        residual = x
+        x = rmsnorm(x)
+        q = linear(x, state_dict[f"layer{i}.attn_wq"])
+        k = linear(x, state_dict[f"layer{i}.attn_wk"])
+        v = linear(x, state_dict[f"layer{i}.attn_wv"])
+        keys[i].append(k)
+        values[i].append(v)
+        attended = []
+        for start in range(0, config.n_embd, head_dim):
+            head = slice(start, start + head_dim)
+            q_head = q[head]
+            scores = [
+                sum(qj * kj for qj, kj in zip(q_head, k_t[head])) / head_dim**0.5
+                for k_t in keys[i]
+            ]
+            weights = softmax(scores)
+            attended += [
+                sum(weight * v_t[j] for weight, v_t in zip(weights, values[i]))
+                for j in range(start, start + head_dim)
+            ]
+        x = linear(attended, state_dict[f"layer{i}.attn_wo"])
+        x = [a + b for a, b in zip(x, residual)]
+        residual = x
+        x = rmsnorm(x)
+        x = linear(x, state_dict[f"layer{i}.mlp_fc1"])
+        x = [xi.relu() for xi in x]
+        x = linear(x, state_dict[f"layer{i}.mlp_fc2"])
+        x = [a + b for a, b in zip(x, residual)]
+    return linear(x, state_dict["lm_head"])
+
+
+class GPT:
+    """A model with its weights: what the original keeps in global variables.
+
+    `engine.load(name).GPT` is this class over that engine's `Value`; the fused
+    engine has one of the same surface. The last token id is BOS.
+
+    Shapes:  state_dict {matrix name: rows of weights}, as `Config.shapes` says;
+             params, all weights in one list, in that order, row by row
+    Order:   weights drawn as rng.gauss(0, 0.08), matrix by matrix, row by row
+    Raises:  as `Config`
+    """
+
+    Value = None
+
+    def __init__(self, vocab_size, n_embd=16, n_head=4, n_layer=1, block_size=16, *, rng=None):
+        self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
+        rng = rng or random.Random(42)
+        self.state_dict = {
+            name: [[self.Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
+            for name, (n_out, n_in) in self.config.shapes().items()
+        }
+        self.params = [p for matrix in self.state_dict.values() for row in matrix for p in row]
+
+    def loss(self, tokens):
+        """Return the mean cross-entropy of a document's next tokens.
+
+        Shapes:  tokens (n + 1,), BOS on both ends; all after block_size + 1 are ignored
+        Units:   nats per token
+        Order:   positions left to right from 0, then times 1 / n
+        Raises:  ValueError if there are fewer than two tokens or one is not in
+                 the vocabulary
+        """
+        self._check(tokens)
+        n = min(self.config.block_size, len(tokens) - 1)
+        if n < 1:
+            raise ValueError(f"a document needs at least two tokens, not {len(tokens)}")
+        keys, values = self._empty_cache()
+        losses = []
+        for pos_id in range(n):
+            logits = self._logits(tokens[pos_id], pos_id, keys, values)
+            losses.append(-softmax(logits)[tokens[pos_id + 1]].log())
+        return (1 / n) * sum(losses)
+
+    def batch_loss(self, documents):
+        """Return the mean of the documents' losses, as one graph.
+
+        Shapes:  documents (batch_size, any length)
+        Units:   nats per token
+        Order:   documents left to right from 0, then times 1 / batch_size
+        Raises:  ValueError if there is no document, or as `loss`
+        """
+        if not documents:
+            raise ValueError("a batch needs at least one document")
+        return (1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])
+
+    def fit(self, documents, num_steps=1000, batch_size=1, *, adam=None, on_step=None):
+        """Train for num_steps steps and return their losses.
+
+        Step t of the optimizer takes the documents t * batch_size and on, in
+        order, from the start again after the last.
+
+        Shapes:  documents (any number, any length) of token ids; returns (num_steps,)
+        Units:   losses in nats per token
+        Order:   per step: batch_loss, backward, adam.step, then on_step(t, loss)
+        Raises:  ValueError if there is no document or batch_size is below 1
+        """
+        if not documents:
+            raise ValueError("training needs at least one document")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        adam = adam or Adam(self.params, num_steps=num_steps)
+        losses = []
+        for _ in range(num_steps):
+            t = adam.t
+            batch = [
+                documents[(t * batch_size + b) % len(documents)] for b in range(batch_size)
+            ]
+            loss = self.loss(batch[0]) if batch_size == 1 else self.batch_loss(batch)
+            loss.backward()
+            adam.step()
+            losses.append(loss.data)
+            if on_step is not None:
+                on_step(t, loss.data)
+        return losses
+
+    def generate(self, prompt=(), *, temperature=0.5, top_k=None, rng=None):
+        """Return the prompt and the tokens drawn after it, up to BOS or block_size tokens.
+
+        Shapes:  prompt (n,) without BOS; returns (at most block_size,) without BOS
+        Order:   one draw of rng.choices a token, over the probabilities of
+                 logits / temperature; with top_k over the top_k largest logits
+                 alone (of equals the lower ids), in order of ids
+        Raises:  ValueError if the prompt has a token that is not in the vocabulary or
+                 no room is left after it, if temperature is not positive or
+                 top_k is below 1
+        """
+        self._check(prompt)
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, not {temperature}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        block_size, bos = self.config.block_size, self.config.vocab_size - 1
+        if len(prompt) >= block_size:
+            raise ValueError(
+                f"a prompt of {len(prompt)} tokens leaves no room: block_size is {block_size}"
+            )
+        rng = rng or random.Random(42)
+        keys, values = self._empty_cache()
+        tokens = [bos, *prompt]
+        for pos_id in range(block_size):
+            logits = self._logits(tokens[pos_id], pos_id, keys, values)
+            if pos_id < len(prompt):
+                continue
+            ids = range(len(logits))
+            if top_k is not None:
+                ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])
+            probs = softmax([logits[i] / temperature for i in ids])
+            token = rng.choices(ids, weights=[p.data for p in probs])[0]
+            if token == bos:
+                break
+            tokens.append(token)
+        return tokens[1:]
+
+    def _logits(self, token_id, pos_id, keys, values):
+        return gpt(token_id, pos_id, keys, values, self.state_dict, self.config)
+
+    def _empty_cache(self):
+        layers = range(self.config.n_layer)
+        return [[] for _ in layers], [[] for _ in layers]
+
+    def _check(self, tokens):
+        for token in tokens:
+            if not 0 <= token < self.config.vocab_size:
+                raise ValueError(
+                    f"token {token} is not in the vocabulary 0..{self.config.vocab_size - 1}"
+                )

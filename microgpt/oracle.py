@@ -1,0 +1,143 @@
+"""The specification: scalar autograd in pure Python.
+
+Every other engine equals this file by `float.hex()`: data, gradients,
+exceptions and the state after an exception. It is meant to be read in one
+sitting, so it is slow on purpose.
+
+A `Value` is one node of a graph: a float, the nodes it was computed from
+(`_children`), and the derivative by each of them (`_local_grads`), taken when
+the node is made. `backward` walks the graph once and applies the chain rule.
+
+Order is part of the specification, because float addition is not associative:
+children are visited left to right, depth first, and the gradients are added in
+the reverse of the order in which the walk finishes the nodes.
+"""
+
+import math
+
+
+def _number(x):
+    """Return x as a float, exactly as `math` functions read a number."""
+    return math.copysign(x, x)
+
+
+class Value:
+    """One scalar node of a computation graph.
+
+    Raises:  TypeError if data is not a number
+    Source:  microgpt `Value`
+    """
+
+    __slots__ = ("data", "grad", "_children", "_local_grads")
+
+    def __init__(self, data, children=(), local_grads=()):
+        self.data = data if type(data) is float else _number(data)
+        self.grad = 0.0
+        self._children = children
+        self._local_grads = local_grads
+
+    def __repr__(self):
+        return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
+
+    def __add__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+
+    def __mul__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, other):
+        data = self.data**other
+        if isinstance(data, complex):
+            raise ValueError(f"{self.data} ** {other} is not a real number")
+        return Value(data, (self,), (other * self.data ** (other - 1),))
+
+    def log(self):
+        """Return the natural logarithm.
+
+        Raises:  ValueError if data is zero or negative
+        """
+        return Value(math.log(self.data), (self,), (1 / self.data,))
+
+    def exp(self):
+        """Return e to the power of this value.
+
+        Raises:  OverflowError if the result exceeds the largest float
+        """
+        return Value(math.exp(self.data), (self,), (math.exp(self.data),))
+
+    def relu(self):
+        """Return the value itself where positive, else zero (for NaN too)."""
+        return Value(max(0, self.data), (self,), (float(self.data > 0),))
+
+    def __neg__(self):
+        return self * -1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __sub__(self, other):
+        return self + (-other)
+
+    def __rsub__(self, other):
+        return other + (-self)
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __rtruediv__(self, other):
+        return other * self**-1
+
+    def backward(self):
+        """Add the derivative of this value by each node into that node's `grad`.
+
+        Order:   depth-first post-order, children left to right, reversed
+        Writes:  grad of this value, as 1.0. Adds to: grad of all it depends on
+        """
+        Tape(self).backward()
+
+
+class Tape:
+    """The nodes that a value depends on, in the order in which they are finished.
+
+    Shapes:  len(tape) is the number of distinct nodes, the value itself included
+    Order:   depth-first post-order, children left to right; an explicit stack,
+             so that depth is no limit
+    Raises:  TypeError if loss is not a `Value`
+    """
+
+    __slots__ = ("_nodes",)
+
+    def __init__(self, loss):
+        if not isinstance(loss, Value):
+            raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
+        self._nodes = []
+        seen = {loss}
+        stack = [(loss, iter(loss._children))]
+        while stack:
+            node, children = stack[-1]
+            for child in children:
+                if child not in seen:
+                    seen.add(child)
+                    stack.append((child, iter(child._children)))
+                    break
+            else:
+                stack.pop()
+                self._nodes.append(node)
+
+    def __len__(self):
+        return len(self._nodes)
+
+    def backward(self):
+        """Play the tape in reverse: set the value's grad to 1.0, add into the others.
+
+        Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
+        """
+        self._nodes[-1].grad = 1.0
+        for node in reversed(self._nodes):
+            for child, local_grad in zip(node._children, node._local_grads):
+                child.grad += local_grad * node.grad

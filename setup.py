@@ -1,0 +1,51 @@
+"""The compiled modules: which, from what, with which flags."""
+
+import os
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("MICROGPT_DEBUG") == "1"
+
+# Rules of exactness 3 and 4 (docs/exactness.md): no fused multiply-add behind
+# our back, and `**` goes to libm's pow as it does in CPython.
+FLAGS = ["-O3", "-ffp-contract=off", "-fno-builtin-pow", "-fno-math-errno", "-Wall"]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "initializedcheck": DEBUG,
+    "nonecheck": DEBUG,
+    "wraparound": False,
+    "embedsignature": True,
+    "c_api_binop_methods": True,
+}
+
+
+class BuildOrExplain(build_ext):
+    """A failed compile fails the install, and says what to do."""
+
+    def build_extension(self, ext):
+        try:
+            super().build_extension(ext)
+        except Exception as error:
+            raise SystemExit(
+                f"microgpt: compiling {ext.name} failed: {error}\n"
+                "Install a C compiler (Debian: apt install build-essential; macOS: "
+                "xcode-select --install) and try again,\nor set MICROGPT_NO_EXTENSIONS=1 "
+                "for the pure-Python package, which is exact but slow."
+            ) from error
+
+
+def extensions():
+    if os.environ.get("MICROGPT_NO_EXTENSIONS") == "1":
+        return []
+    from Cython.Build import cythonize
+
+    modules = [
+        Extension("microgpt._engine", ["src/_engine.pyx"], extra_compile_args=FLAGS),
+    ]
+    return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": BuildOrExplain})
