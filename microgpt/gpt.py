@@ -9,6 +9,7 @@ order: sums run left to right from 0.
 from __future__ import annotations
 
 import random
+from array import array
 from dataclasses import dataclass
 
 from microgpt.adam import Adam
@@ -77,6 +78,12 @@ class Config:
     def head_dim(self):
         """Return the width of one attention head, n_embd / n_head."""
         return self.n_embd // self.n_head
+
+    @property
+    def num_params(self) -> int:
+        """Return the number of weights of all matrices."""
+        tables = (2 * self.vocab_size + self.block_size) * self.n_embd
+        return tables + 12 * self.n_layer * self.n_embd**2
 
     def shapes(self):
         """Return {matrix name: (rows, columns)} in the order in which weights are drawn."""
@@ -260,6 +267,24 @@ class GPT:
                 break
             tokens.append(token)
         return tokens[1:]
+
+    def weights(self) -> array[float]:
+        """Return the data of params, as one buffer in their order."""
+        return array("d", [p.data for p in self.params])
+
+    def gradients(self) -> array[float]:
+        """Return the grad of params, as one buffer in their order."""
+        return array("d", [p.grad for p in self.params])
+
+    def set_weights(self, weights: array[float]) -> None:
+        """Set the data of params, in their order.
+
+        Raises:  ValueError if there are not as many weights as params
+        """
+        if len(weights) != len(self.params):
+            raise ValueError(f"the model has {len(self.params)} weights, not {len(weights)}")
+        for p, weight in zip(self.params, weights):
+            p.data = weight
 
     def _logits(self, token_id, pos_id, keys, values):
         return gpt(token_id, pos_id, keys, values, self.state_dict, self.config)
