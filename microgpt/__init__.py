@@ -7,5 +7,14 @@ from microgpt.tokenizer import CharTokenizer
 
 __version__ = "0.1.0"
 __all__ = [
-    "Adam", "CharTokenizer", "Config", "GPT", "Tape", "Value", "gpt", "linear", "rmsnorm", "softmax",
+    "GPT",
+    "Adam",
+    "CharTokenizer",
+    "Config",
+    "Tape",
+    "Value",
+    "gpt",
+    "linear",
+    "rmsnorm",
+    "softmax",
 ]

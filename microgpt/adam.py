@@ -1,5 +1,13 @@
 """The optimizer: Adam with the learning rate falling linearly to zero."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microgpt.oracle import Value
+
 
 class Adam:
     """Update params from their gradients, then clear the gradients.
@@ -17,8 +25,14 @@ class Adam:
     """
 
     def __init__(
-        self, params, learning_rate=0.01, beta1=0.85, beta2=0.99, eps_adam=1e-8, num_steps=1000
-    ):
+        self,
+        params: Iterable[Value],
+        learning_rate: float = 0.01,
+        beta1: float = 0.85,
+        beta2: float = 0.99,
+        eps_adam: float = 1e-8,
+        num_steps: int = 1000,
+    ) -> None:
         for name, beta in (("beta1", beta1), ("beta2", beta2)):
             if not 0 <= beta < 1:
                 raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
@@ -37,7 +51,7 @@ class Adam:
         self.v = [0.0] * len(self.params)
         self.t = 0
 
-    def step(self):
+    def step(self) -> None:
         """Update every parameter once.
 
         Order:   params first to last; an exception leaves those before it updated

@@ -4,16 +4,21 @@
 means the fastest that is built. `NAME` tells which it is.
 """
 
+from __future__ import annotations
+
 import importlib
 import os
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from microgpt import adam, gpt
+
+__all__ = ["GPT", "NAME", "Tape", "Value", "load"]
 
 _MODULES = {"cython": "microgpt._engine", "python": "microgpt.oracle"}
 
 
-def load(name):
+def load(name: str) -> SimpleNamespace:
     """Return an engine by name: a namespace of NAME, Value, Tape, GPT, Adam.
 
     Raises:  ValueError if there is no engine of that name; ImportError if it is
@@ -28,7 +33,7 @@ def load(name):
     )
 
 
-def _default():
+def _default() -> SimpleNamespace:
     name = os.environ.get("MICROGPT_ENGINE")
     if name is not None:
         return load(name)
@@ -39,4 +44,9 @@ def _default():
 
 
 _engine = _default()
-NAME, Value, Tape, GPT = _engine.NAME, _engine.Value, _engine.Tape, _engine.GPT
+NAME: str = _engine.NAME
+if TYPE_CHECKING:  # to a type checker every engine is the oracle: their surfaces are equal
+    from microgpt.gpt import GPT
+    from microgpt.oracle import Tape, Value
+else:
+    Value, Tape, GPT = _engine.Value, _engine.Tape, _engine.GPT

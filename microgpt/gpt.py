@@ -10,12 +10,24 @@ from __future__ import annotations
 
 import random
 from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from microgpt import oracle
 from microgpt.adam import Adam
 
+if TYPE_CHECKING:
+    from microgpt.oracle import Value
 
-def linear(x, w):
+    # The surface of every engine's Value is the oracle's; nothing summed here is empty.
+    def sum(values: Iterable[Value]) -> Value: ...
+
+    Matrix = Sequence[Sequence[Value]]
+    Cache = list[list[list[Value]]]
+
+
+def linear(x: Sequence[Value], w: Matrix) -> list[Value]:
     """Return the matrix-vector product of w and x.
 
     Shapes:  x (n_in,), w (n_out, n_in), returns (n_out,)
@@ -25,7 +37,7 @@ def linear(x, w):
     return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
 
 
-def softmax(logits):
+def softmax(logits: Sequence[Value]) -> list[Value]:
     """Return the probabilities proportional to exp(logits).
 
     Shapes:  logits (n,), returns (n,)
@@ -39,7 +51,7 @@ def softmax(logits):
     return [e / total for e in exps]
 
 
-def rmsnorm(x):
+def rmsnorm(x: Sequence[Value]) -> list[Value]:
     """Return x divided by the root of its mean square.
 
     Shapes:  x (n,), returns (n,)
@@ -65,7 +77,7 @@ class Config:
     n_layer: int = 1
     block_size: int = 16
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, size in vars(self).items():
             if not isinstance(size, int) or isinstance(size, bool):
                 raise TypeError(f"{name} must be an integer, not {size!r}")
@@ -75,7 +87,7 @@ class Config:
             raise ValueError(f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head})")
 
     @property
-    def head_dim(self):
+    def head_dim(self) -> int:
         """Return the width of one attention head, n_embd / n_head."""
         return self.n_embd // self.n_head
 
@@ -85,7 +97,7 @@ class Config:
         tables = (2 * self.vocab_size + self.block_size) * self.n_embd
         return tables + 12 * self.n_layer * self.n_embd**2
 
-    def shapes(self):
+    def shapes(self) -> dict[str, tuple[int, int]]:
         """Return {matrix name: (rows, columns)} in the order in which weights are drawn."""
         shapes = {
             "wte": (self.vocab_size, self.n_embd),
@@ -100,7 +112,14 @@ class Config:
         return shapes
 
 
-def gpt(token_id, pos_id, keys, values, state_dict, config):
+def gpt(
+    token_id: int,
+    pos_id: int,
+    keys: Cache,
+    values: Cache,
+    state_dict: Mapping[str, Matrix],
+    config: Config,
+) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
 
     Shapes:  keys and values (n_layer, positions so far, n_embd); state_dict as
@@ -121,13 +140,12 @@ def gpt(token_id, pos_id, keys, values, state_dict, config):
         v = linear(x, state_dict[f"layer{i}.attn_wv"])
         keys[i].append(k)
         values[i].append(v)
-        attended = []
+        attended: list[Value] = []
         for start in range(0, config.n_embd, head_dim):
             head = slice(start, start + head_dim)
             q_head = q[head]
             scores = [
-                sum(qj * kj for qj, kj in zip(q_head, k_t[head])) / head_dim**0.5
-                for k_t in keys[i]
+                sum(qj * kj for qj, kj in zip(q_head, k_t[head])) / head_dim**0.5 for k_t in keys[i]
             ]
             weights = softmax(scores)
             attended += [
@@ -157,9 +175,18 @@ class GPT:
     Raises:  as `Config`
     """
 
-    Value = None
+    Value = oracle.Value
 
-    def __init__(self, vocab_size, n_embd=16, n_head=4, n_layer=1, block_size=16, *, rng=None):
+    def __init__(
+        self,
+        vocab_size: int,
+        n_embd: int = 16,
+        n_head: int = 4,
+        n_layer: int = 1,
+        block_size: int = 16,
+        *,
+        rng: random.Random | None = None,
+    ) -> None:
         self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
         rng = rng or random.Random(42)
         self.state_dict = {
@@ -168,7 +195,7 @@ class GPT:
         }
         self.params = [p for matrix in self.state_dict.values() for row in matrix for p in row]
 
-    def loss(self, tokens):
+    def loss(self, tokens: Sequence[int]) -> oracle.Value:
         """Return the mean cross-entropy of a document's next tokens.
 
         Shapes:  tokens (n + 1,), BOS on both ends; all after block_size + 1 are ignored
@@ -188,7 +215,7 @@ class GPT:
             losses.append(-softmax(logits)[tokens[pos_id + 1]].log())
         return (1 / n) * sum(losses)
 
-    def batch_loss(self, documents):
+    def batch_loss(self, documents: Sequence[Sequence[int]]) -> oracle.Value:
         """Return the mean of the documents' losses, as one graph.
 
         Shapes:  documents (batch_size, any length)
@@ -200,7 +227,15 @@ class GPT:
             raise ValueError("a batch needs at least one document")
         return (1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])
 
-    def fit(self, documents, num_steps=1000, batch_size=1, *, adam=None, on_step=None):
+    def fit(
+        self,
+        documents: Sequence[Sequence[int]],
+        num_steps: int = 1000,
+        batch_size: int = 1,
+        *,
+        adam: Adam | None = None,
+        on_step: Callable[[int, float], object] | None = None,
+    ) -> list[float]:
         """Train for num_steps steps and return their losses.
 
         Step t of the optimizer takes the documents t * batch_size and on, in
@@ -219,9 +254,7 @@ class GPT:
         losses = []
         for _ in range(num_steps):
             t = adam.t
-            batch = [
-                documents[(t * batch_size + b) % len(documents)] for b in range(batch_size)
-            ]
+            batch = [documents[(t * batch_size + b) % len(documents)] for b in range(batch_size)]
             loss = self.loss(batch[0]) if batch_size == 1 else self.batch_loss(batch)
             loss.backward()
             adam.step()
@@ -230,7 +263,14 @@ class GPT:
                 on_step(t, loss.data)
         return losses
 
-    def generate(self, prompt=(), *, temperature=0.5, top_k=None, rng=None):
+    def generate(
+        self,
+        prompt: Sequence[int] = (),
+        *,
+        temperature: float = 0.5,
+        top_k: int | None = None,
+        rng: random.Random | None = None,
+    ) -> list[int]:
         """Return the prompt and the tokens drawn after it, up to BOS or block_size tokens.
 
         Shapes:  prompt (n,) without BOS; returns (at most block_size,) without BOS
@@ -258,7 +298,7 @@ class GPT:
             logits = self._logits(tokens[pos_id], pos_id, keys, values)
             if pos_id < len(prompt):
                 continue
-            ids = range(len(logits))
+            ids: Sequence[int] = range(len(logits))
             if top_k is not None:
                 ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])
             probs = softmax([logits[i] / temperature for i in ids])
@@ -286,14 +326,14 @@ class GPT:
         for p, weight in zip(self.params, weights):
             p.data = weight
 
-    def _logits(self, token_id, pos_id, keys, values):
+    def _logits(self, token_id: int, pos_id: int, keys: Cache, values: Cache) -> list[oracle.Value]:
         return gpt(token_id, pos_id, keys, values, self.state_dict, self.config)
 
-    def _empty_cache(self):
+    def _empty_cache(self) -> tuple[Cache, Cache]:
         layers = range(self.config.n_layer)
         return [[] for _ in layers], [[] for _ in layers]
 
-    def _check(self, tokens):
+    def _check(self, tokens: Iterable[int]) -> None:
         for token in tokens:
             if not 0 <= token < self.config.vocab_size:
                 raise ValueError(

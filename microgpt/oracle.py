@@ -13,10 +13,13 @@ children are visited left to right, depth first, and the gradients are added in
 the reverse of the order in which the walk finishes the nodes.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Iterator, Sequence
 
 
-def _number(x):
+def _number(x: float) -> float:
     """Return x as a float, exactly as `math` functions read a number."""
     return math.copysign(x, x)
 
@@ -30,69 +33,71 @@ class Value:
 
     __slots__ = ("data", "grad", "_children", "_local_grads")
 
-    def __init__(self, data, children=(), local_grads=()):
+    def __init__(
+        self, data: float, children: Sequence[Value] = (), local_grads: Sequence[float] = ()
+    ) -> None:
         self.data = data if type(data) is float else _number(data)
         self.grad = 0.0
         self._children = children
         self._local_grads = local_grads
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
 
-    def __add__(self, other):
+    def __add__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data + other.data, (self, other), (1.0, 1.0))
 
-    def __mul__(self, other):
+    def __mul__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
-    def __pow__(self, other):
+    def __pow__(self, other: float) -> Value:
         data = self.data**other
         if isinstance(data, complex):
             raise ValueError(f"{self.data} ** {other} is not a real number")
         return Value(data, (self,), (other * self.data ** (other - 1),))
 
-    def log(self):
+    def log(self) -> Value:
         """Return the natural logarithm.
 
         Raises:  ValueError if data is zero or negative
         """
         return Value(math.log(self.data), (self,), (1 / self.data,))
 
-    def exp(self):
+    def exp(self) -> Value:
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
         return Value(math.exp(self.data), (self,), (math.exp(self.data),))
 
-    def relu(self):
+    def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         return Value(max(0, self.data), (self,), (float(self.data > 0),))
 
-    def __neg__(self):
+    def __neg__(self) -> Value:
         return self * -1
 
-    def __radd__(self, other):
+    def __radd__(self, other: float) -> Value:
         return self + other
 
-    def __sub__(self, other):
+    def __sub__(self, other: Value | float) -> Value:
         return self + (-other)
 
-    def __rsub__(self, other):
+    def __rsub__(self, other: float) -> Value:
         return other + (-self)
 
-    def __rmul__(self, other):
+    def __rmul__(self, other: float) -> Value:
         return self * other
 
-    def __truediv__(self, other):
+    def __truediv__(self, other: Value | float) -> Value:
         return self * other**-1
 
-    def __rtruediv__(self, other):
+    def __rtruediv__(self, other: float) -> Value:
         return other * self**-1
 
-    def backward(self):
+    def backward(self) -> None:
         """Add the derivative of this value by each node into that node's `grad`.
 
         Order:   depth-first post-order, children left to right, reversed
@@ -112,12 +117,12 @@ class Tape:
 
     __slots__ = ("_nodes",)
 
-    def __init__(self, loss):
+    def __init__(self, loss: Value) -> None:
         if not isinstance(loss, Value):
             raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
-        self._nodes = []
+        self._nodes: list[Value] = []
         seen = {loss}
-        stack = [(loss, iter(loss._children))]
+        stack: list[tuple[Value, Iterator[Value]]] = [(loss, iter(loss._children))]
         while stack:
             node, children = stack[-1]
             for child in children:
@@ -129,10 +134,10 @@ class Tape:
                 stack.pop()
                 self._nodes.append(node)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._nodes)
 
-    def backward(self):
+    def backward(self) -> None:
         """Play the tape in reverse: set the value's grad to 1.0, add into the others.
 
         Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes

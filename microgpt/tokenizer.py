@@ -1,5 +1,9 @@
 """Characters to token ids and back."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class CharTokenizer:
     """A vocabulary of single characters and BOS, the token at both ends of a document.
@@ -7,18 +11,18 @@ class CharTokenizer:
     Shapes:  chars (vocab_size - 1,), sorted and unique; BOS is the last id
     """
 
-    def __init__(self, chars):
+    def __init__(self, chars: Iterable[str]) -> None:
         self.chars = sorted(set(chars))
         self.BOS = len(self.chars)
         self.vocab_size = len(self.chars) + 1
         self._ids = {char: i for i, char in enumerate(self.chars)}
 
     @classmethod
-    def from_documents(cls, documents):
+    def from_documents(cls, documents: Iterable[str]) -> CharTokenizer:
         """Return the tokenizer of all characters that occur in documents."""
         return cls(set().union(*documents))
 
-    def encode(self, text):
+    def encode(self, text: str) -> list[int]:
         """Return the token ids of text, without BOS.
 
         Raises:  ValueError naming the first character that is not in the vocabulary
@@ -30,16 +34,18 @@ class CharTokenizer:
                 f"character {error.args[0]!r} is not in the vocabulary {''.join(self.chars)!r}"
             ) from None
 
-    def encode_document(self, text):
+    def encode_document(self, text: str) -> list[int]:
         """Return the token ids of text with BOS on both ends."""
         return [self.BOS, *self.encode(text), self.BOS]
 
-    def decode(self, tokens):
+    def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of token ids.
 
         Raises:  ValueError if a token is BOS or not in the vocabulary
         """
         for token in tokens:
             if not 0 <= token < self.BOS:
-                raise ValueError(f"token {token} stands for no character: ids are 0..{self.BOS - 1}")
+                raise ValueError(
+                    f"token {token} stands for no character: ids are 0..{self.BOS - 1}"
+                )
         return "".join([self.chars[token] for token in tokens])

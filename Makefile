@@ -1,0 +1,16 @@
+.PHONY: build lint type test bench
+
+build:
+	pip install --no-build-isolation -e .
+
+lint:
+	ruff check . && ruff format --check . && cython-lint src
+
+type:
+	mypy && python -m mypy.stubtest microgpt._engine --ignore-disjoint-bases
+
+test:
+	pytest
+
+bench:
+	pytest benchmarks --benchmark-only

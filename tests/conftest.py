@@ -1,0 +1,39 @@
+"""One fixture runs each test on every engine; a missing one fails, it never skips."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+import microgpt.engine
+
+PURE = os.environ.get("MICROGPT_ENGINE") == "python" or (
+    os.environ.get("MICROGPT_NO_EXTENSIONS") == "1"
+)
+COMPILED = [] if PURE else ["cython"]
+
+# No timed test: hypothesis' deadline would be one. CI's programs are the same every run.
+settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("microgpt")
+
+
+def pytest_report_header():
+    return f"microgpt: {microgpt.engine.NAME} engine from {os.path.dirname(microgpt.__file__)}"
+
+
+@pytest.fixture(params=["python", *COMPILED], scope="session")
+def engine(request):
+    """Every engine in turn: NAME, Value, Tape, GPT, Adam."""
+    return microgpt.engine.load(request.param)
+
+
+@pytest.fixture(params=COMPILED, scope="session")
+def compiled(request):
+    """Every engine but the oracle; none where the pure package was asked for."""
+    return microgpt.engine.load(request.param)
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The engine that the others have to equal."""
+    return microgpt.engine.load("python")
