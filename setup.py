@@ -18,6 +18,8 @@ DIRECTIVES = {
     "nonecheck": DEBUG,
     "wraparound": False,
     "embedsignature": True,
+    "embedsignature.format": "clinic",
+    "binding": False,
     "c_api_binop_methods": True,
 }
 

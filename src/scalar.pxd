@@ -1,0 +1,81 @@
+"""Scalar mathematics exactly as CPython computes and raises it.
+
+C returns infinities and NaN where Python raises. Each function here is its
+Python counterpart on doubles: the same libm call, the same exception.
+"""
+
+from libc.math cimport INFINITY, copysign, exp, fabs, floor, fmod, isfinite, isinf, isnan, log, pow
+
+
+cdef inline double c_pow(double x, double y) except? -1.0:
+    """Return x ** y as floats do, but refuse a result that is not real.
+
+    Raises:  ZeroDivisionError for 0 to a negative power; OverflowError if the
+             result exceeds the largest float; ValueError for a negative base
+             with a fractional exponent
+    Source:  CPython Objects/floatobject.c `float_pow`; rule of exactness 4
+    """
+    cdef double result
+    if x > 0.0 and isfinite(x) and isfinite(y):
+        result = pow(x, y)
+        if isinf(result):
+            raise OverflowError(34, "Numerical result out of range")
+        return result
+    return c_pow_special(x, y)
+
+
+cdef inline double c_pow_special(double x, double y) except? -1.0:
+    """Return x ** y where x or y is zero, negative, infinite or NaN."""
+    cdef bint odd
+    cdef double result
+    if y == 0.0:
+        return 1.0
+    if isnan(x):
+        return x
+    if isnan(y):
+        return 1.0 if x == 1.0 else y
+    if isinf(y):
+        x = fabs(x)
+        if x == 1.0:
+            return 1.0
+        return fabs(y) if (y > 0.0) == (x > 1.0) else 0.0
+    odd = fmod(fabs(y), 2.0) == 1.0
+    if isinf(x):
+        if y > 0.0:
+            return x if odd else fabs(x)
+        return copysign(0.0, x) if odd else 0.0
+    if x == 0.0:
+        if y < 0.0:
+            raise ZeroDivisionError("0.0 cannot be raised to a negative power")
+        return x if odd else 0.0
+    if x < 0.0 and y != floor(y):
+        raise ValueError(f"{x} ** {y} is not a real number")
+    result = pow(fabs(x), y)
+    if x < 0.0 and odd:
+        result = -result
+    if isinf(result):
+        raise OverflowError(34, "Numerical result out of range")
+    return result
+
+
+cdef inline double c_log(double x) except? -1.0:
+    """Return math.log(x).
+
+    Raises:  ValueError if x is zero or negative
+    Source:  CPython Modules/mathmodule.c `m_log`
+    """
+    if x <= 0.0:
+        raise ValueError("math domain error")
+    return log(x)
+
+
+cdef inline double c_exp(double x) except? -1.0:
+    """Return math.exp(x).
+
+    Raises:  OverflowError if the result exceeds the largest float
+    Source:  CPython Modules/mathmodule.c `math_1`
+    """
+    cdef double result = exp(x)
+    if isinf(result) and not isinf(x):
+        raise OverflowError("math range error")
+    return result
