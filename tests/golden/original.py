@@ -1,13 +1,11 @@
 """An independent judge: the original 200-line program, told again in one file.
 
-It shares no line with the package. Its `Value` walks the graph recursively, its
-model reads global-like closures, its Adam is a loop at the end of the step. Run
-as a program it trains 1,000 steps on names.txt beside it and writes the golden
-figures, with a fingerprint of the libm they belong to:
+It imports nothing of the package: its `Value` walks the graph recursively, its
+Adam is a loop at the end of the step. Run as a program it trains 1,000 steps on
+names.txt and writes the golden figures beside it, with a fingerprint of the libm
+that they belong to:
 
     python tests/golden/original.py tests/golden
-
-Numbers alone: nothing here is fast, and nothing is imported from microgpt.
 """
 
 import hashlib
@@ -20,6 +18,8 @@ from pathlib import Path
 
 class Value:
     """A node of the graph; `backward` is the recursive walk of the original."""
+
+    __slots__ = ("data", "grad", "_children", "_local_grads")
 
     def __init__(self, data, children=(), local_grads=()):
         self.data = data
@@ -86,7 +86,7 @@ class Value:
 
 
 class Original:
-    """The original's global variables, as one object; a step is `next(training)`."""
+    """The original's global variables as one object, over any `Value`."""
 
     def __init__(self, documents, value=Value, n_embd=16, n_head=4, n_layer=1, block_size=16):
         self.rng = random.Random(42)
