@@ -121,6 +121,8 @@ cdef class Value:
         if type(left) is Value and type(right) is Value:
             return add(<Value>left, <Value>right)
         if isinstance(left, Value):
+            if reflected(left, right, "__radd__"):
+                return right + left
             return add(<Value>left, operand(right))
         if type(right) is Value:
             return add(<Value>right, new_leaf(to_double(left)))
@@ -130,6 +132,8 @@ cdef class Value:
         if type(left) is Value and type(right) is Value:
             return mul(<Value>left, <Value>right)
         if isinstance(left, Value):
+            if reflected(left, right, "__rmul__"):
+                return right * left
             return mul(<Value>left, operand(right))
         if type(right) is Value:
             return mul(<Value>right, new_leaf(to_double(left)))
@@ -216,6 +220,19 @@ cdef inline Value operand(object x):
     if isinstance(x, Value):
         return <Value>x
     return new_leaf(to_double(x))
+
+
+cdef inline bint reflected(object left, object right, str name):
+    """Tell whether a subclass's own reflected operator has come here through `super()`.
+
+    The slot is one for both directions; in the other one Python would not have
+    asked left before right.
+    """
+    return (
+        type(right) is not type(left)
+        and isinstance(right, type(left))
+        and getattr(type(right), name) is not getattr(Value, name)
+    )
 
 
 cdef inline Value new_leaf(double data):
