@@ -14,7 +14,6 @@ a list of pending ones. No Python code runs between the start of a walk and the
 end of its backward, so marks on nodes are never seen half done.
 """
 
-cimport cython
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact, PyFloat_AS_DOUBLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
@@ -33,7 +32,9 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *)
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
-    ctypedef PyObject *(*vectorcallfunc)(PyObject *, PyObject *const *, size_t, PyObject *) except NULL
+    ctypedef PyObject *(*vectorcallfunc)(
+        PyObject *, PyObject *const *, size_t, PyObject *
+    ) except NULL
     ctypedef struct TypeSlots "PyTypeObject":
         Py_ssize_t tp_basicsize
         void (*tp_dealloc)(PyObject *) noexcept
@@ -347,7 +348,7 @@ cdef int adopt(Value self, tuple children, tuple local_grads) except -1:
 
 cdef void release_children(PyObject *node) noexcept:
     """Drop a node's children. May run other deallocators, and so any Python code."""
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t i
     cdef PyObject *first = (<Value>node).child[0]
     cdef PyObject *second = (<Value>node).child[1]
     cdef Block *block
@@ -435,7 +436,9 @@ cdef inline void free_node(PyObject *node) noexcept:
         (<TypeSlots *>kind).tp_free(node)
 
 
-cdef PyObject *call_value(PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names) except NULL:
+cdef PyObject *call_value(
+    PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
+) except NULL:
     """Make `Value(number)` at once; all other calls take Python's way through `__init__`."""
     cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
     cdef Value node
@@ -497,13 +500,13 @@ cdef Py_ssize_t walk(PyObject *root, Walk *w) except -1:
                 continue
             (<Value>child).place = 1
             if (<Value>child).n == 0:
-                if n_nodes == w.capacity and not grow(<void **>&w.nodes, &w.capacity, sizeof(PyObject *)):
+                if n_nodes == w.capacity and not grow_nodes(w):
                     (<Value>child).place = 0
                     break
                 w.nodes[n_nodes] = child
                 n_nodes += 1
                 continue
-            if depth == w.depth_capacity and not grow(<void **>&w.frames, &w.depth_capacity, sizeof(Frame)):
+            if depth == w.depth_capacity and not grow_frames(w):
                 (<Value>child).place = 0
                 break
             w.frames[depth].node = node
@@ -513,7 +516,7 @@ cdef Py_ssize_t walk(PyObject *root, Walk *w) except -1:
             i = 0
             children = children_of(node, &n)
         else:
-            if n_nodes == w.capacity and not grow(<void **>&w.nodes, &w.capacity, sizeof(PyObject *)):
+            if n_nodes == w.capacity and not grow_nodes(w):
                 break
             w.nodes[n_nodes] = node
             n_nodes += 1
@@ -541,6 +544,14 @@ cdef bint grow(void **array, Py_ssize_t *capacity, size_t size) noexcept:
     array[0] = moved
     capacity[0] = larger
     return True
+
+
+cdef inline bint grow_nodes(Walk *w) noexcept:
+    return grow(<void **>&w.nodes, &w.capacity, sizeof(PyObject *))
+
+
+cdef inline bint grow_frames(Walk *w) noexcept:
+    return grow(<void **>&w.frames, &w.depth_capacity, sizeof(Frame))
 
 
 cdef void trim(Walk *w) noexcept:
