@@ -13,9 +13,14 @@ from typing import TYPE_CHECKING
 
 from microgpt import adam, gpt
 
-__all__ = ["GPT", "NAME", "Tape", "Value", "load"]
+__all__ = ["GPT", "NAME", "Tape", "Value", "load", "names"]
 
 _MODULES = {"cython": "microgpt._engine", "python": "microgpt.oracle"}
+
+
+def names() -> list[str]:
+    """Return the names of all engines, built or not."""
+    return sorted(_MODULES)
 
 
 def load(name: str) -> SimpleNamespace:
@@ -25,7 +30,7 @@ def load(name: str) -> SimpleNamespace:
              not built
     """
     if name not in _MODULES:
-        raise ValueError(f"no engine {name!r}: choose one of {', '.join(sorted(_MODULES))}")
+        raise ValueError(f"no engine {name!r}: choose one of {', '.join(names())}")
     module = importlib.import_module(_MODULES[name])
     model = type("GPT", (gpt.GPT,), {"Value": module.Value, "__doc__": gpt.GPT.__doc__})
     return SimpleNamespace(

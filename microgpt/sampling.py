@@ -1,0 +1,42 @@
+"""New documents from a trained model."""
+
+from __future__ import annotations
+
+import random
+from argparse import Namespace
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+from microgpt import checkpoint
+from microgpt.gpt import GPT
+from microgpt.tokenizer import CharTokenizer
+
+
+def sample(arguments: Namespace, engine: SimpleNamespace) -> int:
+    """Print samples of a saved model as the command line asks; return the exit status.
+
+    Raises:  OSError and ValueError with a message for the user
+    """
+    model, tokenizer = checkpoint.load(arguments.model, engine.NAME)
+    print_samples(model, tokenizer, random.Random(arguments.seed), arguments)
+    return 0
+
+
+def print_samples(
+    model: GPT, tokenizer: CharTokenizer, rng: random.Random, arguments: Namespace
+) -> None:
+    """Print the samples numbered as the original does, or bare if quiet."""
+    for i, text in enumerate(samples(model, tokenizer, rng, arguments)):
+        print(text if arguments.quiet else f"sample {i + 1:2d}: {text}")
+
+
+def samples(
+    model: GPT, tokenizer: CharTokenizer, rng: random.Random, arguments: Namespace
+) -> Iterator[str]:
+    """Yield the samples that the command line asks for, drawn one after the other."""
+    prompt = tokenizer.encode(arguments.prompt)
+    for _ in range(arguments.num_samples):
+        tokens = model.generate(
+            prompt, temperature=arguments.temperature, top_k=arguments.top_k, rng=rng
+        )
+        yield tokenizer.decode(tokens)
