@@ -107,7 +107,7 @@ class Value:
 
 
 class Tape:
-    """The nodes that a value depends on, in the order in which they are finished.
+    """The nodes a value depends on, in the order in which they are finished.
 
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,

@@ -1,0 +1,187 @@
+# ------------------------------------------------- children and local gradients
+
+cdef inline PyObject **children_of(PyObject *node, Py_ssize_t *n) noexcept:
+    cdef Block *block
+    if (<Value>node).n == IN_BLOCK:
+        block = <Block *>(<Value>node).child[0]
+        n[0] = block.n_children
+        return block.children
+    n[0] = (<Value>node).n
+    return (<Value>node).child
+
+
+cdef inline double *local_grads_of(PyObject *node, Py_ssize_t *n) noexcept:
+    cdef Block *block
+    if (<Value>node).n == IN_BLOCK:
+        block = <Block *>(<Value>node).child[0]
+        n[0] = block.n_grads
+        return block.local_grads
+    n[0] = (<Value>node).n
+    return (<Value>node).local_grad
+
+
+cdef int adopt(Value self, tuple children, tuple local_grads) except -1:
+    """Give a node that has no children these."""
+    cdef Py_ssize_t i, n = len(children), m = len(local_grads)
+    cdef Block *block
+    cdef PyObject **nodes = self.child
+    cdef double *grads = self.local_grad
+    cdef uint8_t kept = <uint8_t>n
+    if n != m or n > 2:
+        kept = IN_BLOCK
+        block = <Block *>PyMem_Malloc(sizeof(Block) + n * sizeof(PyObject *) + m * sizeof(double))
+        if block is NULL:
+            raise MemoryError(f"no memory for a node of {n} children")
+        block.n_children = n
+        block.n_grads = m
+        block.children = nodes = <PyObject **>(block + 1)
+        block.local_grads = grads = <double *>(nodes + n)
+        self.child[0] = <PyObject *>block
+    for i in range(n):
+        nodes[i] = <PyObject *>children[i]
+        Py_INCREF(nodes[i])
+    for i in range(m):
+        grads[i] = local_grads[i]
+    self.op = CUSTOM if n or m else LEAF
+    self.n = kept
+    return 0
+
+
+cdef void release_children(PyObject *node) noexcept:
+    """Drop a node's children. May run other deallocators, and so any Python code."""
+    cdef Py_ssize_t i
+    cdef PyObject *first = (<Value>node).child[0]
+    cdef PyObject *second = (<Value>node).child[1]
+    cdef Block *block
+    cdef uint8_t n = (<Value>node).n, op = (<Value>node).op
+    (<Value>node).n = 0
+    (<Value>node).op = LEAF
+    if op == SUM:
+        release_terms(<Terms *>first)
+    elif n == IN_BLOCK:
+        block = <Block *>first
+        for i in range(block.n_children):
+            Py_DECREF(block.children[i])
+        PyMem_Free(block)
+    elif n > 0:
+        Py_DECREF(first)
+        if n > 1:
+            Py_DECREF(second)
+
+
+# ------------------------------------------------------ birth and death of nodes
+
+cdef enum:
+    MAX_FREE = 1 << 17  # nodes kept for reuse, 9 MiB: two steps of the default model
+
+cdef PyObject *free_nodes = NULL
+cdef Py_ssize_t n_free = 0
+cdef PyObject *dying = NULL
+cdef bint draining = False
+
+
+cdef inline PyObject *take_node() noexcept:
+    """Return a reference to a new leaf whose data is not set; NULL if there is no memory.
+
+    Runs no Python code and raises nothing, so that it serves in the middle of a walk.
+    """
+    global free_nodes, n_free
+    cdef PyObject *node = free_nodes
+    if node is not NULL:
+        free_nodes = (<Value>node).child[0]
+        n_free -= 1
+    else:
+        node = <PyObject *>PyObject_Malloc((<TypeSlots *>Value).tp_basicsize)
+        if node is NULL:
+            return NULL
+    (<Value>node).c_grad = 0.0
+    (<Value>node).place = 0
+    (<Value>node).op = LEAF
+    (<Value>node).n = 0
+    (<Value>node).flags = 0
+    return PyObject_Init(node, <PyTypeObject *>Value)
+
+
+cdef inline Value new_node():
+    cdef PyObject *node = take_node()
+    if node is NULL:
+        raise MemoryError("no memory for a node")
+    return <Value>OWNED(node)
+
+
+cdef inline PyObject *pointer_in(double *slot) noexcept:
+    """Return the pointer kept in a double that is not in use."""
+    cdef PyObject *pointer
+    memcpy(&pointer, slot, sizeof(pointer))
+    return pointer
+
+
+cdef inline void keep_pointer(double *slot, void *pointer) noexcept:
+    memcpy(slot, &pointer, sizeof(pointer))
+
+
+cdef void dealloc(PyObject *self) noexcept:
+    """Free a node and all that dies with it, without recursion.
+
+    Nodes that die while others are being freed only join the list; so no chain,
+    of whatever classes, is too long.
+    """
+    global dying, draining
+    cdef PyObject *node
+    if (<Value>self).flags & ABSORBED:
+        leave_sum(self)
+        free_node(self)
+        return
+    # subtype_dealloc drops its reference to the class before the node is freed.
+    if Py_TYPE(self) != <PyTypeObject *>Value:
+        Py_INCREF(<PyObject *>Py_TYPE(self))
+    keep_pointer(&(<Value>self).c_data, dying)  # the dying have no use for their number
+    dying = self
+    if draining:
+        return
+    draining = True
+    while dying is not NULL:
+        node = dying
+        dying = pointer_in(&(<Value>node).c_data)
+        release_children(node)
+        free_node(node)
+    draining = False
+
+
+cdef inline void free_node(PyObject *node) noexcept:
+    global free_nodes, n_free
+    cdef PyTypeObject *kind = Py_TYPE(node)
+    if kind != <PyTypeObject *>Value:
+        (<TypeSlots *>kind).tp_free(node)
+        Py_DECREF(<PyObject *>kind)
+    elif n_free < MAX_FREE:
+        (<Value>node).child[0] = free_nodes
+        free_nodes = node
+        n_free += 1
+    else:
+        (<TypeSlots *>kind).tp_free(node)
+
+
+cdef PyObject *call_value(
+    PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
+) except NULL:
+    """Make `Value(number)` at once; all other calls take Python's way through `__init__`."""
+    cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
+    cdef Value node
+    if n == 1 and names is NULL:
+        node = new_leaf(to_double(<object>args[0]))
+        Py_INCREF(<PyObject *>node)
+        return <PyObject *>node
+    cdef tuple positional = tuple([<object>args[i] for i in range(n)])
+    cdef dict named = {}
+    if names is not NULL:
+        for i, name in enumerate(<tuple>names):
+            named[name] = <object>args[n + i]
+    return (<TypeSlots *>type).tp_call(kind, <PyObject *>positional, <PyObject *>named)
+
+
+(<TypeSlots *>Value).tp_dealloc = dealloc
+(<TypeSlots *>Value).tp_vectorcall = call_value
+PyType_Modified(<PyTypeObject *>Value)
+
+

@@ -1,0 +1,221 @@
+# ------------------------------------------------------------------ the tape
+
+cdef struct Entry:
+    # A node; of a sum, the terms from start to stop.
+    PyObject *node
+    uint32_t start
+    uint32_t stop
+
+
+cdef struct Frame:
+    # A node on the way down, which of its children comes next, and the first
+    # of its terms that is not yet on the tape.
+    PyObject *node
+    Py_ssize_t next
+    Py_ssize_t start
+
+
+cdef struct Walk:
+    Entry *entries
+    Py_ssize_t n
+    Py_ssize_t capacity
+    Frame *frames
+    Py_ssize_t depth
+    Py_ssize_t max_depth
+
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
+
+cdef enum:
+    MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
+
+
+cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
+    """Write what root depends on, in the order in which the nodes are finished.
+
+    A whole walk expands sums and includes leaves. Else leaves, which pass nothing
+    on, are left out, and a sum is cut into segments where one of its terms is
+    the first to reach a node: the part before it, the nodes below, the rest.
+    Leaves a mark in `place` of every node written, which `play` or `unmark` clears.
+
+    Return False, with no mark left, if there is no memory.
+    """
+    cdef PyObject *node = root
+    cdef PyObject *child
+    cdef PyObject **children
+    cdef Term *term
+    cdef Py_ssize_t i = 0, n, start = 0
+    w.n = w.depth = 0
+    if not enter(node, whole):
+        return fail(w, node)
+    while True:
+        child = NULL
+        if (<Value>node).op == SUM:
+            term = term_of(<Terms *>(<Value>node).child[0])
+            n = (<Terms *>(<Value>node).child[0]).n
+            while i < 2 * n:
+                child = term[i >> 1].b if i & 1 else term[i >> 1].a
+                i += 1
+                if child is not NULL:
+                    if (<Value>child).n and not (<Value>child).place:
+                        break
+                    child = NULL
+            if child is not NULL and (i - 1) >> 1 > start:
+                if not emit(w, node, start, (i - 1) >> 1):
+                    return fail(w, node)
+                start = (i - 1) >> 1
+        else:
+            children = children_of(node, &n)
+            while i < n:
+                child = children[i]
+                i += 1
+                if not (<Value>child).place and ((<Value>child).n or whole):
+                    break
+                child = NULL
+            n = 0
+        if child is not NULL:
+            if w.depth == w.max_depth and not grow(
+                <void **>&w.frames, &w.max_depth, sizeof(Frame)
+            ):
+                return fail(w, node)
+            w.frames[w.depth] = Frame(node, i, start)
+            w.depth += 1
+            node = child
+            i = start = 0
+            if not enter(node, whole):
+                return fail(w, node)
+        else:
+            if not emit(w, node, start, n):
+                return fail(w, node)
+            if w.depth == 0:
+                return True
+            w.depth -= 1
+            node = w.frames[w.depth].node
+            i = w.frames[w.depth].next
+            start = w.frames[w.depth].start
+
+
+cdef inline bint enter(PyObject *node, bint whole) noexcept:
+    """Mark a node as reached. A sum can be played once; the next time it is its nodes."""
+    (<Value>node).place = 1
+    if (<Value>node).op == SUM and (whole or (<Value>node).flags & PLAYED):
+        return expand(node)
+    return True
+
+
+cdef inline bint emit(Walk *w, PyObject *node, Py_ssize_t start, Py_ssize_t stop) noexcept:
+    if w.n == w.capacity and not grow(<void **>&w.entries, &w.capacity, sizeof(Entry)):
+        return False
+    w.entries[w.n] = Entry(node, <uint32_t>start, <uint32_t>stop)
+    w.n += 1
+    return True
+
+
+cdef bint fail(Walk *w, PyObject *node) noexcept:
+    unmark(w)
+    (<Value>node).place = 0
+    trim(w)
+    return False
+
+
+cdef bint grow(void **array, Py_ssize_t *capacity, size_t size) noexcept:
+    """Double an array; False, with the array as it was, if there is no memory."""
+    cdef Py_ssize_t larger = 2 * capacity[0] if capacity[0] else 256
+    cdef void *moved = PyMem_Realloc(array[0], larger * size)
+    if moved is NULL:
+        return False
+    array[0] = moved
+    capacity[0] = larger
+    return True
+
+
+cdef void trim(Walk *w) noexcept:
+    if w.capacity > MAX_SCRATCH:
+        PyMem_Free(w.entries)
+        w.entries = NULL
+        w.capacity = 0
+    if w.max_depth > MAX_SCRATCH:
+        PyMem_Free(w.frames)
+        w.frames = NULL
+        w.max_depth = 0
+
+
+cdef void unmark(Walk *w) noexcept:
+    cdef Py_ssize_t i
+    for i in range(w.n):
+        (<Value>w.entries[i].node).place = 0
+    for i in range(w.depth):
+        (<Value>w.frames[i].node).place = 0
+
+
+cdef void play(Entry *entries, Py_ssize_t n) noexcept:
+    """Apply the chain rule along a walk, last entry first, and clear its marks.
+
+    Order:   entries n-1 to 0; within a node, children left to right; within a
+             sum, terms last to first
+    Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
+    """
+    cdef Py_ssize_t i, j, n_children, n_grads
+    cdef PyObject *node
+    cdef PyObject **children
+    cdef double *local_grads
+    cdef double grad
+    (<Value>entries[n - 1].node).c_grad = 1.0
+    for i in range(n - 1, -1, -1):
+        node = entries[i].node
+        (<Value>node).place = 0
+        grad = (<Value>node).c_grad
+        if (<Value>node).op == SUM:
+            play_terms(node, entries[i].start, entries[i].stop)
+        elif (<Value>node).n == 2:
+            (<Value>(<Value>node).child[0]).c_grad += (<Value>node).local_grad[0] * grad
+            (<Value>(<Value>node).child[1]).c_grad += (<Value>node).local_grad[1] * grad
+        else:
+            children = children_of(node, &n_children)
+            local_grads = local_grads_of(node, &n_grads)
+            for j in range(min(n_children, n_grads)):
+                (<Value>children[j]).c_grad += local_grads[j] * grad
+
+
+cdef class Tape:
+    """Tape(loss)\n--\n\nThe nodes a value depends on, in the order in which they are finished.
+
+    Shapes:  len(tape) is the number of distinct nodes, the value itself included
+    Order:   depth-first post-order, children left to right; an explicit stack,
+             so that depth is no limit
+    Raises:  TypeError if loss is not a `Value`
+    """
+
+    cdef Entry *entries
+    cdef Py_ssize_t n
+
+    def __cinit__(self, loss):
+        if not isinstance(loss, Value):
+            raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
+        cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
+        cdef Py_ssize_t i
+        reclaim(<PyObject *>loss)
+        cdef bint walked = walk(<PyObject *>loss, &w, True)
+        PyMem_Free(w.frames)
+        self.entries = w.entries
+        if not walked:
+            raise MemoryError(f"no memory for a tape of more than {w.n} nodes")
+        unmark(&w)
+        self.n = w.n
+        for i in range(self.n):
+            Py_INCREF(self.entries[i].node)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            Py_DECREF(self.entries[i].node)
+        PyMem_Free(self.entries)
+
+    def __len__(self):
+        return self.n
+
+    def backward(self):
+        """Play the tape in reverse: set the value's grad to 1.0, add into the others.
+
+        Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
+        """
+        play(self.entries, self.n)
