@@ -48,14 +48,12 @@ cdef inline double c_pow_special(double x, double y) except? -1.0:
         if y < 0.0:
             raise ZeroDivisionError("0.0 cannot be raised to a negative power")
         return x if odd else 0.0
+    result = pow(fabs(x), y)
+    if isinf(result):  # before the next question: Python's complex power overflows too
+        raise OverflowError(34, "Numerical result out of range")
     if x < 0.0 and y != floor(y):
         raise ValueError(f"{x} ** {y} is not a real number")
-    result = pow(fabs(x), y)
-    if x < 0.0 and odd:
-        result = -result
-    if isinf(result):
-        raise OverflowError(34, "Numerical result out of range")
-    return result
+    return -result if x < 0.0 and odd else result
 
 
 cdef inline double c_log(double x) except? -1.0:

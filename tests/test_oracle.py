@@ -153,10 +153,18 @@ def test_a_chain_of_a_hundred_thousand_nodes_needs_no_recursion():
 
 
 @pytest.mark.parametrize(
+    "documents",
+    [
+        ["emma", "olivia", "ava", "isabella", "sophia", "mia", "li"],
+        ["漢字", "é", "🙂\u200d🌈", "e\u0301"],
+    ],
+    ids=["names", "odd alphabets"],
+)
+@pytest.mark.parametrize(
     ("n_embd", "n_head", "n_layer", "block_size"), [(16, 4, 1, 16), (6, 2, 2, 4), (4, 1, 1, 3)]
 )
-def test_training_equals_the_original_program(n_embd, n_head, n_layer, block_size):
-    documents = ["emma", "olivia", "ava", "isabella", "sophia", "mia", "li"]
+def test_training_equals_the_original_program(documents, n_embd, n_head, n_layer, block_size):
+    documents = documents[:]
     shape = {"n_embd": n_embd, "n_head": n_head, "n_layer": n_layer, "block_size": block_size}
     judge = Original(documents, **shape)
     losses = list(itertools.islice(judge.training(num_steps=1000), 9))
