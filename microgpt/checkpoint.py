@@ -35,9 +35,12 @@ def save(path: str | os.PathLike[str], model: GPT, tokenizer: CharTokenizer) -> 
     """
     path = _file(path)
     weights = array("d", model.weights())
-    _check_finite(weights, model.config)
-    if any(len(char) != 1 for char in tokenizer.chars):
-        raise ValueError("the vocabulary has an entry that is not one character")
+    try:
+        _check_finite(weights, model.config)
+        if any(len(char) != 1 for char in tokenizer.chars):
+            raise ValueError("the vocabulary has an entry that is not one character")
+    except ValueError as error:
+        raise ValueError(f"not saved: {error}") from None
     header: dict[str, Any] = {
         "__metadata__": {
             "format": "microgpt",

@@ -106,18 +106,27 @@ def download(url: str) -> Path:
 def _fetch(url: str) -> Iterator[bytes]:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"microgpt/{__version__}"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-            promised = response.headers["Content-Length"]
-            received = 0
+        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"{url}: {error.code} {error.reason}") from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise OSError(f"{url}: {_reason(error)}") from None
+    with response:
+        promised, received = response.headers.get("Content-Length", ""), 0
+        try:
             for chunk in _chunks(response, url):
                 received += len(chunk)
                 yield chunk
-            if promised is not None and received != int(promised):
-                raise OSError(f"the connection ended after {received} of {promised} bytes")
-    except urllib.error.HTTPError as error:
-        raise OSError(f"{url}: {error.code} {error.reason}") from None
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise OSError(f"{url}: {getattr(error, 'reason', None) or error or repr(error)}") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise OSError(f"{url}: {_reason(error)}") from None
+        if promised.isdecimal() and received != int(promised):
+            raise OSError(f"{url}: the connection ended after {received} of {promised} bytes")
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", error)
+    return getattr(reason, "strerror", None) or str(reason) or repr(reason)
 
 
 def _chunks(file: BinaryIO, name: str) -> Iterator[bytes]:

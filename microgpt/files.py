@@ -28,8 +28,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            raise type(error)(error.errno, error.strerror, str(path)) from None
+        # What the system says of the hidden file is told of the one that was asked for.
+        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
     # The rename itself lasts through a power cut only once its directory is flushed.
     with contextlib.suppress(OSError):

