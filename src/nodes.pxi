@@ -183,5 +183,3 @@ cdef PyObject *call_value(
 (<TypeSlots *>Value).tp_dealloc = dealloc
 (<TypeSlots *>Value).tp_vectorcall = call_value
 PyType_Modified(<PyTypeObject *>Value)
-
-

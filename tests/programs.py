@@ -47,6 +47,7 @@ INSTRUCTIONS = st.tuples(
         st.sampled_from([*OPERATIONS, "leaf"]),
         st.sampled_from(["leaf", "subclass", "contrary", "node", "uneven node", "set data"]),
         st.sampled_from(["a + b", "a * b", "backward", "tape", "clear", "set grad"]),
+        st.sampled_from(["long sum", "dot product", "look inside", "forget"]),
     ),
     INDEX,
     INDEX,
@@ -59,6 +60,7 @@ def large_program(rng, size):
     """Return a long program of moderate numbers, whose graph is deep and entangled."""
     names = [name for name in OPERATIONS if name not in ("a ** b", "a + None", "a ** k", "exp")]
     names += ["a + b", "a * b", "a - b", "leaf", "subclass", "contrary", "node", "tape"]
+    names += ["long sum", "dot product", "dot product", "look inside"]
     return [
         (rng.choice(names), rng.randrange(60), rng.randrange(size), rng.uniform(-1.2, 1.2))
         for _ in range(size)
@@ -82,7 +84,7 @@ def subclasses(value):
             return super().__radd__(other)
 
         def __rmul__(self, other):
-            return value(other) * self
+            return super().__rmul__(other) * 1.0
 
     return Named, Contrary
 
@@ -109,6 +111,15 @@ def run(program, engine):
                 nodes.append(value(k, tuple(children), tuple(slopes)))
             elif name == "uneven node":
                 nodes.append(named(k, (a, b, a)[: i % 4], (0.5, -2.0, 3.0)[: j % 4]))
+            elif name == "long sum":
+                nodes.append(sum(nodes[-1 - (i + j * n) % len(nodes)] for n in range(1 + i)))
+            elif name == "dot product":
+                xs, ys = nodes[-1 - i % len(nodes) :], nodes[-1 - j % len(nodes) :]
+                nodes.append(sum(x * y for x, y in zip(xs, ys)))
+            elif name == "look inside":
+                nodes.extend(a._children[:j])
+            elif name == "forget":
+                del nodes[1 + i % len(nodes) :: 1 + j % 7]
             elif name == "set data":
                 a.data = float(k)
             elif name == "set grad":
