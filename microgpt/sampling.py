@@ -25,9 +25,18 @@ def sample(arguments: Namespace, engine: SimpleNamespace) -> int:
 def print_samples(
     model: GPT, tokenizer: CharTokenizer, rng: random.Random, arguments: Namespace
 ) -> None:
-    """Print the samples numbered as the original does, or bare if quiet."""
-    for i, text in enumerate(samples(model, tokenizer, rng, arguments)):
-        print(text if arguments.quiet else f"sample {i + 1:2d}: {text}")
+    """Print the samples numbered as the original does, or bare if quiet.
+
+    Raises:  ValueError with a message for the user
+    """
+    try:
+        for i, text in enumerate(samples(model, tokenizer, rng, arguments)):
+            print(text if arguments.quiet else f"sample {i + 1:2d}: {text}")
+    except ArithmeticError as error:
+        reason = f"{error.args[-1]}; a higher --temperature may help"
+        raise ValueError(f"sampling failed: {reason}") from None
+    except ValueError as error:
+        raise ValueError(f"sampling failed: {error}") from None
 
 
 def samples(

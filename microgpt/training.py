@@ -166,8 +166,8 @@ def _fit(run: Run, arguments: Namespace, boundary: Boundary) -> OSError | None:
         return error
     except (ArithmeticError, ValueError) as error:
         raise ValueError(
-            f"training failed in step {boundary.done + 1}: {error}; nothing saved; "
-            "a lower --learning-rate may help"
+            f"training failed in step {boundary.done + 1}: {error.args[-1]}; nothing saved; "
+            "a lower --learning-rate or a larger --eps-adam may help"
         ) from None
     return None
 

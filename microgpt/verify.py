@@ -51,20 +51,23 @@ def verify(arguments: Namespace, engine: SimpleNamespace | None = None) -> int:
     """
     documents = data.documents(arguments.data)
     oracle = Candidate(ORACLE, arguments, documents)
-    names = [name for name in engines.names() if name != ORACLE]
-    if engine is not None:
-        names = [engine.NAME]
+    asked = engines.names() if engine is None else [engine.NAME]
+    names = [name for name in asked if name != ORACLE]
     built = {name for name in names if _is_built(name)}
     others = [Candidate(name, arguments, documents) for name in names if name in built]
     missing = [name for name in names if name not in built]
     if not others:
         raise ValueError("no engine is built beside the oracle, so there is nothing to compare")
     _train_side_by_side(oracle, others, arguments)
-    num_params, steps = oracle.run.model.config.num_params, len(oracle.seconds)
-    print(f"{steps} training steps, {num_params:,} weights, {arguments.num_samples} samples:")
     # In a pipe nothing is folded, however narrow the terminal behind it.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_table(oracle, others, missing))
+    steps = len(oracle.seconds)
+    weights = steps * oracle.run.model.config.num_params
+    print(
+        f"compared to the last bit: {steps:,} losses, {weights:,} gradients, {weights:,} weights, "
+        f"{arguments.num_samples:,} samples"
+    )
     return int(any(other.difference for other in others))
 
 
@@ -95,7 +98,7 @@ class Candidate:
             run.adam.step()
             self.seconds.append(time.perf_counter() - start + seconds)
             seen["weight"] = array("d", run.model.weights())
-        except (ArithmeticError, ValueError) as error:
+        except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
         return seen
 
@@ -112,7 +115,7 @@ class Candidate:
         try:
             self.run.fit(on_step)
             seen["last weight"] = array("d", self.run.model.weights())
-        except (ArithmeticError, ValueError) as error:
+        except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
         self.seconds = [end - begin for begin, end in zip(moments, moments[1:])]
         return seen
@@ -124,7 +127,7 @@ class Candidate:
             texts = sampling.samples(run.model, run.tokenizer, run.rng, self.arguments)
             for i, text in enumerate(texts):
                 seen[f"sample {i + 1}"] = text
-        except (ArithmeticError, ValueError) as error:
+        except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
         return seen
 
@@ -138,7 +141,7 @@ class Candidate:
 
 def difference(expected: Observed, found: Observed, config: Config) -> Difference | None:
     """Return the first difference by bits, in the order of expected, or None."""
-    for name in dict.fromkeys([*expected, *found]):
+    for name in dict.fromkeys(["exception", *expected, *found]):
         ours, theirs = expected.get(name, "none"), found.get(name, "none")
         if isinstance(ours, str) or isinstance(theirs, str):
             if ours != theirs:
@@ -173,13 +176,12 @@ def _train_side_by_side(oracle: Candidate, others: list[Candidate], arguments: N
                 if other.difference is None:
                     other.compare(f"step {t + 1}, ", expected, other.step(t))
             advance(t + 1, arguments.num_steps)
-            if "loss" in expected and "exception" not in expected:
-                trained[f"step {t + 1}, loss"] = expected["loss"]
-                trained["last weight"] = expected["weight"]
-            else:
-                trained.pop("last weight", None)
+            if "exception" in expected:
                 trained["exception"] = expected["exception"]
                 break
+            trained[f"step {t + 1}, loss"] = expected["loss"]
+        else:
+            trained["last weight"] = expected["weight"]
     drawn = oracle.sample()
     for other in others:
         if other.difference is None:
