@@ -20,7 +20,7 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
-from libc.math cimport signbit
+from libc.math cimport fabs, signbit
 
 from scalar cimport c_exp, c_log, c_pow
 
@@ -36,6 +36,7 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *)
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) noexcept
     ctypedef PyObject *(*vectorcallfunc)(
         PyObject *, PyObject *const *, size_t, PyObject *
     ) except NULL
@@ -181,56 +182,66 @@ cdef class Value:
             self.__dict__.update(attributes)
 
     def __add__(left, right):
-        if type(left) is Value and type(right) is Value:
-            return add(<Value>left, <Value>right)
-        if isinstance(left, Value):
-            if reflected(left, right, "__radd__"):
-                return right + left
+        cdef double number
+        if type(left) is Value:
+            if type(right) is Value:
+                return add(<Value>left, <Value>right)
+            if is_plain(right, &number):
+                return add(<Value>left, new_leaf(number))
+        elif type(right) is Value and is_plain(left, &number):
+            return number_plus(number, <Value>right)
+        if isinstance(left, Value) and not is_reflected(left, right, "__radd__"):
             return add(<Value>left, operand(right))
         if type(right) is Value:
-            if PyLong_CheckExact(left) and left == 0:
-                return start_sum(<Value>right)
-            return add(<Value>right, new_leaf(to_double(left)))
+            return add(<Value>right, operand(left))
         return right + left
 
     def __mul__(left, right):
-        if type(left) is Value and type(right) is Value:
-            return mul(<Value>left, <Value>right)
-        if isinstance(left, Value):
-            if reflected(left, right, "__rmul__"):
-                return right * left
+        cdef double number
+        if type(left) is Value:
+            if type(right) is Value:
+                return mul(<Value>left, <Value>right)
+            if is_plain(right, &number):
+                return mul(<Value>left, new_leaf(number))
+        elif type(right) is Value and is_plain(left, &number):
+            return mul(<Value>right, new_leaf(number))
+        if isinstance(left, Value) and not is_reflected(left, right, "__rmul__"):
             return mul(<Value>left, operand(right))
         if type(right) is Value:
-            return mul(<Value>right, new_leaf(to_double(left)))
+            return mul(<Value>right, operand(left))
         return right * left
 
     def __sub__(left, right):
+        cdef double number
         if type(left) is Value:
             if type(right) is Value:
                 return add(<Value>left, neg(<Value>right))
-            if PyFloat_CheckExact(right):
-                return add(<Value>left, new_leaf(-PyFloat_AS_DOUBLE(right)))
-        elif type(right) is Value and PyFloat_CheckExact(left):
-            return add(neg(<Value>right), new_leaf(PyFloat_AS_DOUBLE(left)))
+            if is_plain(right, &number):
+                # The int 0 has no sign to turn.
+                if number == 0.0 and not PyFloat_CheckExact(right):
+                    number = -0.0
+                return add(<Value>left, new_leaf(-number))
+        elif type(right) is Value and is_plain(left, &number):
+            return number_plus(number, neg(<Value>right))
         return left + (-right)
 
     def __truediv__(left, right):
+        cdef double number
         if type(left) is Value:
             if type(right) is Value:
                 return mul(<Value>left, power(<Value>right, -1.0, -2.0))
-            if PyFloat_CheckExact(right):
-                return mul(<Value>left, new_leaf(c_pow(PyFloat_AS_DOUBLE(right), -1.0)))
-        elif type(right) is Value and PyFloat_CheckExact(left):
-            return mul(power(<Value>right, -1.0, -2.0), new_leaf(PyFloat_AS_DOUBLE(left)))
+            if is_plain(right, &number):
+                return mul(<Value>left, new_leaf(c_pow(number, -1.0)))
+        elif type(right) is Value and is_plain(left, &number):
+            return mul(power(<Value>right, -1.0, -2.0), new_leaf(number))
         return left * right**-1
 
     def __pow__(left, right, modulo):
+        cdef double k
         if not isinstance(left, Value) or modulo is not None:
             return NotImplemented
-        if PyFloat_CheckExact(right):
-            return power(<Value>left, PyFloat_AS_DOUBLE(right), PyFloat_AS_DOUBLE(right) - 1.0)
-        if PyLong_CheckExact(right) and -MAX_EXACT_INT <= right <= MAX_EXACT_INT:
-            return power(<Value>left, <double>right, <double>right - 1.0)
+        if is_plain(right, &k) and (PyFloat_CheckExact(right) or fabs(k) < MAX_EXACT_INT):
+            return power(<Value>left, k, k - 1.0)
         return power_of_object(<Value>left, right)
 
     def __neg__(self):
@@ -272,7 +283,19 @@ cdef class Value:
         trim(&scratch)
 
 
-cdef object MAX_EXACT_INT = 2**53
+cdef double MAX_EXACT_INT = 2.0**53
+
+
+cdef inline bint is_plain(object x, double *number) noexcept:
+    """Return whether x is exactly a float, or an int of 64 bits, and write its number."""
+    cdef int overflow = 0
+    if PyFloat_CheckExact(x):
+        number[0] = PyFloat_AS_DOUBLE(x)
+        return True
+    if PyLong_CheckExact(x):
+        number[0] = <double>PyLong_AsLongLongAndOverflow(x, &overflow)
+        return not overflow
+    return False
 
 
 cdef inline double to_double(object x) except? -1.0:
@@ -289,7 +312,7 @@ cdef inline Value operand(object x):
     return new_leaf(to_double(x))
 
 
-cdef inline bint reflected(object left, object right, str name):
+cdef inline bint is_reflected(object left, object right, str name):
     """Tell whether a subclass's own reflected operator has come here through `super()`.
 
     The slot is one for both directions; in the other one Python would not have
@@ -341,6 +364,12 @@ cdef inline Value add(Value a, Value b):
     if a.op == SUM and is_temporary(<PyObject *>a) and has_no_witness(<PyObject *>a):
         return append_to_sum(a, b)
     return new_binary(ADD, a.c_data + b.c_data, a, b, 1.0, 1.0)
+
+
+cdef inline Value number_plus(double number, Value a):
+    if number == 0.0 and not signbit(number):
+        return start_sum(a)
+    return add(a, new_leaf(number))
 
 
 cdef inline Value mul(Value a, Value b):
