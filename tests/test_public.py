@@ -1,0 +1,99 @@
+"""The public surface: names, signatures, docstrings and stubs, equal between engines."""
+
+import ast
+import importlib.metadata
+import inspect
+from pathlib import Path
+
+import pytest
+
+import microgpt
+from microgpt import oracle
+
+PACKAGE = Path(microgpt.__file__).parent
+TESTS = Path(__file__).parent
+# What compiling adds: pickling without recursion into slots, the operators' C-level twin.
+ADDED = {"__setstate__", "__rpow__", "__reduce__"}
+
+
+def methods(cls):
+    return {name for name in dir(cls) if not name.startswith("_") and callable(getattr(cls, name))}
+
+
+def parameters(function):
+    return [(p.name, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+def functions(path, cls):
+    """Return {method: annotated arguments and result} of a class, as its source says."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    body = next(n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == cls)
+    found = {}
+    for node in body:
+        if isinstance(node, ast.FunctionDef):
+            arguments = [*node.args.posonlyargs, *node.args.args][1:]
+            annotations = [ast.unparse(a.annotation) for a in arguments if a.annotation]
+            defaults = [ast.unparse(default) for default in node.args.defaults]
+            result = node.returns and ast.unparse(node.returns)
+            found[node.name] = (annotations, defaults, result)
+    return found
+
+
+def test_all_lists_what_star_imports():
+    names = {}
+    exec("from microgpt import *", names)
+    assert set(names) - {"__builtins__"} == set(microgpt.__all__)
+    assert microgpt.__all__ == sorted(microgpt.__all__, key=lambda n: (not n.isupper(), n))
+
+
+@pytest.mark.parametrize("name", microgpt.__all__)
+def test_every_public_name_is_documented_and_tested(name):
+    assert getattr(microgpt, name).__doc__
+    sources = [p.read_text(encoding="utf-8") for p in TESTS.glob("test_*.py")]
+    assert any(name in source for source in sources)
+
+
+@pytest.mark.parametrize("cls", ["Value", "Tape"])
+def test_compiled_classes_have_the_oracles_names(compiled, cls):
+    ours, specified = set(dir(getattr(compiled, cls))), set(dir(getattr(oracle, cls)))
+    assert ours - specified <= ADDED
+    assert specified - ours <= {"__module__", "__slots__", "_nodes"}
+
+
+@pytest.mark.parametrize("cls", ["Value", "Tape"])
+def test_compiled_classes_have_the_oracles_signatures_and_docstrings(compiled, cls):
+    ours, specified = getattr(compiled, cls), getattr(oracle, cls)
+    assert parameters(ours) == parameters(specified)
+    assert inspect.getdoc(ours) == inspect.getdoc(specified)
+    assert methods(ours) == methods(specified)
+    for name in methods(specified):
+        assert parameters(getattr(ours, name)) == parameters(getattr(specified, name)), name
+        assert inspect.getdoc(getattr(ours, name)) == inspect.getdoc(getattr(specified, name)), name
+
+
+def test_every_engine_has_the_same_model_and_optimizer(compiled, oracle):
+    for ours, specified in ((compiled.GPT, oracle.GPT), (compiled.Adam, oracle.Adam)):
+        assert parameters(ours) == parameters(specified)
+        assert methods(ours) >= methods(specified)
+        for name in methods(specified):
+            assert parameters(getattr(ours, name)) == parameters(getattr(specified, name)), name
+
+
+@pytest.mark.parametrize("cls", ["Value", "Tape"])
+def test_stubs_say_what_the_oracle_says(cls):
+    specified = functions(PACKAGE / "oracle.py", cls)
+    stubs = functions(PACKAGE / "_engine.pyi", cls)
+    for name, (annotations, defaults, result) in specified.items():
+        if name == "__repr__":  # object's own
+            continue
+        if cls == "Tape" and name == "__init__":  # the compiled tape is made before it is seen
+            assert stubs["__new__"][0] == annotations
+            continue
+        if name == "__pow__":  # C's slot has room for a modulus, which must be None
+            assert stubs[name][0][:1] == annotations
+            continue
+        assert stubs[name] == (annotations, defaults, result), name
+
+
+def test_the_version_is_the_distributions():
+    assert importlib.metadata.version("microgpt-cython") == microgpt.__version__
