@@ -92,6 +92,8 @@ def _run(argv: list[str]) -> int:
             Adam([], **training.settings(arguments))
         except ValueError as error:
             command.error(str(error))
+    if arguments.command == "train" and _same_file(arguments.losses, arguments.data):
+        command.error("--losses would overwrite --data: name another file")
     chosen = None
     if arguments.engine is not None or arguments.command != "verify":
         name = arguments.engine or engine.NAME
@@ -277,6 +279,13 @@ def _spelled(argv: Sequence[str]) -> list[str]:
             argument = flag.replace("_", "-") + equals + value
         spelled.append(argument)
     return spelled
+
+
+def _same_file(a: str | None, b: str | None) -> bool:
+    try:
+        return a is not None and b is not None and os.path.samefile(a, b)
+    except OSError:  # one of them is not there
+        return False
 
 
 def _describe(error: OSError) -> str:

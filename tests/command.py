@@ -17,7 +17,7 @@ def environment(**changes):
     return {**kept, "PYTHONWARNINGS": "error", "PYTHONIOENCODING": "utf-8", **changes}
 
 
-def microgpt(*arguments, cwd, input="", **changes):
+def run(*arguments, cwd, input="", **changes):
     """Run a command line to its end; return its status and both outputs as text."""
     if isinstance(input, str):
         input = input.encode()

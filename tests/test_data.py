@@ -9,7 +9,7 @@ import threading
 import types
 
 import pytest
-from command import microgpt
+from command import run
 
 from microgpt import data, names
 
@@ -224,24 +224,20 @@ def test_download_larger_than_the_bound_leaves_nothing(server, tmp_path, monkeyp
 def test_address_where_nobody_answers_is_one_line(tmp_path):
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as closed:
         address = f"http://127.0.0.1:{closed.server_port}/names"
-    status, out, err = microgpt(
-        "train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path)
-    )
+    status, out, err = run("train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
     assert (status, out) == (1, "")
     assert err == f"microgpt: {address}: Connection refused\n"
 
 
 @pytest.mark.parametrize("address", ["http://", "http://[", "https://no such host/", "http://a:b/"])
 def test_address_that_is_none_is_one_line(tmp_path, address):
-    status, out, err = microgpt(
-        "train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path)
-    )
+    status, out, err = run("train", "--data", address, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
     assert (status, out, err.count("\n")) == (1, "", 1)
     assert err.startswith(f"microgpt: {address}: ")
 
 
 def test_command_trains_on_an_address(server, tmp_path):
-    status, out, err = microgpt(
+    status, out, err = run(
         *("train", "--data", f"{server.address}/names", "--num-steps", "1"), cwd=tmp_path
     )
     assert (status, err) == (0, "")

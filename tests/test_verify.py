@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from command import environment, microgpt
+from command import environment, run
 
 from microgpt import verify
 from microgpt.gpt import Config
@@ -13,7 +13,7 @@ SHAPE = ["--n-embd", "4", "--n-head", "2", "--block-size", "4"]
 
 
 def test_built_engines_are_identical(compiled, tmp_path):
-    status, out, err = microgpt("verify", *SHAPE, "--num-steps", "3", cwd=tmp_path)
+    status, out, err = run("verify", *SHAPE, "--num-steps", "3", cwd=tmp_path)
     assert (status, err) == (0, "")
     lines = {line.split()[1]: line for line in out.splitlines() if "│" in line}
     assert "the oracle" in lines["python"]
@@ -23,7 +23,7 @@ def test_built_engines_are_identical(compiled, tmp_path):
 
 def test_all_flags_of_training_are_verified(compiled, tmp_path):
     (tmp_path / "text").write_text("日本\nはい\n日は\n")
-    status, out, _ = microgpt(
+    status, out, _ = run(
         *("verify", "--engine", compiled.NAME, "--data", "text", "--seed", "7", "--n_embd", "6"),
         *("--n-head", "2", "--n-layer", "2", "--block-size", "2", "--learning-rate", "0.5"),
         *("--beta1", "0.1", "--beta2", "0.2", "--eps-adam", "0.3", "--batch-size", "2"),
@@ -156,6 +156,6 @@ def test_parameter_names_matrix_row_and_column():
 
 
 def test_nothing_to_compare_is_a_failure(tmp_path):
-    status, out, err = microgpt("verify", "--engine", "python", cwd=tmp_path)
+    status, out, err = run("verify", "--engine", "python", cwd=tmp_path)
     assert (status, out) == (1, "")
     assert err == "microgpt: no engine is built beside the oracle, so there is nothing to compare\n"
