@@ -1,0 +1,217 @@
+"""The package as others meet it: imports, engines by name, and builds from nothing."""
+
+import importlib.metadata
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import microgpt
+
+PACKAGE = Path(microgpt.__file__).parent
+ROOT = Path(__file__).parent.parent
+SETTINGS = ("MICROGPT_ENGINE", "MICROGPT_NO_EXTENSIONS", "PYTHONPATH", "CC", "CFLAGS")
+
+
+def run(*command, cwd=None, **environment):
+    """Run a command in a clean environment; return it done, with its output as text."""
+    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**clean, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def python(source, cwd=None, **environment):
+    return run(sys.executable, "-W", "error", "-c", source, cwd=cwd, **environment)
+
+
+@pytest.fixture(scope="module")
+def pure_package(tmp_path_factory):
+    """A folder with the package in it, whose compiled module cannot be imported."""
+    folder = tmp_path_factory.mktemp("pure")
+    shutil.copytree(
+        PACKAGE, folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__")
+    )
+    # An editable install would find its own, so that leaving it out is not enough.
+    missing = "raise ModuleNotFoundError(\"No module named 'microgpt._engine'\")\n"
+    (folder / "microgpt" / "_engine.py").write_text(missing)
+    return folder
+
+
+def test_import_takes_no_third_party_package():
+    done = python(
+        "import sys; before = set(sys.modules); import microgpt\n"
+        "from importlib.machinery import PathFinder\n"
+        "names = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "files = {n: getattr(sys.modules[n], '__file__', None) or '' for n in names}\n"
+        "print(sorted(n for n, f in files.items() if '-packages' in f and n != 'microgpt'))"
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n")
+
+
+def test_unset_takes_the_compiled_engine(compiled):
+    done = python("import microgpt.engine as e; print(e.NAME, e.Value.__module__)")
+    assert done.stdout == "cython microgpt._engine\n"
+
+
+def test_unset_takes_the_oracle_where_nothing_is_built(pure_package):
+    done = python("import microgpt.engine as e; print(e.NAME, e.Value.__module__)", pure_package)
+    assert done.stdout == "python microgpt.oracle\n"
+
+
+def test_cython_is_taken_or_refused_never_replaced(pure_package):
+    done = python("import microgpt", pure_package, MICROGPT_ENGINE="cython")
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1] == "ModuleNotFoundError: No module named 'microgpt._engine'"
+
+
+def test_python_is_the_oracle():
+    source = "import microgpt.engine as e; print(e.NAME, e.Value.__module__)"
+    assert python(source, MICROGPT_ENGINE="python").stdout == "python microgpt.oracle\n"
+
+
+@pytest.mark.parametrize("name", ["pypy", "", "Cython", "python "])
+def test_an_engine_that_does_not_exist_lists_the_choices(name):
+    done = python("import microgpt", MICROGPT_ENGINE=name)
+    assert done.returncode == 1
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("ValueError")
+    assert repr(name) in last
+    assert "cython" in last
+    assert "python" in last
+
+
+def test_the_suite_fails_without_the_compiled_engine(pure_package):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--no-header"]
+    target = f"{ROOT / 'tests' / 'test_adam.py'}"
+    path = str(pure_package)
+    done = run(*command, "-c", ROOT / "pyproject.toml", target, cwd=path, PYTHONPATH=path)
+    assert done.returncode == 1, done.stdout
+    assert "No module named 'microgpt._engine'" in done.stdout
+    assert "skipped" not in done.stdout
+    asked = {"PYTHONPATH": path, "MICROGPT_NO_EXTENSIONS": "1"}
+    done = run(*command, "-c", ROOT / "pyproject.toml", target, cwd=path, **asked)
+    assert done.returncode == 0, done.stdout
+
+
+def test_types_and_stubs_are_in_the_package():
+    assert (PACKAGE / "py.typed").exists()
+    assert (PACKAGE / "_engine.pyi").exists()
+    assert (PACKAGE / "names.txt").exists()
+
+
+def test_the_distribution_says_what_it_is():
+    metadata = importlib.metadata.metadata("microgpt-cython")
+    assert metadata["License-Expression"] == "MIT"
+    assert metadata["Requires-Python"] == ">=3.9"
+    scripts = importlib.metadata.distribution("microgpt-cython").entry_points
+    assert {(s.name, s.value) for s in scripts} == {("microgpt", "microgpt.cli:main")}
+
+
+# From here on: builds, which take minutes.
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """A copy of the repository's files, without anything that was ever built."""
+    folder = tmp_path_factory.mktemp("source") / "microgpt"
+    listed = run("git", "ls-files", "-z", cwd=ROOT)
+    if listed.returncode:
+        pytest.fail(f"these tests build what git lists, and git said: {listed.stdout}")
+    for name in filter(None, listed.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """The python of an empty environment."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    return tmp_path / "venv" / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def distributions(source, tmp_path_factory):
+    """The sdist, and the wheel that is built from it alone."""
+    folder = tmp_path_factory.mktemp("dist")
+    builder = folder / "venv"
+    venv.create(builder, with_pip=True)
+    done = run(builder / "bin" / "pip", "install", "build")
+    assert done.returncode == 0, done.stdout
+    done = run(builder / "bin" / "python", "-m", "build", "--outdir", folder, source)
+    assert done.returncode == 0, done.stdout
+    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return sdist, wheel
+
+
+TRAIN = "import microgpt.engine as e; print(e.NAME, e.GPT(5).fit([[4, 0, 1, 4]], 2)[1].hex())"
+
+
+@pytest.mark.slow
+def test_the_sdist_holds_all_that_a_build_and_its_tests_need(distributions):
+    with tarfile.open(distributions[0]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    listed = set(run("git", "ls-files", cwd=ROOT).stdout.split("\n"))
+    needed = {n for n in listed if n.startswith(("src/", "microgpt/", "tests/", "benchmarks/"))}
+    assert not needed - names
+    assert not {name for name in names if name.endswith((".so", ".c", ".pyc"))}
+
+
+@pytest.mark.slow
+def test_the_wheel_holds_the_package_alone(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = wheel.namelist()
+    assert {name.partition("/")[0].partition("-")[0] for name in names} == {
+        "microgpt",
+        "microgpt_cython",
+    }
+    assert not {name for name in names if name.endswith((".pyx", ".pxd", ".pxi", ".c"))}
+    assert any(re.match(r"microgpt/_engine\..*\.so$", name) for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [0, 1], ids=["sdist", "wheel"])
+def test_it_installs_and_works_in_an_empty_environment(distributions, empty, tmp_path, kind):
+    done = run(empty, "-m", "pip", "install", distributions[kind], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    oracle = python(TRAIN, tmp_path, MICROGPT_ENGINE="python").stdout.split()[1]
+    assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split() == ["cython", oracle]
+    command = empty.with_name("microgpt")
+    done = run(command, "train", "--num-steps", "2", "--num-samples", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "num docs: 30000" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_failed_compile_fails_the_install_and_says_what_to_do(source, empty, tmp_path):
+    done = run(empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false")
+    assert done.returncode != 0
+    assert "microgpt: compiling microgpt._engine failed" in done.stdout
+    assert "MICROGPT_NO_EXTENSIONS=1" in done.stdout
+    assert run(empty, "-c", "import microgpt", cwd=tmp_path).returncode != 0
+
+
+@pytest.mark.slow
+def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
+    done = run(
+        empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false", MICROGPT_NO_EXTENSIONS="1"
+    )
+    assert done.returncode == 0, done.stdout
+    assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split()[0] == "python"
+    done = run(empty, "-c", "import microgpt", cwd=tmp_path, MICROGPT_ENGINE="cython")
+    assert "No module named 'microgpt._engine'" in done.stdout
