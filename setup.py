@@ -1,6 +1,7 @@
 """The compiled modules: which, from what, with which flags."""
 
 import os
+import platform
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -39,6 +40,29 @@ class BuildOrExplain(build_ext):
             ) from error
 
 
+# Rule 7: one source, compiled once for each instruction set; microgpt.fused picks.
+SIMD = {
+    "_kernels": [],
+    "_kernels_avx2": ["-mavx2", "-mfma"],
+    "_kernels_avx512": [
+        "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma",
+        "-mprefer-vector-width=512",
+    ],
+}
+
+
+def kernels():
+    """The fused engine's modules, those for other processors left out."""
+    names = SIMD if platform.machine().lower() in ("x86_64", "amd64") else ["_kernels"]
+    return [
+        Extension(
+            f"microgpt.{name}", [f"src/{name}.pyx"], include_dirs=["src"],
+            extra_compile_args=FLAGS + SIMD[name],
+        )
+        for name in names
+    ]
+
+
 def extensions():
     if os.environ.get("MICROGPT_NO_EXTENSIONS") == "1":
         return []
@@ -46,6 +70,7 @@ def extensions():
 
     modules = [
         Extension("microgpt._engine", ["src/_engine.pyx"], extra_compile_args=FLAGS),
+        *kernels(),
     ]
     return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES)
 

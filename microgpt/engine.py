@@ -15,7 +15,11 @@ from microgpt import adam, gpt
 
 __all__ = ["GPT", "NAME", "Tape", "Value", "load", "names"]
 
-_MODULES = {"cython": "microgpt._engine", "python": "microgpt.oracle"}
+_MODULES = {
+    "cython": "microgpt._engine",
+    "fused": "microgpt._engine",  # its Value, for all that is not the model
+    "python": "microgpt.oracle",
+}
 
 
 def names() -> list[str]:
@@ -32,6 +36,11 @@ def load(name: str) -> SimpleNamespace:
     if name not in _MODULES:
         raise ValueError(f"no engine {name!r}: choose one of {', '.join(names())}")
     module = importlib.import_module(_MODULES[name])
+    if name == "fused":
+        fused = importlib.import_module("microgpt.fused")
+        return SimpleNamespace(
+            NAME=name, Value=module.Value, Tape=module.Tape, GPT=fused.GPT, Adam=fused.Adam
+        )
     model = type("GPT", (gpt.GPT,), {"Value": module.Value, "__doc__": gpt.GPT.__doc__})
     return SimpleNamespace(
         NAME=name, Value=module.Value, Tape=module.Tape, GPT=model, Adam=adam.Adam

@@ -1,0 +1,314 @@
+"""The model's functions on flat buffers, forward and backward side by side.
+
+Every row of a buffer is one position; the positions of a batch follow each
+other, document after document. A function takes m of them at once, because
+positions depend on each other in the attention alone.
+
+The order in each `backward` is the order in which the oracle's walk, reversed,
+comes to the terms: see docs/order.md. Gradients start from 0.0, so that adding
+a zero of either sign to one changes nothing.
+"""
+
+cimport cython
+from libc.math cimport exp, log, pow
+
+from matmul cimport LANES, PANEL, chains, padded
+
+
+cdef inline void embedding_forward(
+    double *x, const double *wte, const double *wpe, const Py_ssize_t *tokens,
+    const Py_ssize_t *positions, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
+) noexcept nogil:
+    """Write the token's row plus the position's row.
+
+    Shapes:  x (m, n), wte (vocab_size, n), wpe (block_size, n), tokens (m,), positions (m,)
+    """
+    cdef Py_ssize_t i, k
+    cdef const double *t
+    cdef const double *p
+    for i in range(m):
+        t = wte + tokens[i] * n
+        p = wpe + positions[i] * n
+        for k in range(n):
+            x[i * row + k] = t[k] + p[k]
+
+
+cdef inline void embedding_backward(
+    double *dw, const double *dx, const Py_ssize_t *ids, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row
+) noexcept nogil:
+    """Add each position's gradient to the row that it came from.
+
+    Shapes:  dw (any, n), dx (m, n), ids (m,)
+    Order:   positions last to first
+    Adds to: dw
+    """
+    cdef Py_ssize_t i, k
+    cdef double *to
+    for i in range(m - 1, -1, -1):
+        to = dw + ids[i] * n
+        for k in range(n):
+            to[k] += dx[i * row + k]
+
+
+cdef inline void linear_forward(
+    double *y, const double *x, const double *w, double *panel, Py_ssize_t m, Py_ssize_t n_out,
+    Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
+) noexcept nogil:
+    """Write w x for each position.
+
+    The rows of w are transposed, a panel at a time, so that a vector holds the
+    same input of several outputs.
+
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), panel (n_in, PANEL)
+    Order:   products summed over n_in left to right, from 0
+    Writes:  y, up to whole vectors
+    """
+    cdef Py_ssize_t i, k, start, width, part
+    start = 0
+    while start < n_out:
+        width = min(<Py_ssize_t>PANEL, n_out - start)
+        part = padded(width)
+        for i in range(width):
+            for k in range(n_in):
+                panel[k * part + i] = w[(start + i) * n_in + k]
+        for i in range(width, part):
+            for k in range(n_in):
+                panel[k * part + i] = 0.0
+        chains(y + start, x, panel, m, width, n_in, y_row, x_row, 1, part, False, True)
+        start += PANEL
+
+
+cdef inline void linear_backward_input(
+    double *dx, const double *dy, const double *w, Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in,
+    Py_ssize_t dx_row, Py_ssize_t dy_row, bint add,
+) noexcept nogil:
+    """Write the gradient of a linear layer's input, or continue it.
+
+    Shapes:  dx (m, n_in), dy (m, n_out), w (n_out, n_in)
+    Order:   rows of w last to first: the walk pulls the outputs first to last
+    Writes:  dx, up to whole vectors. Adds to: dx if add
+    """
+    chains(
+        dx, dy + n_out - 1, w + (n_out - 1) * n_in, m, n_in, n_out, dx_row, dy_row, -1, -n_in,
+        add, True,
+    )
+
+
+cdef inline void linear_backward_weights(
+    double *dw, const double *dy, const double *x, Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in,
+    Py_ssize_t dy_row, Py_ssize_t x_row,
+) noexcept nogil:
+    """Add the gradient of a linear layer's weights.
+
+    Shapes:  dw (n_out, n_in), dy (m, n_out), x (m, n_in)
+    Order:   positions last to first, the last document first
+    Adds to: dw
+    """
+    chains(
+        dw, dy + (m - 1) * dy_row, x + (m - 1) * x_row, n_out, n_in, m, n_in, 1, -dy_row, -x_row,
+        True, False,
+    )
+
+
+@cython.cdivision(True)
+cdef inline void rmsnorm_forward(
+    double *y, double *mean, double *scale, const double *x, Py_ssize_t m, Py_ssize_t n,
+    Py_ssize_t row,
+) noexcept nogil:
+    """Write x divided by the root of its mean square.
+
+    Shapes:  y (m, n), mean (m,) with the 1e-5 in it, scale (m,), x (m, n)
+    Order:   squares summed left to right from 0
+    """
+    cdef Py_ssize_t i, k
+    cdef double total
+    cdef double inverse_n = pow(<double>n, -1.0)
+    for i in range(m):
+        total = 0.0
+        for k in range(n):
+            total += x[i * row + k] * x[i * row + k]
+        mean[i] = total * inverse_n + 1e-5
+        scale[i] = pow(mean[i], -0.5)
+        for k in range(n):
+            y[i * row + k] = x[i * row + k] * scale[i]
+
+
+@cython.cdivision(True)
+cdef inline void rmsnorm_backward(
+    double *dx, const double *dy, const double *mean, const double *scale, const double *x,
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
+) noexcept nogil:
+    """Add the gradient of rmsnorm's input.
+
+    Shapes:  dx, dy, x (m, n), mean, scale (m,)
+    Order:   the scale's gradient is summed right to left; x gets the product
+             with scale first, then its square, which is x twice
+    Adds to: dx
+    """
+    cdef Py_ssize_t i, k
+    cdef double dscale, dsquare, term
+    cdef double inverse_n = pow(<double>n, -1.0)
+    for i in range(m):
+        dscale = 0.0
+        for k in range(n - 1, -1, -1):
+            dscale += x[i * row + k] * dy[i * row + k]
+        dsquare = inverse_n * (-0.5 * pow(mean[i], -1.5) * dscale)
+        for k in range(n):
+            term = x[i * row + k] * dsquare
+            dx[i * row + k] = dx[i * row + k] + scale[i] * dy[i * row + k] + term + term
+
+
+cdef inline void residual_forward(
+    double *x, const double *residual, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row
+) noexcept nogil:
+    """Add the residual to each position of x (m, n). Adds to: x"""
+    cdef Py_ssize_t i, k
+    for i in range(m):
+        for k in range(n):
+            x[i * row + k] += residual[i * row + k]
+
+
+cdef inline void relu_forward(double *x, Py_ssize_t n) noexcept nogil:
+    """Set what is not positive to zero, NaN too. Writes: x (n,)"""
+    cdef Py_ssize_t k
+    for k in range(n):
+        x[k] = x[k] if x[k] > 0.0 else 0.0
+
+
+cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexcept nogil:
+    """Multiply dx by 1.0 where the output was positive, else by 0.0. Writes: dx (n,)"""
+    cdef Py_ssize_t k
+    for k in range(n):
+        dx[k] = dx[k] * (1.0 if y[k] > 0.0 else 0.0)
+
+
+cdef inline double softmax_forward(
+    double *weights, double *exps, const double *logits, Py_ssize_t n
+) noexcept nogil:
+    """Write exps and probabilities of n logits and return the exps' total.
+
+    Order:   the largest logit is subtracted as a plain number; exponentials
+             summed left to right from 0; each multiplied by total ** -1
+    """
+    cdef Py_ssize_t i
+    cdef double largest = logits[0]
+    cdef double total = 0.0
+    cdef double inverse
+    for i in range(1, n):
+        if logits[i] > largest:
+            largest = logits[i]
+    for i in range(n):
+        exps[i] = exp(logits[i] - largest)
+    for i in range(n):
+        total += exps[i]
+    inverse = pow(total, -1.0)
+    for i in range(n):
+        weights[i] = exps[i] * inverse
+    return total
+
+
+cdef inline void attention_forward(
+    double *y, double *weights, double *exps, double *totals, const double *q, const double *k,
+    const double *v, double *scores, Py_ssize_t first, Py_ssize_t last, Py_ssize_t head_dim,
+    Py_ssize_t row, Py_ssize_t weights_row,
+) noexcept nogil:
+    """Write one head's weighted sums of values, for positions first up to last of a document.
+
+    Shapes:  y, q, k, v (m, head_dim); weights, exps (m, m), zero where a position
+             would look ahead; totals (m,), of exps; scores (m,)
+    Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
+             over positions up to the own; weight * v summed over positions
+    """
+    cdef Py_ssize_t t, s, j
+    cdef double score
+    cdef double inverse_root = pow(pow(<double>head_dim, 0.5), -1.0)
+    for t in range(first, last):
+        for s in range(t + 1):
+            score = 0.0
+            for j in range(head_dim):
+                score += q[t * row + j] * k[s * row + j]
+            scores[s] = score * inverse_root
+        totals[t] = softmax_forward(
+            weights + t * weights_row, exps + t * weights_row, scores, t + 1
+        )
+        for j in range(head_dim):
+            y[t * row + j] = 0.0
+        for s in range(t + 1):
+            for j in range(head_dim):
+                y[t * row + j] += weights[t * weights_row + s] * v[s * row + j]
+
+
+cdef inline void attention_backward(
+    double *dq, double *dk, double *dv, const double *dy, const double *weights,
+    const double *exps, const double *totals, const double *q, const double *k, const double *v,
+    double *dscores, Py_ssize_t m, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
+) noexcept nogil:
+    """Write the gradients of one head's queries, keys and values for one document.
+
+    Shapes:  as attention_forward; dscores (m,)
+    Order:   a key or value gets its terms from the last position down to its
+             own; a weight's gradient is summed over head_dim right to left; the
+             total's and a query's over positions last to first
+    Writes:  dq, dk, dv
+    """
+    cdef Py_ssize_t t, s, j
+    cdef double dweight, dtotal, inverse, dinverse
+    cdef const double *w
+    cdef const double *e
+    cdef double inverse_root = pow(pow(<double>head_dim, 0.5), -1.0)
+    for t in range(m):
+        for j in range(head_dim):
+            dq[t * row + j] = 0.0
+            dk[t * row + j] = 0.0
+            dv[t * row + j] = 0.0
+    for t in range(m - 1, -1, -1):
+        w = weights + t * weights_row
+        e = exps + t * weights_row
+        inverse = pow(totals[t], -1.0)
+        dinverse = -pow(totals[t], -2.0)
+        dtotal = 0.0
+        for s in range(t, -1, -1):
+            dweight = 0.0
+            for j in range(head_dim - 1, -1, -1):
+                dweight += v[s * row + j] * dy[t * row + j]
+            for j in range(head_dim):
+                dv[s * row + j] += w[s] * dy[t * row + j]
+            dtotal += dinverse * (e[s] * dweight)
+            dscores[s] = inverse * dweight
+        for s in range(t, -1, -1):
+            dscores[s] = inverse_root * (e[s] * (dscores[s] + dtotal))
+            for j in range(head_dim):
+                dq[t * row + j] += k[s * row + j] * dscores[s]
+                dk[s * row + j] += q[t * row + j] * dscores[s]
+
+
+cdef inline double cross_entropy_forward(
+    double *probs, double *exps, const double *logits, double *total, Py_ssize_t target,
+    Py_ssize_t n,
+) noexcept nogil:
+    """Return one position's loss, -log(probs[target]); -1.0 where log would raise.
+
+    Shapes:  probs, exps, logits (n,); total (1,), of exps
+    """
+    total[0] = softmax_forward(probs, exps, logits, n)
+    if probs[target] <= 0.0:
+        return -1.0
+    return log(probs[target]) * -1.0
+
+
+@cython.cdivision(True)
+cdef inline void cross_entropy_backward(
+    double *dlogits, double dloss, const double *probs, const double *exps, double total,
+    Py_ssize_t target, Py_ssize_t n,
+) noexcept nogil:
+    """Write the gradient of one position's logits.
+
+    Shapes:  dlogits, probs, exps (n,)
+    Order:   the target's exponential gets its own quotient's term first, then the total's
+    """
+    cdef Py_ssize_t i
+    cdef double dprob = 1.0 / probs[target] * (-1.0 * dloss)
+    cdef double dtotal = -pow(total, -2.0) * (exps[target] * dprob)
+    for i in range(n):
+        dlogits[i] = exps[i] * dtotal
+    dlogits[target] = exps[target] * (pow(total, -1.0) * dprob + dtotal)
