@@ -163,14 +163,21 @@ def _parser() -> argparse.ArgumentParser:
     _add_training(train, num_steps=1000)
     _add_sampling(train)
     files = train.add_argument_group("output")
-    files.add_argument("--out", metavar="DIR", help="save the model in DIR, for microgpt sample")
     files.add_argument(
-        "--losses", metavar="FILE", help="write each step's loss to FILE, as float.hex() a line"
+        "--out", type=_name, metavar="DIR", help="save the model in DIR, for microgpt sample"
+    )
+    files.add_argument(
+        "--losses",
+        type=_name,
+        metavar="FILE",
+        help="write each step's loss to FILE, as float.hex() a line",
     )
     _add_quiet(files)
 
     sample = command("sample", _sample, "sample from a model that train --out saved", SAMPLE)
-    sample.add_argument("model", metavar="DIR", help="the directory that train --out made")
+    sample.add_argument(
+        "model", type=_name, metavar="DIR", help="the directory that train --out made"
+    )
     _add_engine(sample)
     _add_sampling(sample)
     sample.add_argument("--prompt", default="", metavar="TEXT", help="what each sample starts with")
@@ -190,6 +197,7 @@ def _add_training(parser: argparse.ArgumentParser, num_steps: int) -> None:
     run = parser.add_argument_group("run")
     run.add_argument(
         "--data",
+        type=_name,
         metavar="SOURCE",
         help="a path, - for standard input, or an http(s) address: UTF-8 text, one document "
         "a line (default: the package's names)",
@@ -252,6 +260,12 @@ def _whole(least: int | None) -> Callable[[str], int]:
         return number
 
     return whole
+
+
+def _name(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 def _real(text: str) -> float:

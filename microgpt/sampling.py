@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from types import SimpleNamespace
 from microgpt import checkpoint
 from microgpt.gpt import GPT
 from microgpt.tokenizer import CharTokenizer
+
+_CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if i != ord("\t")}
 
 
 def sample(arguments: Namespace, engine: SimpleNamespace) -> int:
@@ -29,8 +32,11 @@ def print_samples(
 
     Raises:  ValueError with a message for the user
     """
+    # A model of unknown origin does not get to steer the terminal.
+    escapes = _CONTROLS if sys.stdout is not None and sys.stdout.isatty() else {}
     try:
         for i, text in enumerate(samples(model, tokenizer, rng, arguments)):
+            text = text.translate(escapes)
             print(text if arguments.quiet else f"sample {i + 1:2d}: {text}")
     except ArithmeticError as error:
         reason = f"{error.args[-1]}; a higher --temperature may help"

@@ -7,10 +7,12 @@ those of a whole number of steps, and they are saved.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import signal
 import sys
+import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -44,9 +46,9 @@ class Run:
         self.adam = engine.Adam(self.model.params, **settings(arguments))
         self.num_steps: int = arguments.num_steps
         self.batch_size: int = arguments.batch_size
-        # Only what training reaches: a large file is not encoded for a few steps.
+        # Only what training reaches: not all of a large file, not all of a long line.
         reached = documents[: self.num_steps * self.batch_size]
-        self.tokens = [self.tokenizer.encode_document(document) for document in reached]
+        self.tokens = [self.tokenizer.encode_document(d[: config.block_size]) for d in reached]
 
     def fit(self, on_step: OnStep) -> list[float]:
         """Train to the end and return the losses."""
@@ -105,7 +107,7 @@ def train(arguments: Namespace, engine: SimpleNamespace) -> int:
 
 
 class Boundary:
-    """Inside it, Ctrl-C and SIGTERM end training after the step that runs.
+    """Inside it, Ctrl-C, SIGTERM and SIGHUP end training after the step that runs.
 
     A second one ends the program at once, as KeyboardInterrupt.
     """
@@ -114,29 +116,33 @@ class Boundary:
         self.signum: int | None = None
         self.done = 0
         self._previous: dict[int, Any] = {}
+        self._hint = threading.Timer(0.5, _hint)
+        self._hint.daemon = True
 
     def __enter__(self) -> Boundary:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            signum = getattr(signal, name, None)  # Windows has no SIGHUP
+            if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
                 self._previous[signum] = signal.signal(signum, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+        self._hint.cancel()
 
     def check(self, t: int, loss: float) -> None:
         """Count a step; end training if a signal came while it ran."""
         self.done = t + 1
         if self.signum is not None:
+            self._hint.cancel()
             raise _Stopped
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        # Not print: a handler may run in the middle of one.
-        os.write(2, b"\nmicrogpt: stopping after this step; again to stop at once, unsaved\n")
+        self._hint.start()  # only a long step needs an explanation
 
 
 class _Stopped(Exception):  # noqa: N818 - no error: it ends training as asked
@@ -206,19 +212,26 @@ def _bar(num_steps: int) -> Iterator[OnStep]:
     with bar:
         task = bar.add_task("", total=num_steps, loss="-", rate="-")
         start = drawn = time.monotonic()
+        last = (-1, math.nan)
 
-        def report(t: int, loss: float) -> None:
-            nonlocal drawn
-            now = time.monotonic()
-            if now - drawn < 0.05 and t + 1 < num_steps:
-                return
-            drawn = now
-            speed = (t + 1) / (now - start)
+        def draw() -> None:
+            t, loss = last
+            speed = (t + 1) / (time.monotonic() - start)
             rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
             bar.update(task, completed=t + 1, loss=f"{loss:.4f}", rate=rate, refresh=True)
 
+        def report(t: int, loss: float) -> None:
+            nonlocal drawn, last
+            last = (t, loss)
+            if time.monotonic() - drawn >= 0.05:
+                draw()
+                drawn = time.monotonic()
+
         bar.refresh()
-        yield report
+        try:
+            yield report
+        finally:
+            draw()
 
 
 def _is_terminal() -> bool:
@@ -247,6 +260,10 @@ def _check_memory(config: Config) -> None:
             f"{config.num_params:,} weights need at least {needed / 2**30:,.1f} GiB, this "
             f"machine has {memory / 2**30:,.1f}: lower --n-embd, --n-layer or --block-size"
         )
+
+
+def _hint() -> None:
+    _note("stopping after this step; once more stops at once, without saving")
 
 
 def _note(text: str) -> None:
