@@ -1,0 +1,54 @@
+"""Training: the original program with another `Value`, and the package's model by width."""
+
+from pathlib import Path
+
+import pytest
+from bits import bits
+from golden.original import Original, read_documents
+
+from microgpt import CharTokenizer
+
+DOCUMENTS = read_documents(Path(__file__).parent.parent / "tests" / "golden" / "names.txt")
+STEPS = 10
+
+
+def steps(training, count):
+    return [next(training) for _ in range(count)]
+
+
+def test_original_loop(engine, oracle, timed):
+    def begin(value):
+        return Original(DOCUMENTS, value).training()
+
+    assert bits(*steps(begin(engine.Value), 2)) == bits(*steps(begin(oracle.Value), 2))
+    timed(
+        "the original loop, only its `Value` changed",
+        "a step of 4,192 weights",
+        steps,
+        lambda: (begin(engine.Value), STEPS),
+        count=STEPS,
+    )
+
+
+@pytest.mark.parametrize("n_embd", [8, 16, 32, 64])
+def test_training(engine, oracle, timed, n_embd):
+    tokenizer = CharTokenizer.from_documents(DOCUMENTS)
+    tokens = [tokenizer.encode_document(name) for name in ("emma", "isabella", "mia")]
+
+    def begin(engine):
+        model = engine.GPT(tokenizer.vocab_size, n_embd=n_embd)
+        return model, engine.Adam(model.params)
+
+    def train(model, adam):
+        return model.fit(tokens, len(tokens), adam=adam)
+
+    model, adam = begin(engine)
+    if n_embd < 64:  # the oracle takes its time
+        assert bits(*train(model, adam)) == bits(*train(*begin(oracle)))
+    timed(
+        "training",
+        f"a step of {model.config.num_params:,} weights",
+        train,
+        lambda: begin(engine),
+        count=len(tokens),
+    )

@@ -1,0 +1,124 @@
+"""Turn saved benchmarks into README's table and a plot.
+
+    pytest benchmarks --benchmark-only --benchmark-json=FILE
+    python benchmarks/report.py FILE                            print the table
+    python benchmarks/report.py FILE --readme README.md         put it there
+    python benchmarks/report.py FILE --plot docs/benchmarks.svg (needs matplotlib)
+
+Figures are the fastest of all rounds; ratios are of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any
+
+BASELINE = "python"
+BEGIN, END = "<!-- benchmarks: made by benchmarks/report.py -->", "<!-- end of benchmarks -->"
+Row = tuple[str, str, str]
+
+
+def read(path: Path) -> tuple[dict[Row, dict[str, float]], str]:
+    """Return {(title, size, collector): {engine: seconds}}, and where and when it was measured."""
+    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    rows: dict[Row, dict[str, float]] = {}
+    for benchmark in saved["benchmarks"]:
+        info = benchmark["extra_info"]
+        row = rows.setdefault((info["title"], info["size"], info["collector"]), {})
+        row[info["engine"]] = benchmark["stats"]["min"] / info["count"]
+    machine, cpu = saved["machine_info"], saved["machine_info"]["cpu"]
+    place = (
+        f"{cpu.get('brand_raw') or machine['machine']}, {cpu.get('count', '?')} cores, "
+        f"{machine['system']}, {' '.join(platform.libc_ver()).strip()}, "
+        f"{machine['python_implementation']} {machine['python_version']}, "
+        f"{machine.get('microgpt', '')}{saved['datetime'][:10]}"
+    )
+    return rows, place
+
+
+def duration(seconds: float) -> str:
+    """Return a time in the unit that suits it, to three digits."""
+    units = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+    unit = next((unit for unit, scale in units.items() if seconds >= scale), "ns")
+    number = seconds / units[unit]
+    return f"{number:.{max(0, 3 - len(str(int(number))))}f} {unit}"
+
+
+def table(rows: dict[Row, dict[str, float]], place: str) -> str:
+    """Return the rows as Markdown, a column an engine and its ratio to the oracle."""
+    engines = [BASELINE, *sorted({name for row in rows.values() for name in row} - {BASELINE})]
+    head = ["", "", "gc"] + [f"`{name}`" for name in engines] + ["times"] * (len(engines) - 1)
+    lines = ["| " + " | ".join(head) + " |"]
+    lines.append("| --- | --- | --- |" + " ---: |" * (2 * len(engines) - 1))
+    for (title, size, collector), row in sorted(rows.items(), key=order(rows)):
+        cells = [title, size, collector]
+        cells += [duration(row[name]) if name in row else "" for name in engines]
+        cells += [
+            f"{row[BASELINE] / row[name]:,.0f}" if name in row and BASELINE in row else ""
+            for name in engines[1:]
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Measured on {place}."])
+
+
+def order(rows: dict[Row, dict[str, float]]) -> Any:
+    """Return the sort key: titles and sizes as they ran, the collector on before off."""
+    first = {}
+    for i, (title, size, _) in enumerate(rows):
+        first.setdefault((title, size), i)
+    return lambda item: (first[item[0][:2]], item[0][2] == "off")
+
+
+def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
+    """Draw time by size, a line an engine, as SVG."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    import matplotlib.pyplot as plt
+
+    titles = ("training", "building a graph", "backward")
+    figure, panels = plt.subplots(1, len(titles), figsize=(12, 4), layout="constrained")
+    for panel, title in zip(panels, titles):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for (name, size, collector), row in rows.items():
+            if name == title and collector == "on":
+                (number,) = re.findall(r"[\d,]+", size)
+                for engine, seconds in row.items():
+                    lines.setdefault(engine, []).append((int(number.replace(",", "")), seconds))
+        for engine, points in sorted(lines.items()):
+            panel.loglog(*zip(*sorted(points)), marker="o", label=engine)
+        panel.set_title(title)
+        panel.set_xlabel("weights" if title == "training" else "nodes")
+        panel.set_ylabel("seconds" + (" a step" if title == "training" else ""))
+        panel.grid(alpha=0.3)
+        panel.legend()
+    figure.suptitle(place, fontsize=8)
+    plt.rcParams["svg.hashsalt"] = "microgpt"
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Turn saved benchmarks into a table and a plot.")
+    parser.add_argument("saved", type=Path, help="what --benchmark-json wrote")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between marks")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an SVG")
+    arguments = parser.parse_args()
+    rows, place = read(arguments.saved)
+    markdown = table(rows, place)
+    if arguments.readme:
+        text = arguments.readme.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        after = rest.split(END)[1]
+        arguments.readme.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+    else:
+        print(markdown)
+    if arguments.plot:
+        plot(rows, place, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
