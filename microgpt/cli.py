@@ -40,9 +40,9 @@ examples:
   microgpt verify --data words.txt --n-layer 2 --num-steps 3 --batch-size 4
   microgpt verify --engine cython                  only this engine beside the oracle
 
-The oracle is the plain Python that defines what is right; it takes about a fifth of a
-second a step, so the default is few steps. Exit status 0 says that losses, gradients,
-weights and samples were equal to the last bit, 1 that something differed.
+The oracle is the plain Python that defines what is right; it is slow, so the default is
+few steps. Exit status 0 says that losses, gradients, weights and samples were equal to
+the last bit, 1 that something differed.
 """
 
 

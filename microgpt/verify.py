@@ -208,10 +208,14 @@ def _table(oracle: Candidate, others: list[Candidate], missing: list[str]) -> Ta
             width = max(len(ORACLE), len(other.name))
             verdict = Text(f"differ: {place}\n", "bold red")
             verdict.append(f"{ORACLE:{width}} {expected}\n{other.name:{width}} {found}", "default")
-        table.add_row(other.name, _time(own), f"{seconds / own:,.3g}", verdict)
+        table.add_row(other.name, _time(own), _ratio(seconds / own), verdict)
     for name in missing:
         table.add_row(name, "-", "-", Text("not built", "yellow"))
     return table
+
+
+def _ratio(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
 
 
 def _time(seconds: float) -> str:

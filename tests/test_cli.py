@@ -347,9 +347,9 @@ def weights_after(steps, num_steps):
 @pytest.mark.parametrize(
     ("signum", "expected"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_signal_ends_training_between_steps_and_saves(folder, signum, expected):
+def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, expected):
     with subprocess.Popen(
-        [*COMMAND, *ENDLESS, "--losses", "losses", "--out", "model"],
+        [*COMMAND, *ENDLESS, "--engine", engine.NAME, "--losses", "losses", "--out", "model"],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,
