@@ -48,13 +48,18 @@ the last bit, 1 that something differed.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["run"]:  # the streams, arguments and errors from here on are the script's
+        from microgpt import run
+
+        return run.main(given[1:])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a sample may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
     try:
-        status = _run(_spelled(sys.argv[1:] if argv is None else argv))
+        status = _run(_spelled(given))
         if sys.stdout is not None:
             sys.stdout.flush()
         return status
@@ -190,6 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "check on this machine that all engines agree", VERIFY)
     _add_training(verify, num_steps=10)
     _add_sampling(verify)
+
+    commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
     return parser
 
 

@@ -42,6 +42,8 @@ cdef extern from "Python.h":
     ) except NULL
     ctypedef struct TypeSlots "PyTypeObject":
         Py_ssize_t tp_basicsize
+        PyObject *tp_dict
+        PyObject *(*tp_repr)(PyObject *) except NULL
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
         PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
@@ -396,6 +398,26 @@ cdef Value power_of_object(Value a, object k):
         raise ValueError(f"{x} ** {k} is not a real number")
     cdef double number = to_double(data)
     return new_unary(CUSTOM, number, a, to_double(k * x**(k - 1)))
+
+
+# ---------------------------------------------------------- members from outside
+
+def give(str name, member):
+    """Give every `Value` one more member, or its own `__repr__`, in this process.
+
+    `microgpt run` gives it what a script's class adds to the oracle's. Of the names
+    that are operators only `__repr__` has an effect.
+    """
+    (<dict><object>(<TypeSlots *>Value).tp_dict)[name] = member
+    if name == "__repr__":
+        (<TypeSlots *>Value).tp_repr = given_repr
+    PyType_Modified(<PyTypeObject *>Value)
+
+
+cdef PyObject *given_repr(PyObject *self) except NULL:
+    cdef object text = type(<object>self).__repr__(<object>self)
+    Py_INCREF(<PyObject *>text)
+    return <PyObject *>text
 
 
 include "nodes.pxi"
