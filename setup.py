@@ -45,7 +45,12 @@ SIMD = {
     "_kernels": [],
     "_kernels_avx2": ["-mavx2", "-mfma"],
     "_kernels_avx512": [
-        "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl", "-mfma",
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512cd",
+        "-mavx512dq",
+        "-mavx512vl",
+        "-mfma",
         "-mprefer-vector-width=512",
     ],
 }
@@ -56,7 +61,9 @@ def kernels():
     names = SIMD if platform.machine().lower() in ("x86_64", "amd64") else ["_kernels"]
     return [
         Extension(
-            f"microgpt.{name}", [f"src/{name}.pyx"], include_dirs=["src"],
+            f"microgpt.{name}",
+            [f"src/{name}.pyx"],
+            include_dirs=["src"],
             extra_compile_args=FLAGS + SIMD[name],
         )
         for name in names

@@ -14,7 +14,7 @@ import microgpt.engine
 collect_ignore = ["report.py"]
 
 
-@pytest.fixture(params=["python", "cython"], scope="session")
+@pytest.fixture(params=["python", "cython", "fused"], scope="session")
 def engine(request):
     return microgpt.engine.load(request.param)
 

@@ -10,8 +10,10 @@ import microgpt.engine
 PURE = os.environ.get("MICROGPT_ENGINE") == "python" or (
     os.environ.get("MICROGPT_NO_EXTENSIONS") == "1"
 )
-COMPILED = [] if PURE else ["cython"]
 UNASKED = pytest.param(None, marks=pytest.mark.skip(reason="the pure package was asked for"))
+COMPILED_SCALAR = [UNASKED] if PURE else ["cython"]
+COMPILED = [UNASKED] if PURE else ["cython", "fused"]
+PYTHON = ["python"]
 
 # No timed test: hypothesis' deadline would be one. CI's programs are the same every run.
 settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.environ)
@@ -22,15 +24,27 @@ def pytest_report_header():
     return f"microgpt: {microgpt.engine.NAME} engine from {os.path.dirname(microgpt.__file__)}"
 
 
-@pytest.fixture(params=["python", *COMPILED], scope="session")
+@pytest.fixture(params=PYTHON if PURE else PYTHON + COMPILED, scope="session")
 def engine(request):
     """Every engine in turn: NAME, Value, Tape, GPT, Adam."""
     return microgpt.engine.load(request.param)
 
 
-@pytest.fixture(params=COMPILED or [UNASKED], scope="session")
+@pytest.fixture(params=COMPILED, scope="session")
 def compiled(request):
     """Every engine but the oracle; none where the pure package was asked for."""
+    return microgpt.engine.load(request.param)
+
+
+@pytest.fixture(params=PYTHON if PURE else PYTHON + COMPILED_SCALAR, scope="session")
+def scalar(request):
+    """Every engine with a `Value` of its own."""
+    return microgpt.engine.load(request.param)
+
+
+@pytest.fixture(params=COMPILED_SCALAR, scope="session")
+def compiled_scalar(request):
+    """Every compiled engine with a `Value` of its own."""
     return microgpt.engine.load(request.param)
 
 

@@ -4,17 +4,17 @@ import pytest
 from bits import bits
 
 
-def test_the_first_step_moves_by_the_learning_rate_against_the_gradient(engine):
-    a, b = engine.Value(1.0), engine.Value(1.0)
+def test_the_first_step_moves_by_the_learning_rate_against_the_gradient(scalar):
+    a, b = scalar.Value(1.0), scalar.Value(1.0)
     a.grad, b.grad = 3.0, -0.25
-    engine.Adam([a, b], learning_rate=0.5).step()
+    scalar.Adam([a, b], learning_rate=0.5).step()
     assert abs(a.data - 0.5) < 1e-6
     assert abs(b.data - 1.5) < 1e-6
 
 
-def test_a_step_is_the_originals_formula(engine):
+def test_a_step_is_the_originals_formula(scalar):
     beta1, beta2, rate, eps, num_steps = 0.8, 0.95, 0.03, 1e-6, 4
-    adam = engine.Adam([engine.Value(0.7)], rate, beta1, beta2, eps_adam=eps, num_steps=num_steps)
+    adam = scalar.Adam([scalar.Value(0.7)], rate, beta1, beta2, eps_adam=eps, num_steps=num_steps)
     data, m, v = 0.7, 0.0, 0.0
     for t, grad in enumerate([0.3, -1.7, 0.0, 1e-200]):
         adam.params[0].grad = grad
@@ -28,33 +28,33 @@ def test_a_step_is_the_originals_formula(engine):
         assert adam.t == t + 1
 
 
-def test_a_step_clears_the_gradients(engine):
-    x = engine.Value(1.0)
+def test_a_step_clears_the_gradients(scalar):
+    x = scalar.Value(1.0)
     x.grad = -2.0
-    engine.Adam([x]).step()
+    scalar.Adam([x]).step()
     assert bits(x.grad) == bits(0.0)
 
 
-def test_gradients_of_zero_move_nothing(engine):
-    x = engine.Value(-0.0)
-    engine.Adam([x]).step()
+def test_gradients_of_zero_move_nothing(scalar):
+    x = scalar.Value(-0.0)
+    scalar.Adam([x]).step()
     assert bits(x.data) == bits(-0.0)
 
 
-def test_without_eps_a_gradient_of_zero_divides_by_zero(engine):
+def test_without_eps_a_gradient_of_zero_divides_by_zero(scalar):
     with pytest.raises(ZeroDivisionError):
-        engine.Adam([engine.Value(1.0)], eps_adam=0.0).step()
+        scalar.Adam([scalar.Value(1.0)], eps_adam=0.0).step()
 
 
-def test_a_gradient_whose_square_overflows_says_so(engine):
-    x = engine.Value(1.0)
+def test_a_gradient_whose_square_overflows_says_so(scalar):
+    x = scalar.Value(1.0)
     x.grad = 1e200
     with pytest.raises(OverflowError):
-        engine.Adam([x]).step()
+        scalar.Adam([x]).step()
 
 
-def test_it_ends_after_num_steps(engine):
-    adam = engine.Adam([engine.Value(1.0)], num_steps=2)
+def test_it_ends_after_num_steps(scalar):
+    adam = scalar.Adam([scalar.Value(1.0)], num_steps=2)
     adam.step()
     adam.step()
     with pytest.raises(ValueError, match="all num_steps=2 steps"):
@@ -72,6 +72,6 @@ def test_it_ends_after_num_steps(engine):
         ({"num_steps": 0}, "num_steps .* not 0"),
     ],
 )
-def test_settings_out_of_range_are_named(engine, settings, named):
+def test_settings_out_of_range_are_named(scalar, settings, named):
     with pytest.raises(ValueError, match=named):
-        engine.Adam([], **settings)
+        scalar.Adam([], **settings)

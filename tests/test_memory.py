@@ -30,9 +30,9 @@ def run(engine, program):
     assert done.returncode == 0, done.stderr[-3000:] or f"died with status {done.returncode}"
 
 
-def test_a_node_costs_at_most_96_bytes(compiled):
+def test_a_node_costs_at_most_96_bytes(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         x, n = Value(1.0), 1_000_000
         assert sys.getsizeof(x) <= 96, sys.getsizeof(x)
@@ -45,9 +45,9 @@ def test_a_node_costs_at_most_96_bytes(compiled):
     )
 
 
-def test_a_million_steps_leak_nothing(compiled):
+def test_a_million_steps_leak_nothing(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         def steps(n):
             for _ in range(n):
@@ -81,9 +81,9 @@ def test_training_steps_leak_nothing(engine):
     )
 
 
-def test_errors_leak_nothing(compiled):
+def test_errors_leak_nothing(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         zero, big, x = Value(0.0), Value(1e3), Value(-8.0)
         broken = [
@@ -110,9 +110,9 @@ def test_errors_leak_nothing(compiled):
     )
 
 
-def test_a_chain_of_ten_million_nodes_is_built_played_and_freed(compiled):
+def test_a_chain_of_ten_million_nodes_is_built_played_and_freed(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         n = 10_000_000
         before = resident()
@@ -129,9 +129,9 @@ def test_a_chain_of_ten_million_nodes_is_built_played_and_freed(compiled):
     )
 
 
-def test_a_sum_of_ten_million_terms_is_built_played_and_freed(compiled):
+def test_a_sum_of_ten_million_terms_is_built_played_and_freed(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         n = 10_000_000
         x = Value(0.5)
@@ -144,9 +144,9 @@ def test_a_sum_of_ten_million_terms_is_built_played_and_freed(compiled):
     )
 
 
-def test_a_chain_of_any_classes_is_freed_without_recursion(engine):
+def test_a_chain_of_any_classes_is_freed_without_recursion(scalar):
     run(
-        engine,
+        scalar,
         """
         class Named(Value):
             pass
@@ -161,9 +161,9 @@ def test_a_chain_of_any_classes_is_freed_without_recursion(engine):
     )
 
 
-def test_a_million_children_on_one_node(engine):
+def test_a_million_children_on_one_node(scalar):
     run(
-        engine,
+        scalar,
         """
         xs = [Value(float(i)) for i in range(1_000_000)]
         out = Value(1.0, tuple(xs), tuple([2.0] * len(xs)))
@@ -173,9 +173,9 @@ def test_a_million_children_on_one_node(engine):
     )
 
 
-def test_ctrl_c_during_backward_loses_nothing(compiled):
+def test_ctrl_c_during_backward_loses_nothing(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         import signal
 
@@ -223,9 +223,9 @@ def test_ctrl_c_during_backward_loses_nothing(compiled):
     ],
     ids=["product chain", "leaves", "sum chain", "wide nodes", "one huge node"],
 )
-def test_running_out_of_memory_raises_and_the_engine_goes_on(compiled, build):
+def test_running_out_of_memory_raises_and_the_engine_goes_on(compiled_scalar, build):
     run(
-        compiled,
+        compiled_scalar,
         f"""
         x = Value(2.0)
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -244,9 +244,9 @@ def test_running_out_of_memory_raises_and_the_engine_goes_on(compiled, build):
     )
 
 
-def test_backward_without_memory_for_its_tape_raises_and_changes_nothing(compiled):
+def test_backward_without_memory_for_its_tape_raises_and_changes_nothing(compiled_scalar):
     run(
-        compiled,
+        compiled_scalar,
         """
         n = 3_000_000
         x, one = Value(1.0), Value(1.0)
