@@ -13,4 +13,4 @@ test:
 	pytest
 
 bench:
-	pytest benchmarks --benchmark-only
+	pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --readme README.md --plot docs/benchmarks.svg
