@@ -26,6 +26,7 @@ from optimizer cimport AdamStep, adam_step
 
 
 cdef extern from "simd.h":
+    bint pow_keeps_bound()
     bint runs_avx2()
     bint runs_avx512()
 
@@ -282,6 +283,7 @@ cdef AdamStep read(adam):
     step.eps_adam = adam.eps_adam
     step.initial_rate = adam.learning_rate
     step.num_steps = adam.num_steps
+    step.certified = pow_keeps_bound()
     return step
 
 

@@ -20,7 +20,16 @@ cdef extern from "simd.h" nogil:
     vec vec_set(double x)
     vec vec_load(const double *p)
     void vec_store(double *p, vec x)
-    void vec_store_part(double *p, vec x, Py_ssize_t count)
+
+
+cdef extern from "tile.h" nogil:
+    ctypedef struct Tile:
+        double *c
+        const double *a
+        const double *b
+        Py_ssize_t k_n, c_row, a_row, a_step, b_step, last
+        bint add
+    void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
 
 
 @cython.cdivision(True)
@@ -29,66 +38,7 @@ cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
     return (n + LANES - 1) // LANES * LANES
 
 
-cdef inline void tile(
-    double *c, const double *a, const double *b, Py_ssize_t k_n, Py_ssize_t c_row,
-    Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step, Py_ssize_t last, bint add,
-    int rows, int vecs,
-) noexcept nogil:
-    """Advance rows x vecs vectors of chains over all k; rows and vecs are constants.
-
-    Writes:  c, of its last vector only the first `last` lanes
-    """
-    cdef vec acc[8][4]
-    cdef vec terms[4]
-    cdef vec zero
-    cdef double s
-    cdef Py_ssize_t k
-    cdef int r, v
-    zero = vec_set(0.0)
-    for r in range(rows):
-        for v in range(vecs):
-            acc[r][v] = vec_load(c + r * c_row + v * LANES) if add else zero
-    for k in range(k_n):
-        for v in range(vecs):
-            terms[v] = vec_load(b + k * b_step + v * LANES)
-        for r in range(rows):
-            s = a[r * a_row + k * a_step]
-            for v in range(vecs):
-                acc[r][v] = acc[r][v] + s * terms[v]
-    for r in range(rows):
-        for v in range(vecs - 1):
-            vec_store(c + r * c_row + v * LANES, acc[r][v])
-        v = vecs - 1
-        if last == LANES:
-            vec_store(c + r * c_row + v * LANES, acc[r][v])
-        else:
-            vec_store_part(c + r * c_row + v * LANES, acc[r][v], last)
-
-
-cdef inline void tile_rows(
-    double *c, const double *a, const double *b, Py_ssize_t k_n, Py_ssize_t c_row,
-    Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step, Py_ssize_t last, bint add,
-    Py_ssize_t rows, int vecs,
-) noexcept nogil:
-    """Call `tile` with rows as a constant, so that its accumulators are registers."""
-    if TILE_ROWS >= 8 and rows == 8:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 8, vecs)
-    elif TILE_ROWS >= 8 and rows == 7:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 7, vecs)
-    elif rows == 6:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 6, vecs)
-    elif rows == 5:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 5, vecs)
-    elif rows == 4:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 4, vecs)
-    elif rows == 3:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 3, vecs)
-    elif rows == 2:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 2, vecs)
-    else:
-        tile(c, a, b, k_n, c_row, a_row, a_step, b_step, last, add, 1, vecs)
-
-
+@cython.cdivision(True)
 cdef inline void chains(
     double *c, const double *a, const double *b, Py_ssize_t m_n, Py_ssize_t n_n, Py_ssize_t k_n,
     Py_ssize_t c_row, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step,
@@ -103,32 +53,24 @@ cdef inline void chains(
     Order:   k first to last, from 0, or from c if add
     Writes:  c, with garbage up to whole vectors if whole, else nothing after n
     """
-    cdef Py_ssize_t m, n, rows, last
-    n = 0
+    cdef Tile t
+    cdef Py_ssize_t m, vecs, rows
+    cdef Py_ssize_t n = 0
+    t.k_n = k_n
+    t.c_row = c_row
+    t.a_row = a_row
+    t.a_step = a_step
+    t.b_step = b_step
+    t.add = add
     while n < n_n:
-        last = n_n - n
+        vecs = min(<Py_ssize_t>PANEL, padded(n_n - n)) // LANES
+        t.last = LANES if whole else min(<Py_ssize_t>LANES, n_n - n - (vecs - 1) * LANES)
+        t.b = b + n
         m = 0
         while m < m_n:
             rows = min(<Py_ssize_t>TILE_ROWS, m_n - m)
-            if last > 3 * LANES and TILE_VECS > 3:
-                tile_rows(
-                    c + m * c_row + n, a + m * a_row, b + n, k_n, c_row, a_row, a_step, b_step,
-                    LANES if whole else min(<Py_ssize_t>LANES, last - 3 * LANES), add, rows, 4,
-                )
-            elif last > 2 * LANES and TILE_VECS > 2:
-                tile_rows(
-                    c + m * c_row + n, a + m * a_row, b + n, k_n, c_row, a_row, a_step, b_step,
-                    LANES if whole else min(<Py_ssize_t>LANES, last - 2 * LANES), add, rows, 3,
-                )
-            elif last > LANES:
-                tile_rows(
-                    c + m * c_row + n, a + m * a_row, b + n, k_n, c_row, a_row, a_step, b_step,
-                    LANES if whole else min(<Py_ssize_t>LANES, last - LANES), add, rows, 2,
-                )
-            else:
-                tile_rows(
-                    c + m * c_row + n, a + m * a_row, b + n, k_n, c_row, a_row, a_step, b_step,
-                    LANES if whole else last, add, rows, 1,
-                )
-            m += TILE_ROWS
+            t.c = c + m * c_row + n
+            t.a = a + m * a_row
+            tile(t, rows, vecs)
+            m += rows
         n += PANEL

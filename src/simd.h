@@ -8,6 +8,12 @@
 #include <math.h>
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #if defined(__AVX512F__)
 #define LANES 8
 #define TILE_ROWS 8
@@ -41,9 +47,72 @@ static inline vec vec_load(const double *p) {
 static inline void vec_store(double *p, vec x) { memcpy(p, &x, sizeof x); }
 
 /* Store the first count lanes, and touch nothing after them. */
-static inline void vec_store_part(double *p, vec x, long count) {
-    for (long i = 0; i < count; i++) p[i] = x[i];
+static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
+    for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];
 }
+
+/* What follows serves certificates. A mask says in which lanes a comparison holds. */
+typedef long long ints __attribute__((vector_size(LANES * 8)));
+
+/* The largest power of two that is not above a normal positive number. */
+static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff0000000000000LL); }
+
+#if defined(__AVX512F__)
+typedef __mmask8 mask;
+static inline vec vec_sqrt(vec x) { return _mm512_sqrt_pd(x); }
+static inline mask vec_equal(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+static inline mask vec_within(vec low, vec x, vec high) {
+    return _mm512_mask_cmp_pd_mask(_mm512_cmp_pd_mask(low, x, _CMP_LE_OQ), x, high, _CMP_LE_OQ);
+}
+static inline unsigned mask_bits(mask m) { return m; }
+#else
+typedef ints mask;
+static inline mask vec_equal(vec a, vec b) { return a == b; }
+static inline mask vec_within(vec low, vec x, vec high) { return (low <= x) & (x <= high); }
+#if defined(__AVX2__)
+static inline vec vec_sqrt(vec x) { return _mm256_sqrt_pd(x); }
+static inline unsigned mask_bits(mask m) { return _mm256_movemask_pd((vec)m); }
+#else
+static inline vec vec_sqrt(vec x) {
+    for (int i = 0; i < LANES; i++) x[i] = sqrt(x[i]);
+    return x;
+}
+static inline unsigned mask_bits(mask m) {
+    unsigned bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= (m[i] != 0) << i;
+    return bits;
+}
+#endif
+#endif
+
+/* x - s * s, exactly, where s * s is x but for its rounding. */
+static inline vec vec_residual(vec x, vec s) {
+#if defined(__AVX512F__)
+    return _mm512_fnmadd_pd(s, s, x);
+#elif defined(__FMA__)
+    return _mm256_fnmadd_pd(s, s, x);
+#elif defined(__aarch64__)
+    return vfmsq_f64(x, s, s);
+#else
+    /* s * s = square + low exactly (Dekker, Veltkamp), x - square because they are close. */
+    vec square = s * s, big = s * 134217729.0, high = big - (big - s), rest = s - high;
+    vec low = ((high * high - square) + 2.0 * high * rest) + rest * rest;
+    return (x - square) - low;
+#endif
+}
+
+/* Whether libm is glibc 2.28 or later, whose pow has the bound of optimizer.pxd. */
+#if defined(__GLIBC__)
+#include <gnu/libc-version.h>
+#include <stdlib.h>
+static inline int pow_keeps_bound(void) {
+    const char *version = gnu_get_libc_version();
+    const char *minor = strchr(version, '.');
+    return atoi(version) > 2 || (atoi(version) == 2 && minor && atoi(minor + 1) >= 28);
+}
+#else
+static inline int pow_keeps_bound(void) { return 0; }
+#endif
 
 /* Whether this processor runs code compiled for an instruction set. */
 #if defined(__x86_64__)

@@ -1,0 +1,77 @@
+/* The one piece of plain C: the register tile of matmul.pxd. Its accumulators stay
+ * in registers only where its loops have constant bounds, so it has to be inlined
+ * once for each number of rows and vectors, which Cython cannot ask for. */
+#ifndef MICROGPT_TILE_H
+#define MICROGPT_TILE_H
+
+#include "simd.h"
+
+#if defined(__clang__)
+#define UNROLLED _Pragma("unroll")
+#else
+#define UNROLLED _Pragma("GCC unroll 8")
+#endif
+
+typedef struct {
+    double *c;
+    const double *a, *b;
+    Py_ssize_t k_n, c_row, a_row, a_step, b_step;
+    Py_ssize_t last; /* lanes of the last vector that are written */
+    int add;         /* continue the chains in c, instead of from 0 */
+} Tile;
+
+/* c[r, :] = (c[r, :] or 0) + sum over k in order of a[r, k] * b[k, :] */
+static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows, const int vecs) {
+    vec acc[TILE_ROWS][TILE_VECS];
+    UNROLLED for (int r = 0; r < rows; r++) {
+        UNROLLED for (int v = 0; v < vecs; v++) {
+            acc[r][v] = t.add ? vec_load(t.c + r * t.c_row + v * LANES) : vec_set(0.0);
+        }
+    }
+    for (Py_ssize_t k = 0; k < t.k_n; k++) {
+        vec terms[TILE_VECS];
+        UNROLLED for (int v = 0; v < vecs; v++) terms[v] = vec_load(t.b + v * LANES);
+        UNROLLED for (int r = 0; r < rows; r++) {
+            UNROLLED for (int v = 0; v < vecs; v++) acc[r][v] += t.a[r * t.a_row] * terms[v];
+        }
+        t.a += t.a_step;
+        t.b += t.b_step;
+    }
+    UNROLLED for (int r = 0; r < rows; r++) {
+        UNROLLED for (int v = 0; v < vecs; v++) {
+            double *c = t.c + r * t.c_row + v * LANES;
+            if (v < vecs - 1 || t.last == LANES) vec_store(c, acc[r][v]);
+            else vec_store_part(c, acc[r][v], t.last);
+        }
+    }
+}
+
+static inline __attribute__((always_inline)) void tile_rows(Tile t, Py_ssize_t rows, const int vecs) {
+    switch (rows) {
+    case 1: tile_of(t, 1, vecs); break;
+    case 2: tile_of(t, 2, vecs); break;
+    case 3: tile_of(t, 3, vecs); break;
+    case 4: tile_of(t, 4, vecs); break;
+    case 5: tile_of(t, 5, vecs); break;
+    case 6: tile_of(t, 6, vecs); break;
+#if TILE_ROWS == 8
+    case 7: tile_of(t, 7, vecs); break;
+    case 8: tile_of(t, 8, vecs); break;
+#endif
+    }
+}
+
+static void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {
+    switch (vecs) {
+    case 1: tile_rows(t, rows, 1); break;
+    case 2: tile_rows(t, rows, 2); break;
+#if TILE_VECS > 2
+    case 3: tile_rows(t, rows, 3); break;
+#endif
+#if TILE_VECS > 3
+    case 4: tile_rows(t, rows, 4); break;
+#endif
+    }
+}
+
+#endif
