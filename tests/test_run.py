@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from microgpt.recognise import plan
+from microgpt.run.recognise import plan
 
 SCRIPTS = Path(__file__).parent / "scripts"
 TRAIN = (SCRIPTS / "train.py").read_text(encoding="utf-8")

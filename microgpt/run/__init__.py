@@ -15,7 +15,7 @@ from typing import Any
 
 import microgpt
 from microgpt import engine
-from microgpt.recognise import Plan, plan
+from microgpt.run.recognise import Plan, plan
 
 HELP = """\
 Run a microgpt script as it is, with its class Value and its functions linear, softmax and
@@ -142,16 +142,17 @@ def _replacements() -> types.ModuleType:
         microgpt.rmsnorm,
     )
     module.extended = _extended
-    return module
+    found: types.ModuleType = module
+    return found
 
 
 def _extended(cls: type) -> type:
     """Return `Value` with the members that a script's class adds to it."""
     for name, member in vars(cls).items():
-        if callable(member) or hasattr(member, "__get__"):
-            if name not in ("__dict__", "__weakref__"):
-                _give(name, member)
-    return microgpt.Value
+        if hasattr(member, "__get__") and name not in ("__dict__", "__weakref__"):
+            _give(name, member)
+    value: type = microgpt.Value
+    return value
 
 
 def _give(name: str, member: object) -> None:
@@ -258,7 +259,8 @@ def _counter(stop_after: int) -> types.ModuleType:
         return method
 
     module.step = step
-    return module
+    counter: types.ModuleType = module
+    return counter
 
 
 def _check(path: str, args: list[str], steps: int, found: Plan) -> int:
@@ -277,11 +279,10 @@ def _check(path: str, args: list[str], steps: int, found: Plan) -> int:
     (status, expected), (other_status, got) = outputs
     words = f"{steps} step{'s' if steps > 1 else ''}"
     if outputs[0] == outputs[1]:
-        print(
-            f"{path}: identical: {words}, {len(_lines(expected))} lines printed, exit status {status}"
-        )
+        count = len(_lines(expected))
+        print(f"{path}: identical: {words}, {count} lines printed, exit status {status}")
         return 0
-    for number, (left, right) in enumerate(zip(_lines(expected) + [b""], _lines(got) + [b""]), 1):
+    for number, (left, right) in enumerate(zip([*_lines(expected), b""], [*_lines(got), b""]), 1):
         if left != right:
             print(f"{path}: different at line {number} of what is printed in {words}")
             print(f"  by itself:    {left.decode(errors='replace')}")
@@ -293,7 +294,3 @@ def _check(path: str, args: list[str], steps: int, found: Plan) -> int:
 
 def _lines(output: bytes) -> list[bytes]:
     return output.replace(b"\r", b"\n").splitlines()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,20 +1,17 @@
-"""What of a script is the compiled code by another name, and what is its own.
+"""Whether a class is the oracle's `Value`, and what it adds to it.
 
 A class is replaced if its constructor and `backward` are the oracle's and every
 other method is one of the oracle's, or an addition that works on the compiled
 node. Each spelling below gives the same bits for data and for every gradient;
-what is not among them is the user's own and stays. Then the whole script is
-searched for what could tell the two apart (see `kinds` for ints).
+what is not among them is the user's own.
 """
 
 from __future__ import annotations
 
 import ast
 import copy
-from dataclasses import dataclass, field
 
-from microgpt.kinds import Sightings
-from microgpt.spelling import Names, match, means, normal, plain, standard
+from microgpt.run.spelling import Names, match, means, normal, plain
 
 # `V` is the class, C and G its attributes for children and local gradients.
 LIFT = (
@@ -61,6 +58,8 @@ METHODS = {
     "__truediv__": ["return self * other ** -1"],
     "__rtruediv__": ["return other * self ** -1"],
 }
+
+
 # The methods that a body goes through: it means the same only where they do.
 NEEDS = {
     "__neg__": ("__mul__",),
@@ -71,6 +70,8 @@ NEEDS = {
     "__truediv__": ("__mul__", "__pow__"),
     "__rtruediv__": ("__mul__", "__rmul__", "__pow__"),
 }
+
+
 VISITS = (
     """
 def visit(v):
@@ -90,102 +91,25 @@ def visit(v):
     order.append(v)
 """,
 )
+
+
 CHAIN_RULE = (
     "    for child, slope in zip(v.C, v.G):\n        child.grad += slope * v.grad",
     "    for child, slope in zip(v.C, v.G):\n        child.grad = child.grad + slope * v.grad",
     "    for i, child in enumerate(v.C):\n        child.grad += v.G[i] * v.grad",
     "    for i in range(len(v.C)):\n        v.C[i].grad += v.G[i] * v.grad",
 )
+
+
 BACKWARD = [
     f"{visit}visit(self)\nfor v in {order}:\n{rule}"
     for visit in VISITS
     for order in ("reversed(order)", "order[::-1]")
     for rule in CHAIN_RULE
 ]
-FUNCTIONS = {
-    "linear": (
-        "def f(x, w):\n    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]",
-        "def f(x, w):\n    return [sum(wi * xi for xi, wi in zip(x, wo)) for wo in w]",
-        "def f(x, w):\n    return [sum(wo[i] * x[i] for i in range(len(x))) for wo in w]",
-    ),
-    "softmax": (
-        """
-def f(logits):
-    largest = max(v.data for v in logits)
-    exps = [(v - largest).exp() for v in logits]
-    total = sum(exps)
-    return [e / total for e in exps]
-""",
-    ),
-    "rmsnorm": (
-        """
-def f(x):
-    scale = (sum(xi * xi for xi in x) / len(x) + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
-""",
-    ),
-}
-USES = {
-    "linear": ("__add__", "__radd__", "__mul__"),
-    "softmax": ("__add__", "__radd__", "__sub__", "exp", "__truediv__"),
-    "rmsnorm": ("__add__", "__radd__", "__mul__", "__truediv__", "__pow__"),
-}
-# Names by which a script can look at itself; after them nothing is certain.
-MIRRORS = frozenset(
-    [
-        "exec",
-        "eval",
-        "globals",
-        "locals",
-        "compile",
-        "__import__",
-        "delattr",
-        "__builtins__",
-        "dir",
-    ]
-)
-REFLECTION = frozenset(
-    [
-        "ast",
-        "builtins",
-        "code",
-        "ctypes",
-        "dis",
-        "gc",
-        "imp",
-        "importlib",
-        "inspect",
-        "multiprocessing",
-        "concurrent",
-        "pdb",
-        "runpy",
-        "sysconfig",
-        "symtable",
-        "tracemalloc",
-        "trace",
-        "types",
-        "unittest.mock",
-        "weakref",
-    ]
-)
-DUNDERS = frozenset(
-    ["__name__", "__init__", "__call__", "__file__", "__version__", "__doc__", "__post_init__"]
-)
 
 
-@dataclass
-class Plan:
-    """What to run instead of a script, and what to say about it.
-
-    replaced and kept hold (line, name, text), kept with the reason as its text.
-    """
-
-    tree: ast.Module
-    replaced: list[tuple[int, str, str]] = field(default_factory=list)
-    kept: list[tuple[int, str, str]] = field(default_factory=list)
-
-
-class Refusal(Exception):
+class RefusalError(Exception):
     """The reason why something stays as it is, with the line that it is about."""
 
     def __init__(self, line: int, reason: str) -> None:
@@ -193,55 +117,7 @@ class Refusal(Exception):
         self.line = line
 
 
-def plan(tree: ast.Module) -> Plan:
-    """Return the plan for a script; the tree itself is not changed."""
-    result = Plan(tree)
-    names = Names(tree)
-    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-    nested = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n not in classes]
-    candidates = [node for node in classes + nested if _resembles(node)]
-    if not candidates:
-        result.kept.append((0, "the script", "no class in it has the methods of Value"))
-        return result
-    recognised = []
-    for node in candidates:
-        try:
-            if node in nested:
-                raise Refusal(node.lineno, "it is not at the top level of the script")
-            recognised.append(Contract(node, tree, names))
-        except Refusal as refusal:
-            result.kept.append((refusal.line, node.name, str(refusal)))
-    if len(recognised) != 1:
-        for contract in recognised:
-            result.kept.append(
-                (contract.node.lineno, contract.node.name, "there is more than one such class")
-            )
-        return result
-    contract = recognised[0]
-    try:
-        _undetected(contract, tree, names)
-    except Refusal as refusal:
-        result.kept.append((refusal.line, contract.node.name, str(refusal)))
-        return result
-    replacements: dict[ast.stmt, list[ast.stmt]] = {contract.node: contract.replacement()}
-    result.replaced.append((contract.node.lineno, contract.node.name, contract.described()))
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef):
-            for name, spellings in FUNCTIONS.items():
-                reason = _function(node, name, spellings, contract, tree, names)
-                if reason == "":
-                    replacements[node] = [_fetched(name, node.name, node)]
-                    result.replaced.append((node.lineno, node.name, f"microgpt.{name}"))
-                elif reason is not None:
-                    result.kept.append((node.lineno, node.name, reason))
-    body: list[ast.stmt] = []
-    for statement in tree.body:
-        body += replacements.get(statement, [statement])
-    result.tree = ast.Module(body=body, type_ignores=[])
-    return result
-
-
-def _resembles(node: ast.ClassDef) -> bool:
+def resembles(node: ast.ClassDef) -> bool:
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     return {"backward", "__add__", "__mul__"} <= methods
 
@@ -249,10 +125,10 @@ def _resembles(node: ast.ClassDef) -> bool:
 class Contract:
     """A class of the script that is the oracle's `Value`, and what it adds to it.
 
-    Raises:  Refusal if it is not
+    Raises:  RefusalError if it is not
     """
 
-    def __init__(self, node: ast.ClassDef, tree: ast.Module, names: Names) -> None:
+    def __init__(self, node: ast.ClassDef, names: Names) -> None:
         self.node, self.names = node, names
         self.same: set[str] = set()
         self.extra: dict[str, ast.FunctionDef] = {}
@@ -262,9 +138,9 @@ class Contract:
         if node.keywords or any(
             not (isinstance(b, ast.Name) and names.of(b.id) == "object") for b in node.bases
         ):
-            raise Refusal(node.lineno, "it has a base class or a metaclass")
+            raise RefusalError(node.lineno, "it has a base class or a metaclass")
         if len(names.bound[node.name]) > 1:
-            raise Refusal(node.lineno, "its name is bound more than once")
+            raise RefusalError(node.lineno, "its name is bound more than once")
         own_init = any(
             isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in node.body
         )
@@ -275,7 +151,7 @@ class Contract:
         elif own_init:
             self._init(methods["__init__"])
         else:
-            raise Refusal(node.lineno, "it has no __init__")
+            raise RefusalError(node.lineno, "it has no __init__")
         self._backward(methods["backward"])
         self._members(methods)
 
@@ -292,7 +168,7 @@ class Contract:
         elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
             dotted = f"{self.names.of(target.value.id)}.{target.attr}"
         if len(self.node.decorator_list) > 1 or dotted != "dataclasses.dataclass" or own_init:
-            raise Refusal(decorator.lineno, "it has a decorator")
+            raise RefusalError(decorator.lineno, "it has a decorator")
         settings = {
             keyword.arg: keyword.value.value
             for keyword in (call.keywords if call else [])
@@ -304,7 +180,7 @@ class Contract:
             or (call and (call.args or len(settings) != len(call.keywords)))
             or not set(settings) <= allowed
         ):
-            raise Refusal(
+            raise RefusalError(
                 decorator.lineno, "as a dataclass it compares or behaves in ways of its own"
             )
         return [item for item in self.node.body if isinstance(item, ast.AnnAssign)]
@@ -318,9 +194,8 @@ class Contract:
                 default.func, (ast.Name, ast.Attribute)
             ):
                 options = {keyword.arg: keyword.value for keyword in default.keywords}
-                init = not (
-                    isinstance(options.get("init"), ast.Constant) and options["init"].value is False
-                )  # type: ignore[attr-defined]
+                flag = options.get("init")
+                init = not (isinstance(flag, ast.Constant) and flag.value is False)
                 default = options.get("default")
                 factory = options.get("default_factory")
                 if isinstance(factory, ast.Name) and self.names.of(factory.id) in ("tuple", "list"):
@@ -334,18 +209,18 @@ class Contract:
             or "grad" not in roles
             or len(positional) < 3
         ):
-            raise Refusal(
+            raise RefusalError(
                 self.node.lineno, "its fields are not data, children, local gradients and grad"
             )
         self.children, self.slopes = positional[1], positional[2]
         if set(roles) != {"data", "grad", self.children, self.slopes} or len(roles) != 4:
-            raise Refusal(
+            raise RefusalError(
                 self.node.lineno,
                 f"it has other fields than data, grad, {self.children}, {self.slopes}",
             )
         self._zero(roles["grad"], self.node.lineno)
         if not all(_empty(roles[name]) for name in (self.children, self.slopes)):
-            raise Refusal(self.node.lineno, "a leaf has children")
+            raise RefusalError(self.node.lineno, "a leaf has children")
         self.parameters = positional[:3]
 
     def _init(self, function: ast.FunctionDef) -> None:
@@ -360,9 +235,9 @@ class Contract:
             or function.decorator_list
             or len(parameters) != 4
         ):
-            raise Refusal(line, "__init__ does not take data, children and local gradients")
+            raise RefusalError(line, "__init__ does not take data, children and local gradients")
         if len(arguments.defaults) != 2 or not all(_empty(d) for d in arguments.defaults):
-            raise Refusal(line, "a leaf has children")
+            raise RefusalError(line, "a leaf has children")
         me, data, children, slopes = parameters
         self.parameters = [data, children, slopes]
         roles: dict[str, ast.expr] = {}
@@ -378,7 +253,7 @@ class Contract:
                 and target.value.id == me
                 and target.attr not in roles
             ):
-                raise Refusal(
+                raise RefusalError(
                     getattr(statement, "lineno", line),
                     "__init__ does more than to keep what it is given",
                 )
@@ -392,7 +267,7 @@ class Contract:
             or "grad" not in roles
             or set(by_parameter) != {data, children, slopes}
         ):
-            raise Refusal(
+            raise RefusalError(
                 line, "__init__ does not keep data, grad, children and local gradients as they are"
             )
         self._zero(roles["grad"], line)
@@ -402,9 +277,9 @@ class Contract:
         if not (
             isinstance(value, ast.Constant)
             and type(value.value) in (int, float)
-            and repr(float(value.value)) == "0.0"
+            and repr(value.value) in ("0", "0.0")
         ):
-            raise Refusal(line, "grad does not start as 0")
+            raise RefusalError(line, "grad does not start as 0")
         self.float_grad = type(value.value) is float
 
     def attributes(self) -> dict[str, str]:
@@ -413,9 +288,10 @@ class Contract:
     def _backward(self, function: ast.FunctionDef) -> None:
         """Compare `backward`, its fresh list, set, root gradient and walk in any order."""
         me = function.args.args[0].arg if function.args.args else "self"
-        stripped = copy.deepcopy(function)
-        kept, fresh, root = [], {}, 0
-        for statement in plain(stripped.body):
+        kept: list[ast.stmt] = []
+        fresh: dict[str, str] = {}
+        root = 0
+        for statement in plain(function.body):
             target = (
                 statement.targets[0]
                 if isinstance(statement, ast.Assign) and len(statement.targets) == 1
@@ -440,31 +316,24 @@ class Contract:
                 and isinstance(target.value, ast.Name)
                 and target.value.id == me
                 and target.attr == "grad"
+                and isinstance(value, ast.Constant)
+                and repr(value.value) in ("1", "1.0")
+                and not any(isinstance(s, ast.For) for s in kept)
             ):
-                if (
-                    isinstance(value, ast.Constant)
-                    and type(value.value) in (int, float)
-                    and value.value == 1
-                    and not any(isinstance(s, ast.For) for s in kept)
-                ):
-                    root += 1
-                    self.float_root = type(value.value) is float
-                    continue
+                root += 1
+                self.float_root = type(value.value) is float
+                continue
             kept.append(statement)
         if sorted(fresh.values()) != ["order", "seen"] or root != 1 or len(function.args.args) != 1:
-            raise Refusal(
+            raise RefusalError(
                 function.lineno,
-                "backward is not the oracle's: a depth-first walk with a list and a set, grad set to 1",
+                "backward is not the oracle's: a depth-first walk with a list and a set, grad "
+                "set to 1",
             )
         reader = ast.FunctionDef(
             name="backward", args=function.args, body=kept, decorator_list=function.decorator_list
         )
-        declared = ast.parse(
-            "\n".join(
-                f"{name} = {'[]' if role == 'order' else '@'}" if False else f"{name} = 0"
-                for name, role in fresh.items()
-            )
-        ).body
+        declared = ast.parse("\n".join(f"{name} = 0" for name in fresh)).body
         reader.body = [*declared, *kept]
         body = normal(reader, self.names, self.attributes(), self.node.name)[len(declared) :]
         for spelling in BACKWARD:
@@ -479,9 +348,9 @@ class Contract:
                 and match(normal(wanted, self.names_of_patterns())[2:], body, start) is not None
             ):
                 return
-        raise Refusal(
+        raise RefusalError(
             function.lineno,
-            "backward is not the oracle's: another walk, another order of adding, or something cleared",
+            "backward is not the oracle's: another walk or order, or something cleared",
         )
 
     @staticmethod
@@ -512,9 +381,9 @@ class Contract:
                     self.same.add(name)
                     continue
             if not isinstance(item, ast.FunctionDef):
-                raise Refusal(item.lineno, "it has a member that is not a method")
+                raise RefusalError(item.lineno, "it has a member that is not a method")
             if name in seen:
-                raise Refusal(item.lineno, f"{name} is defined twice")
+                raise RefusalError(item.lineno, f"{name} is defined twice")
             seen.add(name)
             if name in ("__init__", "backward"):
                 continue
@@ -522,7 +391,7 @@ class Contract:
                 if not means(
                     _unguarded(item), METHODS[name], self.names, attributes, self.node.name
                 ):
-                    raise Refusal(
+                    raise RefusalError(
                         item.lineno,
                         f"{name} does not compute what the oracle's does, or not in that order",
                     )
@@ -538,21 +407,21 @@ class Contract:
                 and name.endswith("__")
                 and name not in ("__repr__", "__str__")
             ):
-                raise Refusal(item.lineno, f"it has a {name} of its own")
+                raise RefusalError(item.lineno, f"it has a {name} of its own")
             self.extra[name] = item
             self.added.append(item)
         for name in sorted(self.same):
             for needed in NEEDS.get(name, ()):
                 if needed not in self.same:
-                    raise Refusal(self.node.lineno, f"{name} needs {needed}, which it lacks")
+                    raise RefusalError(self.node.lineno, f"{name} needs {needed}, which it lacks")
 
     def replacement(self) -> list[ast.stmt]:
         """Return the statements that stand for the class."""
         if not self.added:
-            return [_fetched("Value", self.node.name, self.node)]
+            return [fetched("Value", self.node.name, self.node)]
         node = copy.copy(self.node)
         node.bases = []
-        node.decorator_list = [_expression("__import__('_microgpt_run').extended", self.node)]
+        node.decorator_list = [expression("__import__('_microgpt_run').extended", self.node)]
         node.body = self.added
         return [ast.fix_missing_locations(node)]
 
@@ -567,7 +436,7 @@ def _empty(value: ast.expr | None) -> bool:
 
 
 def _unguarded(function: ast.FunctionDef) -> ast.FunctionDef:
-    """Return a method without its assertion on the exponent's type, which the compiled one makes too."""
+    """Return a method without its assertion on the exponent's type, as the compiled one."""
     if function.name != "__pow__" or len(function.args.args) != 2:
         return function
     other = function.args.args[1].arg
@@ -587,179 +456,17 @@ def _unguarded(function: ast.FunctionDef) -> ast.FunctionDef:
     return bare
 
 
-def _expression(source: str, place: ast.AST) -> ast.expr:
+def expression(source: str, place: ast.AST) -> ast.expr:
     node = ast.parse(source, mode="eval").body
     for inner in ast.walk(node):
         ast.copy_location(inner, place)
     return node
 
 
-def _fetched(name: str, target: str, place: ast.stmt) -> ast.stmt:
+def fetched(name: str, target: str, place: ast.stmt) -> ast.stmt:
     """Return `target = the compiled name`, standing where the definition stood."""
     node = ast.Assign(
         targets=[ast.Name(id=target, ctx=ast.Store())],
-        value=_expression(f"__import__('_microgpt_run').{name}", place),
+        value=expression(f"__import__('_microgpt_run').{name}", place),
     )
     return ast.fix_missing_locations(ast.copy_location(node, place))
-
-
-# --------------------------------------------------- what could tell them apart
-
-
-def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
-    """Refuse if the script could see that the class is another one.
-
-    Raises:  Refusal with the first such place
-    """
-    cls = contract.node
-    inside = {id(n) for n in ast.walk(cls)}
-    kept_inside = {id(n) for member in contract.added for n in ast.walk(member)}
-    parents = {id(child): node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    for node in ast.walk(tree):
-        if id(node) in inside and id(node) not in kept_inside:
-            continue
-        line = getattr(node, "lineno", 0)
-        if isinstance(node, ast.Name) and node.id in MIRRORS:
-            raise Refusal(
-                line, f"the script uses {node.id}, after which nothing about it is certain"
-            )
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            _import(node)
-        if isinstance(node, ast.Attribute):
-            if node.attr in (contract.children, contract.slopes):
-                raise Refusal(line, f"the script looks into the graph: .{node.attr}")
-            if node.attr.startswith("__") and node.attr.endswith("__") and node.attr not in DUNDERS:
-                raise Refusal(line, f"the script uses .{node.attr}")
-            if (
-                node.attr in ("modules", "settrace", "setprofile", "_getframe", "getsizeof")
-                and isinstance(node.value, ast.Name)
-                and names.of(node.value.id) == "sys"
-            ):
-                raise Refusal(line, f"the script uses sys.{node.attr}")
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Name)
-            and names.of(node.func.id) in ("getattr", "setattr", "vars", "hasattr")
-        ):
-            known = (
-                len(node.args) > 1
-                and isinstance(node.args[1], ast.Constant)
-                and node.args[1].value
-                not in (contract.children, contract.slopes, "__dict__", "__class__")
-            )
-            if not known:
-                raise Refusal(
-                    line, f"the script uses {node.func.id} with a name that is not known here"
-                )
-        if isinstance(node, ast.Name) and node.id == cls.name and isinstance(node.ctx, ast.Load):
-            _use_of_class(node, parents, contract, names)
-    _globals_used(contract)
-    sightings = Sightings(
-        tree,
-        names,
-        cls,
-        contract.extra,
-        float_grads=contract.float_grad and contract.float_root,
-        relu_int=contract.relu_int,
-        keeps_repr=False,
-    )
-    if sightings.found:
-        line, what = sightings.found[0]
-        more = f" (and {len(sightings.found) - 1} more)" if len(sightings.found) > 1 else ""
-        raise Refusal(line, f"the script {what}{more}")
-
-
-def _import(node: ast.Import | ast.ImportFrom) -> None:
-    modules = (
-        [alias.name for alias in node.names]
-        if isinstance(node, ast.Import)
-        else [node.module or ""]
-    )
-    for module in modules:
-        if module.split(".")[0] in REFLECTION or module in REFLECTION:
-            raise Refusal(node.lineno, f"the script imports {module}, which looks into programs")
-        star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
-        if (star and not standard(module)) or (isinstance(node, ast.ImportFrom) and node.level):
-            raise Refusal(node.lineno, f"what the script imports from {module} is not known here")
-
-
-def _use_of_class(
-    node: ast.Name, parents: dict[int, ast.AST], contract: Contract, names: Names
-) -> None:
-    """Refuse a use of the class but to make a Value, to test for one, or to annotate."""
-    parent = parents[id(node)]
-    if isinstance(parent, ast.Call) and parent.func is node:
-        wanted = dict(zip(contract.parameters, ("data", "children", "local_grads")))
-        for keyword in parent.keywords:
-            if wanted.get(keyword.arg or "") != keyword.arg:
-                raise Refusal(
-                    node.lineno,
-                    f"{node.id} is called with {keyword.arg}=, which is named otherwise in the compiled one",
-                )
-        if len(parent.args) + len(parent.keywords) > 3 or any(
-            isinstance(a, ast.Starred) for a in parent.args
-        ):
-            raise Refusal(
-                node.lineno, f"{node.id} is called with arguments that are not known here"
-            )
-        return
-    if isinstance(parent, ast.Tuple):
-        parent = parents[id(parent)]
-    if (
-        isinstance(parent, ast.Call)
-        and isinstance(parent.func, ast.Name)
-        and names.of(parent.func.id) == "isinstance"
-    ):
-        return
-    child: ast.AST = node
-    while parent is not None:
-        annotation = (getattr(parent, "annotation", None), getattr(parent, "returns", None))
-        if any(child is a for a in annotation):
-            return
-        if not isinstance(parent, (ast.Subscript, ast.Tuple, ast.BinOp, ast.List)):
-            break
-        child, parent = parent, parents.get(id(parent))  # type: ignore[assignment]
-    raise Refusal(node.lineno, f"the script uses the class {node.id} as an object")
-
-
-def _globals_used(contract: Contract) -> None:
-    """Refuse if a name that the class relies on might be rebound."""
-    for node in ast.walk(contract.node):
-        if isinstance(node, ast.Name) and node.id in (
-            "isinstance",
-            "max",
-            "float",
-            "set",
-            "zip",
-            "reversed",
-            "int",
-            "enumerate",
-            "len",
-            "range",
-        ):
-            if contract.names.of(node.id) != node.id:
-                raise Refusal(node.lineno, f"the script has a {node.id} of its own")
-
-
-def _function(
-    node: ast.FunctionDef,
-    name: str,
-    spellings: tuple[str, ...],
-    contract: Contract,
-    tree: ast.Module,
-    names: Names,
-) -> str | None:
-    """Return "" if a function is the compiled one's equal, a reason if only nearly, else None."""
-    if not means(node, list(spellings), names, {}, contract.node.name):
-        return f"its body does not mean what microgpt.{name} does" if node.name == name else None
-    if len(names.bound[node.name]) > 1:
-        return "its name is bound more than once"
-    if not set(USES[name]) <= contract.same:
-        return f"the class lacks an operator that microgpt.{name} uses"
-    calls = {id(n.func): n for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    for use in ast.walk(tree):
-        if isinstance(use, ast.Name) and use.id == node.name and isinstance(use.ctx, ast.Load):
-            call = calls.get(id(use))
-            if call is None or call.keywords or any(isinstance(a, ast.Starred) for a in call.args):
-                return f"line {use.lineno} uses it otherwise than in a plain call"
-    return ""

@@ -211,7 +211,8 @@ class _Canonical(ast.NodeTransformer):
         if (
             isinstance(node.op, ast.USub)
             and isinstance(node.operand, ast.Constant)
-            and type(node.operand.value) in (int, float)
+            and isinstance(node.operand.value, (int, float))
+            and not isinstance(node.operand.value, bool)
         ):
             return ast.Constant(value=-node.operand.value)
         return node
@@ -228,15 +229,10 @@ class _Canonical(ast.NodeTransformer):
             isinstance(node.func, ast.Name)
             and node.func.id in ("@sum", "@max")
             and len(node.args) == 1
+            and isinstance(node.args[0], ast.ListComp)
         ):
-            if isinstance(node.args[0], ast.ListComp):
-                node.args = [
-                    ast.GeneratorExp(elt=node.args[0].elt, generators=node.args[0].generators)
-                ]
-        return node
-
-    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
-        self.generic_visit(node)
+            listed = node.args[0]
+            node.args = [ast.GeneratorExp(elt=listed.elt, generators=listed.generators)]
         return node
 
 

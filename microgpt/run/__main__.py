@@ -1,0 +1,5 @@
+import sys
+
+from microgpt.run import main
+
+sys.exit(main())

@@ -1,0 +1,234 @@
+"""The kinds of a script's expressions, but for its calls."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from microgpt.run.flow import Flow
+from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, pair, tags, union, unwrap, wrap
+
+CORE = frozenset(["log", "exp", "relu", "backward"])
+SHOWN = re.compile(r"%(?:\(\w+\))?[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?[hlL]?([a-zA-Z%])")
+
+
+class Expressions(Flow):
+    """`value` returns the kind of an expression, from those of its parts."""
+
+    def dotted(self, node: ast.expr, scope: int) -> str:
+        """Return what a name or attribute means: "math.log", "zip", or "" if the script's own."""
+        if isinstance(node, ast.Name):
+            return "" if self.home(node.id, scope) else self.names.of(node.id)
+        if isinstance(node, ast.Attribute):
+            base = self.dotted(node.value, scope)
+            return f"{base}.{node.attr}" if base else ""
+        return ""
+
+    def value(self, node: ast.expr, scope: int) -> Kind:
+        method = getattr(self, "value_" + type(node).__name__.lower(), None)
+        if method is not None:
+            known: Kind = method(node, scope)
+            return known
+        kind = NONE
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.expr):
+                kind |= self.value(child, scope)
+        return k("o") if isinstance(node, ast.Compare) else k("?") | blur(kind)
+
+    def value_constant(self, node: ast.Constant, scope: int) -> Kind:
+        if isinstance(node.value, float):
+            return k("f")
+        if isinstance(node.value, int):
+            return k("i" if abs(node.value) <= 2**53 else "x")
+        return k("x" if isinstance(node.value, complex) else "o")
+
+    def value_name(self, node: ast.Name, scope: int) -> Kind:
+        home = self.home(node.id, scope)
+        found = self.env.get((home, node.id))
+        if found is None:
+            found = k("?") if not home and self.names.of(node.id) else NONE
+        return found
+
+    def value_attribute(self, node: ast.Attribute, scope: int) -> Kind:
+        dotted = self.dotted(node, scope)
+        if dotted.startswith(("math.", "cmath.")):
+            return k("f")
+        base = self.value(node.value, scope)
+        here = {tag for depth, tag in base if depth == 0}
+        kind: set[tuple[int, Any]] = set()
+        for tag in here:
+            if tag in VALUES:
+                kind |= self.read_of_value(node, tag)
+            elif tag in ("?", "x"):
+                kind.add((0, tag))
+            elif isinstance(tag, tuple):
+                kind |= self.attributes.get(node.attr, NONE)
+                for method in self.methods.get(node.attr, []):
+                    if (
+                        any(
+                            isinstance(d, ast.Name) and d.id == "property"
+                            for d in method.decorator_list
+                        )
+                        and id(method) in self.bodies
+                    ):
+                        kind |= self.returns[id(method)]
+                    else:
+                        kind.add((0, ("fn", id(method))))
+        return frozenset(kind)
+
+    def read_of_value(self, node: ast.Attribute, tag: str) -> Kind:
+        if node.attr == "data":
+            return k({"V": "f", "S": "s"}.get(tag, "d"))
+        if node.attr == "grad":
+            return k("f" if self.float_grads else "d")
+        if node.attr in self.extra:
+            method = self.extra[node.attr]
+            if any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list):
+                self.define(method, 0)
+                return self.call(id(method), [k(tag)], {}, NONE)
+        elif node.attr not in CORE:
+            self.see(node, f"reads .{node.attr} of a {self.cls.name}")
+        return NONE
+
+    def value_subscript(self, node: ast.Subscript, scope: int) -> Kind:
+        base = self.value(node.value, scope)
+        self.value(node.slice, scope)
+        return base if isinstance(node.slice, ast.Slice) else unwrap(base)
+
+    def value_slice(self, node: ast.Slice, scope: int) -> Kind:
+        for part in (node.lower, node.upper, node.step):
+            if part is not None:
+                self.value(part, scope)
+        return NONE
+
+    value_index = lambda self, node, scope: self.value(node.value, scope)  # noqa: E731
+
+    def value_list(self, node: ast.List, scope: int) -> Kind:
+        kind = NONE
+        for element in node.elts:
+            kind |= (
+                unwrap(self.value(element.value, scope))
+                if isinstance(element, ast.Starred)
+                else self.value(element, scope)
+            )
+        return wrap(kind)
+
+    value_tuple = value_set = value_list
+
+    def value_dict(self, node: ast.Dict, scope: int) -> Kind:
+        kind = dictionary = NONE
+        for key, item in zip(node.keys, node.values):
+            if key is None:
+                kind |= unwrap(self.value(item, scope))
+            else:
+                kind |= self.value(item, scope)
+                dictionary |= keys(self.value(key, scope))
+        return wrap(kind) | dictionary
+
+    def value_listcomp(self, node: ast.ListComp, scope: int) -> Kind:
+        key = id(node)
+        if key not in self.parents:
+            self.parents[key] = scope
+            self.locals[key] = {
+                n.id for g in node.generators for n in ast.walk(g.target) if isinstance(n, ast.Name)
+            }
+        for generator in node.generators:
+            self.loop(generator.target, generator.iter, key)
+            for condition in generator.ifs:
+                self.value(condition, key)
+        if isinstance(node, ast.DictComp):
+            return wrap(self.value(node.value, key)) | keys(self.value(node.key, key))
+        return wrap(self.value(node.elt, key))
+
+    value_setcomp = value_generatorexp = value_dictcomp = value_listcomp
+
+    def value_lambda(self, node: ast.Lambda, scope: int) -> Kind:
+        return self.define(node, scope)
+
+    def value_yield(self, node: ast.Yield, scope: int) -> Kind:
+        if node.value is not None:
+            self.result(scope, wrap(self.value(node.value, scope)))
+        return k("?")
+
+    def value_yieldfrom(self, node: ast.YieldFrom, scope: int) -> Kind:
+        self.result(scope, self.value(node.value, scope))
+        return k("?")
+
+    def value_starred(self, node: ast.Starred, scope: int) -> Kind:
+        return unwrap(self.value(node.value, scope))
+
+    def value_namedexpr(self, node: ast.NamedExpr, scope: int) -> Kind:
+        kind = self.value(node.value, scope)
+        self.store(node.target, kind, scope)
+        return kind
+
+    def value_ifexp(self, node: ast.IfExp, scope: int) -> Kind:
+        self.value(node.test, scope)
+        return self.value(node.body, scope) | self.value(node.orelse, scope)
+
+    def value_boolop(self, node: ast.BoolOp, scope: int) -> Kind:
+        return union(*[self.value(part, scope) for part in node.values])
+
+    def value_unaryop(self, node: ast.UnaryOp, scope: int) -> Kind:
+        kind = self.value(node.operand, scope)
+        if isinstance(node.op, ast.Not):
+            return k("o")
+        if isinstance(node.op, ast.USub):
+            turned = {"R": "S", "W": "S", "d": "s"}
+            return frozenset((depth, turned.get(tag, tag)) for depth, tag in kind if depth == 0)
+        return kind
+
+    def value_binop(self, node: ast.BinOp, scope: int) -> Kind:
+        left, right = self.value(node.left, scope), self.value(node.right, scope)
+        if (
+            isinstance(node.op, ast.Mod)
+            and isinstance(node.left, ast.Constant)
+            and isinstance(node.left.value, str)
+        ):
+            shown = [c for c in SHOWN.findall(node.left.value) if c != "%"]
+            parts = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+            for i, part in enumerate(parts):
+                conversion = shown[i] if len(shown) == len(parts) else "s"
+                self.shows(part, self.value(part, scope), conversion in "eEfFgGdi")
+            return k("o")
+        return self.arithmetic(node, node.op, left, right)
+
+    def value_joinedstr(self, node: ast.JoinedStr, scope: int) -> Kind:
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                spec = part.format_spec
+                last = spec.values[-1] if isinstance(spec, ast.JoinedStr) and spec.values else None
+                text = str(last.value) if isinstance(last, ast.Constant) else ""
+                as_float = part.conversion == -1 and text[-1:] in tuple("eEfFgG%") and text != ""
+                self.shows(part.value, self.value(part.value, scope), as_float)
+                if isinstance(spec, ast.JoinedStr):
+                    self.value(spec, scope)
+        return k("o")
+
+    def arithmetic(self, node: ast.AST, op: ast.operator, left: Kind, right: Kind) -> Kind:
+        kind: set[tuple[int, Any]] = set()
+        for depth, tag in left:
+            if depth and isinstance(op, (ast.Add, ast.Mult, ast.BitOr, ast.BitAnd, ast.Sub)):
+                kind.add((depth, tag))
+        for depth, tag in right:
+            if depth and isinstance(op, (ast.Add, ast.Mult, ast.BitOr, ast.BitAnd)):
+                kind.add((depth, tag))
+        for a in {tag for depth, tag in left if depth == 0}:
+            for b in {tag for depth, tag in right if depth == 0}:
+                kind |= pair(type(op).__name__, a, b, lambda what: self.see(node, what))
+        return frozenset(kind)
+
+    def shows(self, node: ast.expr, kind: Kind, as_float: bool = False) -> None:
+        """Note a number or `Value` that is turned into text."""
+        text = ast.unparse(node) if hasattr(ast, "unparse") else "a number"
+        found = tags(kind)
+        if "s" in found or ("d" in found and not as_float):
+            self.see(node, f"shows {text}, which may be an int")
+        for tag in found & VALUES:
+            method = self.extra.get("__str__") or self.extra.get("__repr__")
+            if method is None and not self.keeps_repr:
+                self.see(node, f"shows {text}, a {self.cls.name} without a __repr__ of its own")
+            elif method is not None:
+                self.define(method, 0)
+                self.call(id(method), [k(tag)], {}, NONE)
