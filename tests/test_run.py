@@ -4,6 +4,7 @@ Every script here runs as two real processes, by Python itself and by `microgpt 
 standard output, exit status and the last line of standard error have to be equal.
 """
 
+import ast
 import os
 import re
 import subprocess
@@ -21,14 +22,10 @@ CLASS = TRAIN[TRAIN.index("class Value:") : TRAIN.index("n_embd = 8")]
 
 def replaced(source):
     """Return the names that a script's plan replaces."""
-    import ast
-
     return [name for _, name, _ in sorted(plan(ast.parse(source)).replaced)]
 
 
 def reasons(source):
-    import ast
-
     return " / ".join(reason for _, _, reason in plan(ast.parse(source)).kept)
 
 
