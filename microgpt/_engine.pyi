@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Sequence
 
 from typing_extensions import Self
@@ -34,3 +35,25 @@ class Tape:
     def backward(self) -> None: ...
 
 def give(name: str, member: object) -> None: ...
+def dot(a: Sequence[Value], b: Sequence[Value]) -> Value: ...
+def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]: ...
+def softmax(logits: Sequence[Value]) -> list[Value]: ...
+def rmsnorm(x: Sequence[Value]) -> list[Value]: ...
+def attention(
+    q: Sequence[Value],
+    keys: Sequence[Sequence[Value]],
+    values: Sequence[Sequence[Value]],
+    n_head: int,
+) -> list[Value]: ...
+def cross_entropy(logits: Sequence[Value], target: int) -> Value: ...
+def update(
+    params: list[Value],
+    m: array[float],
+    v: array[float],
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps_adam: float,
+    correction1: float,
+    correction2: float,
+) -> None: ...

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from microgpt.oracle import Value
+
+
+def update(
+    params: list[Value],
+    m: array[float],
+    v: array[float],
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps_adam: float,
+    correction1: float,
+    correction2: float,
+) -> None:
+    """Update every parameter once: the formulas of `Adam`, with this step's numbers.
+
+    Shapes:  params, m, v (n,)
+    Order:   params first to last; an exception leaves those before it updated
+    Writes:  data of params, grad of params as 0.0, m, v
+    Raises:  OverflowError if the square of a gradient exceeds the largest float
+    """
+    for i, p in enumerate(params):
+        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+        v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+        m_hat = m[i] / correction1
+        v_hat = v[i] / correction2
+        p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
+        p.grad = 0.0
 
 
 class Adam:
@@ -23,6 +51,8 @@ class Adam:
     Raises:  ValueError if a setting is out of its range
     Source:  arXiv:1412.6980; microgpt's training loop
     """
+
+    _update: Callable[..., None] = staticmethod(update)
 
     def __init__(
         self,
@@ -47,8 +77,8 @@ class Adam:
         self.beta2 = beta2
         self.eps_adam = eps_adam
         self.num_steps = num_steps
-        self.m = [0.0] * len(self.params)
-        self.v = [0.0] * len(self.params)
+        self.m = array("d", [0.0]) * len(self.params)
+        self.v = array("d", [0.0]) * len(self.params)
         self.t = 0
 
     def step(self) -> None:
@@ -61,15 +91,15 @@ class Adam:
         """
         if self.t >= self.num_steps:
             raise ValueError(f"all num_steps={self.num_steps} steps of this Adam are done")
-        m, v, beta1, beta2 = self.m, self.v, self.beta1, self.beta2
-        learning_rate = self.learning_rate * (1 - self.t / self.num_steps)
-        correction1 = 1 - beta1 ** (self.t + 1)
-        correction2 = 1 - beta2 ** (self.t + 1)
-        for i, p in enumerate(self.params):
-            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
-            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
-            m_hat = m[i] / correction1
-            v_hat = v[i] / correction2
-            p.data -= learning_rate * m_hat / (v_hat**0.5 + self.eps_adam)
-            p.grad = 0.0
+        self._update(
+            self.params,
+            self.m,
+            self.v,
+            self.learning_rate * (1 - self.t / self.num_steps),
+            self.beta1,
+            self.beta2,
+            self.eps_adam,
+            1 - self.beta1 ** (self.t + 1),
+            1 - self.beta2 ** (self.t + 1),
+        )
         self.t += 1

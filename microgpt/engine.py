@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from microgpt import adam, gpt
+from microgpt import functions as plain_functions
 
-__all__ = ["GPT", "NAME", "Tape", "Value", "load", "names"]
+__all__ = ["GPT", "NAME", "Adam", "Tape", "Value", "functions", "load", "names"]
 
 _MODULES = {
     "cython": "microgpt._engine",
@@ -28,7 +30,7 @@ def names() -> list[str]:
 
 
 def load(name: str) -> SimpleNamespace:
-    """Return an engine by name: a namespace of NAME, Value, Tape, GPT, Adam.
+    """Return an engine by name: a namespace of NAME, Value, Tape, functions, GPT, Adam.
 
     Raises:  ValueError if there is no engine of that name; ImportError if it is
              not built
@@ -36,15 +38,30 @@ def load(name: str) -> SimpleNamespace:
     if name not in _MODULES:
         raise ValueError(f"no engine {name!r}: choose one of {', '.join(names())}")
     module = importlib.import_module(_MODULES[name])
+    # What an engine compiles takes the place of the plain functions.
+    functions = module if hasattr(module, "linear") else plain_functions
     if name == "fused":
-        fused = importlib.import_module("microgpt.fused")
-        return SimpleNamespace(
-            NAME=name, Value=module.Value, Tape=module.Tape, GPT=fused.GPT, Adam=fused.Adam
-        )
-    model = type("GPT", (gpt.GPT,), {"Value": module.Value, "__doc__": gpt.GPT.__doc__})
+        model: Any = importlib.import_module("microgpt.fused")
+    else:
+        model = _over(module.Value, functions, getattr(module, "update", adam.update))
     return SimpleNamespace(
-        NAME=name, Value=module.Value, Tape=module.Tape, GPT=model, Adam=adam.Adam
+        NAME=name,
+        Value=module.Value,
+        Tape=module.Tape,
+        functions=functions,
+        GPT=model.GPT,
+        Adam=model.Adam,
     )
+
+
+def _over(value: type, functions: Any, update: Callable[..., None]) -> SimpleNamespace:
+    """Return the model and the optimizer over an engine's own Value and functions."""
+    optimizer = type(
+        "Adam", (adam.Adam,), {"__doc__": adam.Adam.__doc__, "_update": staticmethod(update)}
+    )
+    parts: dict[str, Any] = {"Value": value, "Optimizer": optimizer, "functions": functions}
+    model = type("GPT", (gpt.GPT,), {"__doc__": gpt.GPT.__doc__, **parts})
+    return SimpleNamespace(GPT=model, Adam=optimizer)
 
 
 def _default() -> SimpleNamespace:
@@ -60,7 +77,10 @@ def _default() -> SimpleNamespace:
 _engine = _default()
 NAME: str = _engine.NAME
 if TYPE_CHECKING:  # to a type checker every engine is the oracle: their surfaces are equal
+    from microgpt import functions
+    from microgpt.adam import Adam
     from microgpt.gpt import GPT
     from microgpt.oracle import Tape, Value
 else:
-    Value, Tape, GPT = _engine.Value, _engine.Tape, _engine.GPT
+    Value, Tape, functions = _engine.Value, _engine.Tape, _engine.functions
+    GPT, Adam = _engine.GPT, _engine.Adam

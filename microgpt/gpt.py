@@ -1,9 +1,8 @@
 """The model, written once over any `Value`.
 
-`linear`, `softmax`, `rmsnorm` and `gpt` are the original's functions over lists
-of `Value`; `GPT` holds their pieces (configuration, weights) for those who
-don't want to. Whatever the engine, this file is what is computed, and in which
-order: sums run left to right from 0.
+`gpt` is the original's function; `GPT` holds its pieces (configuration,
+weights) for those who don't want to. Whatever the engine, this file and
+`functions` are what is computed, and in which order.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import random
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from microgpt import oracle
+from microgpt import functions, oracle
 from microgpt.adam import Adam
+from microgpt.functions import linear, rmsnorm, softmax  # noqa: F401 (as in the original)
 
 if TYPE_CHECKING:
     from microgpt.oracle import Value
@@ -25,42 +25,6 @@ if TYPE_CHECKING:
 
     Matrix = Sequence[Sequence[Value]]
     Cache = list[list[list[Value]]]
-
-
-def linear(x: Sequence[Value], w: Matrix) -> list[Value]:
-    """Return the matrix-vector product of w and x.
-
-    Shapes:  x (n_in,), w (n_out, n_in), returns (n_out,)
-    Order:   products summed over n_in left to right, from 0
-    Source:  microgpt `linear`
-    """
-    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
-
-
-def softmax(logits: Sequence[Value]) -> list[Value]:
-    """Return the probabilities proportional to exp(logits).
-
-    Shapes:  logits (n,), returns (n,)
-    Order:   the largest logit is subtracted as a plain number; exponentials
-             summed left to right from 0; each divided by the total on its own
-    Source:  microgpt `softmax`
-    """
-    largest = max(logit.data for logit in logits)
-    exps = [(logit - largest).exp() for logit in logits]
-    total = sum(exps)
-    return [e / total for e in exps]
-
-
-def rmsnorm(x: Sequence[Value]) -> list[Value]:
-    """Return x divided by the root of its mean square.
-
-    Shapes:  x (n,), returns (n,)
-    Order:   squares summed left to right from 0
-    Source:  arXiv:1910.07467; microgpt `rmsnorm`
-    """
-    mean_square = sum(xi * xi for xi in x) / len(x)
-    scale = (mean_square + 1e-5) ** -0.5
-    return [xi * scale for xi in x]
 
 
 @dataclass(frozen=True)
@@ -119,48 +83,39 @@ def gpt(
     values: Cache,
     state_dict: Mapping[str, Matrix],
     config: Config,
+    functions: Any = functions,
 ) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
 
     Shapes:  keys and values (n_layer, positions so far, n_embd); state_dict as
-             `Config.shapes` says; returns (vocab_size,)
+             `Config.shapes` says; functions, `microgpt.functions` or an engine's
+             own of the same names; returns (vocab_size,)
     Writes:  appends this position's key and value to keys and values, per layer
     Source:  microgpt `gpt`
     """
-    head_dim = config.head_dim
     token_embedding = state_dict["wte"][token_id]
     position_embedding = state_dict["wpe"][pos_id]
     x = [t + p for t, p in zip(token_embedding, position_embedding)]
-    x = rmsnorm(x)
+    x = functions.rmsnorm(x)
     for i in range(config.n_layer):
         residual = x
-        x = rmsnorm(x)
-        q = linear(x, state_dict[f"layer{i}.attn_wq"])
-        k = linear(x, state_dict[f"layer{i}.attn_wk"])
-        v = linear(x, state_dict[f"layer{i}.attn_wv"])
+        x = functions.rmsnorm(x)
+        q = functions.linear(x, state_dict[f"layer{i}.attn_wq"])
+        k = functions.linear(x, state_dict[f"layer{i}.attn_wk"])
+        v = functions.linear(x, state_dict[f"layer{i}.attn_wv"])
         keys[i].append(k)
         values[i].append(v)
-        attended: list[Value] = []
-        for start in range(0, config.n_embd, head_dim):
-            head = slice(start, start + head_dim)
-            q_head = q[head]
-            scores = [
-                sum(qj * kj for qj, kj in zip(q_head, k_t[head])) / head_dim**0.5 for k_t in keys[i]
-            ]
-            weights = softmax(scores)
-            attended += [
-                sum(weight * v_t[j] for weight, v_t in zip(weights, values[i]))
-                for j in range(start, start + head_dim)
-            ]
-        x = linear(attended, state_dict[f"layer{i}.attn_wo"])
+        attended = functions.attention(q, keys[i], values[i], config.n_head)
+        x = functions.linear(attended, state_dict[f"layer{i}.attn_wo"])
         x = [a + b for a, b in zip(x, residual)]
         residual = x
-        x = rmsnorm(x)
-        x = linear(x, state_dict[f"layer{i}.mlp_fc1"])
+        x = functions.rmsnorm(x)
+        x = functions.linear(x, state_dict[f"layer{i}.mlp_fc1"])
         x = [xi.relu() for xi in x]
-        x = linear(x, state_dict[f"layer{i}.mlp_fc2"])
+        x = functions.linear(x, state_dict[f"layer{i}.mlp_fc2"])
         x = [a + b for a, b in zip(x, residual)]
-    return linear(x, state_dict["lm_head"])
+    logits: list[Value] = functions.linear(x, state_dict["lm_head"])
+    return logits
 
 
 class GPT:
@@ -176,6 +131,8 @@ class GPT:
     """
 
     Value = oracle.Value
+    Optimizer = Adam
+    functions: Any = functions
 
     def __init__(
         self,
@@ -212,7 +169,7 @@ class GPT:
         losses = []
         for pos_id in range(n):
             logits = self._logits(tokens[pos_id], pos_id, keys, values)
-            losses.append(-softmax(logits)[tokens[pos_id + 1]].log())
+            losses.append(self.functions.cross_entropy(logits, tokens[pos_id + 1]))
         return (1 / n) * sum(losses)
 
     def batch_loss(self, documents: Sequence[Sequence[int]]) -> oracle.Value:
@@ -250,7 +207,7 @@ class GPT:
             raise ValueError("training needs at least one document")
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        adam = adam or Adam(self.params, num_steps=num_steps)
+        adam = adam or self.Optimizer(self.params, num_steps=num_steps)
         losses = []
         for _ in range(num_steps):
             t = adam.t
@@ -301,7 +258,7 @@ class GPT:
             ids: Sequence[int] = range(len(logits))
             if top_k is not None:
                 ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])
-            probs = softmax([logits[i] / temperature for i in ids])
+            probs = self.functions.softmax([logits[i] / temperature for i in ids])
             token = rng.choices(ids, weights=[p.data for p in probs])[0]
             if token == bos:
                 break
@@ -327,7 +284,7 @@ class GPT:
             p.data = weight
 
     def _logits(self, token_id: int, pos_id: int, keys: Cache, values: Cache) -> list[oracle.Value]:
-        return gpt(token_id, pos_id, keys, values, self.state_dict, self.config)
+        return gpt(token_id, pos_id, keys, values, self.state_dict, self.config, self.functions)
 
     def _empty_cache(self) -> tuple[Cache, Cache]:
         layers = range(self.config.n_layer)

@@ -14,6 +14,7 @@ a list of pending ones. No Python code runs between the start of a walk and the
 end of its backward, so marks on nodes are never seen half done.
 """
 
+from cpython.array cimport array
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact, PyFloat_AS_DOUBLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
@@ -25,6 +26,7 @@ from libc.math cimport fabs, signbit
 from scalar cimport c_exp, c_log, c_pow
 
 import copyreg
+from importlib import import_module
 
 cdef extern from "Python.h":
     void Py_INCREF(PyObject *)
@@ -36,6 +38,8 @@ cdef extern from "Python.h":
     void PyType_Modified(PyTypeObject *)
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
+    PyObject **PySequence_Fast_ITEMS(object)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
     long long PyLong_AsLongLongAndOverflow(object, int *) noexcept
     ctypedef PyObject *(*vectorcallfunc)(
         PyObject *, PyObject *const *, size_t, PyObject *
@@ -256,16 +260,14 @@ cdef class Value:
 
         Raises:  ValueError if data is zero or negative
         """
-        cdef double data = c_log(self.c_data)
-        return new_unary(LOG, data, self, 1.0 / self.c_data)
+        return logarithm(self)
 
     def exp(self):
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        cdef double data = c_exp(self.c_data)
-        return new_unary(EXP, data, self, data)
+        return exponential(self)
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
@@ -423,3 +425,4 @@ cdef PyObject *given_repr(PyObject *self) except NULL:
 include "nodes.pxi"
 include "sums.pxi"
 include "tape.pxi"
+include "vectors.pxi"

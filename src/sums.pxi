@@ -12,12 +12,13 @@
 # their numbers, and with their gradients if a backward has gone through.
 
 cdef enum:
-    FIRST_CAPACITY = 16
-    MAX_FREE_TERMS = 4096  # 2.3 MiB
+    MAX_FREE_TERMS = 2048  # of each size: 1.1 and 4.1 MiB
     MAX_TERMS = 1 << 30
 
-cdef Terms *free_terms = NULL
-cdef Py_ssize_t n_free_terms = 0
+# Sums start with room for 16 terms and grow fourfold; these two sizes are kept for reuse.
+cdef Py_ssize_t[2] CAPACITY = [16, 64]
+cdef Terms *free_terms[2]
+cdef Py_ssize_t n_free_terms[2]
 
 
 cdef inline bint is_temporary(PyObject *node) noexcept:
@@ -33,28 +34,35 @@ cdef inline bint has_no_witness(PyObject *node) noexcept:
     return terms.product is NULL and terms.partial is NULL
 
 
-cdef Terms *new_terms() except NULL:
-    global free_terms, n_free_terms
-    cdef Terms *terms = free_terms
-    if terms is not NULL:
-        free_terms = <Terms *>terms.owner
-        n_free_terms -= 1
+cdef Terms *new_terms(Py_ssize_t n) except NULL:
+    """Return terms, none yet, with room for n."""
+    cdef int kind = size_class(n)
+    cdef Py_ssize_t capacity = CAPACITY[kind] if kind < 2 else n
+    cdef Terms *terms
+    if kind < 2 and free_terms[kind] is not NULL:
+        terms = free_terms[kind]
+        free_terms[kind] = <Terms *>terms.owner
+        n_free_terms[kind] -= 1
     else:
-        terms = <Terms *>PyMem_Malloc(sizeof(Terms) + FIRST_CAPACITY * sizeof(Term))
+        terms = <Terms *>PyMem_Malloc(sizeof(Terms) + capacity * sizeof(Term))
         if terms is NULL:
-            raise MemoryError("no memory for the terms of a sum")
-        terms.capacity = FIRST_CAPACITY
+            raise MemoryError(f"no memory for a sum of {n} terms")
+        terms.capacity = capacity
     terms.n = 0
     terms.product = terms.partial = NULL
     return terms
 
 
+cdef inline int size_class(Py_ssize_t n) noexcept:
+    return 0 if n <= CAPACITY[0] else 1 if n <= CAPACITY[1] else 2
+
+
 cdef void free_terms_of(Terms *terms) noexcept:
-    global free_terms, n_free_terms
-    if terms.capacity == FIRST_CAPACITY and n_free_terms < MAX_FREE_TERMS:
-        terms.owner = <PyObject *>free_terms
-        free_terms = terms
-        n_free_terms += 1
+    cdef int kind = size_class(terms.capacity)
+    if kind < 2 and terms.capacity == CAPACITY[kind] and n_free_terms[kind] < MAX_FREE_TERMS:
+        terms.owner = <PyObject *>free_terms[kind]
+        free_terms[kind] = terms
+        n_free_terms[kind] += 1
     else:
         PyMem_Free(terms)
 
@@ -86,7 +94,7 @@ cdef Value start_sum(Value first):
     """Return 0 + first: a sum of one term."""
     reclaim(<PyObject *>first)
     cdef Value node = new_node()
-    cdef Terms *terms = new_terms()
+    cdef Terms *terms = new_terms(1)
     node.c_data = first.c_data + 0.0
     take_term(terms, first)
     terms.owner = <PyObject *>node

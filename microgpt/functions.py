@@ -1,0 +1,101 @@
+"""The model's functions over lists of any `Value`, in the original's words.
+
+They are the specification of the compiled functions of the same names, which
+make few nodes of many and give the same bits. Sums run left to right from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from microgpt.oracle import Value
+
+    # The surface of every engine's Value is the oracle's; nothing summed here is empty.
+    def sum(values: Iterable[Value]) -> Value: ...
+
+
+def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
+    """Return the sum of the products of a and b.
+
+    Shapes:  a (n,), b (n,); of unequal lengths the shorter counts
+    Order:   products summed left to right, from 0
+    """
+    return sum(ai * bi for ai, bi in zip(a, b))
+
+
+def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
+    """Return the matrix-vector product of w and x.
+
+    Shapes:  x (n_in,), w (n_out, n_in), returns (n_out,)
+    Order:   products summed over n_in left to right, from 0
+    Source:  microgpt `linear`
+    """
+    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+
+
+def softmax(logits: Sequence[Value]) -> list[Value]:
+    """Return the probabilities proportional to exp(logits).
+
+    Shapes:  logits (n,), returns (n,)
+    Order:   the largest logit is subtracted as a plain number; exponentials
+             summed left to right from 0; each divided by the total on its own
+    Source:  microgpt `softmax`
+    """
+    largest = max(logit.data for logit in logits)
+    exps = [(logit - largest).exp() for logit in logits]
+    total = sum(exps)
+    return [e / total for e in exps]
+
+
+def rmsnorm(x: Sequence[Value]) -> list[Value]:
+    """Return x divided by the root of its mean square.
+
+    Shapes:  x (n,), returns (n,)
+    Order:   squares summed left to right from 0
+    Source:  arXiv:1910.07467; microgpt `rmsnorm`
+    """
+    mean_square = sum(xi * xi for xi in x) / len(x)
+    scale = (mean_square + 1e-5) ** -0.5
+    return [xi * scale for xi in x]
+
+
+def attention(
+    q: Sequence[Value],
+    keys: Sequence[Sequence[Value]],
+    values: Sequence[Sequence[Value]],
+    n_head: int,
+) -> list[Value]:
+    """Return what the query of one position gathers from the positions so far, head by head.
+
+    Shapes:  q (n_embd,), keys and values (positions, n_embd), returns (n_embd,)
+    Order:   per head: scores over positions, softmax, then per output the
+             weighted values summed over positions left to right, from 0
+    Raises:  ValueError if n_embd is not a multiple of n_head
+    Source:  arXiv:1706.03762; microgpt `gpt`
+    """
+    if n_head < 1 or len(q) % n_head:
+        raise ValueError(f"a query of {len(q)} does not divide into {n_head} heads")
+    head_dim = len(q) // n_head
+    attended: list[Value] = []
+    for start in range(0, len(q), head_dim):
+        head = slice(start, start + head_dim)
+        q_head = q[head]
+        scores = [sum(qj * kj for qj, kj in zip(q_head, k[head])) / head_dim**0.5 for k in keys]
+        weights = softmax(scores)
+        attended += [
+            sum(weight * v[j] for weight, v in zip(weights, values))
+            for j in range(start, start + head_dim)
+        ]
+    return attended
+
+
+def cross_entropy(logits: Sequence[Value], target: int) -> Value:
+    """Return minus the logarithm of the target's probability.
+
+    Shapes:  logits (n,); target in 0..n-1
+    Units:   nats
+    Source:  microgpt's training loop
+    """
+    return -softmax(logits)[target].log()
