@@ -97,7 +97,7 @@ def linear(x, w):
     Order:   products summed over n_in left to right, from 0
     Source:  microgpt `linear`
     """
-    cdef Py_ssize_t n_x, n_w
+    cdef Py_ssize_t n_x = 0, n_w = 0
     cdef PyObject **x_items
     cdef tuple own = own_values(x)
     cdef PyObject **w_items

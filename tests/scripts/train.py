@@ -91,8 +91,14 @@ n_head = 2
 n_layer = 1
 block_size = 6
 head_dim = n_embd // n_head
-matrix = lambda nout, nin, std=0.08: [[Value(random.gauss(0, std)) for _ in range(nin)] for _ in range(nout)]
-state_dict = {"wte": matrix(vocab_size, n_embd), "wpe": matrix(block_size, n_embd), "lm_head": matrix(vocab_size, n_embd)}
+matrix = lambda nout, nin, std=0.08: [
+    [Value(random.gauss(0, std)) for _ in range(nin)] for _ in range(nout)
+]
+state_dict = {
+    "wte": matrix(vocab_size, n_embd),
+    "wpe": matrix(block_size, n_embd),
+    "lm_head": matrix(vocab_size, n_embd),
+}
 for i in range(n_layer):
     state_dict[f"layer{i}.attn_wq"] = matrix(n_embd, n_embd)
     state_dict[f"layer{i}.attn_wk"] = matrix(n_embd, n_embd)
@@ -137,12 +143,17 @@ def gpt(token_id, pos_id, keys, values):
         x_attn = []
         for h in range(n_head):
             hs = h * head_dim
-            q_h = q[hs:hs + head_dim]
-            k_h = [ki[hs:hs + head_dim] for ki in keys[li]]
-            v_h = [vi[hs:hs + head_dim] for vi in values[li]]
-            attn_logits = [sum(q_h[j] * k_h[t][j] for j in range(head_dim)) / head_dim**0.5 for t in range(len(k_h))]
+            q_h = q[hs : hs + head_dim]
+            k_h = [ki[hs : hs + head_dim] for ki in keys[li]]
+            v_h = [vi[hs : hs + head_dim] for vi in values[li]]
+            attn_logits = [
+                sum(q_h[j] * k_h[t][j] for j in range(head_dim)) / head_dim**0.5
+                for t in range(len(k_h))
+            ]
             attn_weights = softmax(attn_logits)
-            head_out = [sum(attn_weights[t] * v_h[t][j] for t in range(len(v_h))) for j in range(head_dim)]
+            head_out = [
+                sum(attn_weights[t] * v_h[t][j] for t in range(len(v_h))) for j in range(head_dim)
+            ]
             x_attn.extend(head_out)
         x = linear(x_attn, state_dict[f"layer{li}.attn_wo"])
         x = [a + b for a, b in zip(x, x_residual)]
@@ -182,7 +193,7 @@ for step in range(num_steps):
         v_hat = v[i] / (1 - beta2 ** (step + 1))
         p.data -= lr_t * m_hat / (v_hat**0.5 + eps_adam)
         p.grad = 0
-    print(f"step {step+1:4d} / {num_steps:4d} | loss {loss.data:.4f} {loss.data.hex()}")
+    print(f"step {step + 1:4d} / {num_steps:4d} | loss {loss.data:.4f} {loss.data.hex()}")
 
 temperature = 0.5
 print("--- inference (new, hallucinated names) ---")
@@ -197,5 +208,5 @@ for sample_idx in range(3):
         if token_id == BOS:
             break
         sample.append(uchars[token_id])
-    print(f"sample {sample_idx+1:2d}: {''.join(sample)}")
+    print(f"sample {sample_idx + 1:2d}: {''.join(sample)}")
 print(" ".join(p.data.hex() for p in params))
