@@ -1,6 +1,8 @@
 """The command line as a real process."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 
@@ -30,3 +32,26 @@ def run(*arguments, cwd, input="", **changes):
         timeout=300,
     )
     return done.returncode, done.stdout.decode(), done.stderr.decode()
+
+
+def interruptible(interrupt=signal.SIG_DFL):
+    """Set SIGINT anew: a background job of a shell is born ignoring it, and hands that on."""
+    signal.signal(signal.SIGINT, interrupt)
+
+
+@contextlib.contextmanager
+def running(*arguments, cwd, interrupt=signal.SIG_DFL, **streams):
+    """Yield a command line that runs, with SIGINT as interrupt says; it ends with the block."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env=environment(),
+        text=True,
+        preexec_fn=lambda: interruptible(interrupt),
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -12,7 +12,7 @@ import pexpect
 import pyte
 import pytest
 from bits import bits
-from command import COMMAND, environment, run
+from command import COMMAND, environment, interruptible, run, running
 from golden.original import libm_fingerprint
 
 from microgpt import __version__, checkpoint
@@ -348,14 +348,8 @@ def weights_after(steps, num_steps):
     ("signum", "expected"), [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, expected):
-    with subprocess.Popen(
-        [*COMMAND, *ENDLESS, "--engine", engine.NAME, "--losses", "losses", "--out", "model"],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    flags = ["--engine", engine.NAME, "--losses", "losses", "--out", "model"]
+    with running(*ENDLESS, *flags, cwd=folder) as process:
         for line in process.stdout:
             if line.startswith("step    5"):
                 break
@@ -375,14 +369,7 @@ def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, ex
 
 def test_second_signal_ends_the_program_in_the_middle_of_a_step(folder):
     flags = ["--engine", "python", "--n-embd", "256", "--n-head", "1", "--batch-size", "50"]
-    with subprocess.Popen(
-        [*COMMAND, "train", "--data", "text", *flags, "--out", "model"],
-        cwd=folder,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with running("train", "--data", "text", *flags, "--out", "model", cwd=folder) as process:
         for line in process.stdout:
             if line.startswith("num params"):
                 break
@@ -396,18 +383,23 @@ def test_second_signal_ends_the_program_in_the_middle_of_a_step(folder):
 
 
 def test_interrupt_while_waiting_for_data_is_one_line(folder):
-    with subprocess.Popen(
-        [*COMMAND, "train", "--data", "-"],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
+    with running("train", "--data", "-", cwd=folder, stdin=subprocess.PIPE) as process:
         time.sleep(1)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
         assert process.stderr.read() == "microgpt: interrupted\n"
+
+
+def test_interrupt_that_was_ignored_from_the_start_stays_ignored(folder):
+    flags = ["train", *SMALL, "--num-steps", "300"]
+    with running(*flags, cwd=folder, interrupt=signal.SIG_IGN) as process:
+        for line in process.stdout:
+            if line.startswith("step    5"):
+                break
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")
+    assert "step  300 /  300" in out
 
 
 def terminal(folder, *flags, columns=100, term="xterm", act=None):
@@ -419,6 +411,7 @@ def terminal(folder, *flags, columns=100, term="xterm", act=None):
         [*COMMAND[1:], *flags],
         cwd=str(folder),
         env=environment(TERM=term),
+        preexec_fn=interruptible,
         dimensions=(60, columns),
         timeout=60,
     )
