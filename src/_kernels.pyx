@@ -25,6 +25,10 @@ from model cimport (
 from optimizer cimport AdamStep, adam_step
 
 
+cdef extern from "memory.h":
+    void *zeros(size_t n_bytes)
+
+
 cdef extern from "simd.h":
     bint pow_keeps_bound()
     bint runs_avx2()
@@ -61,7 +65,7 @@ cdef class Buffer:
         # Whole vectors may be read behind the last number.
         if not 0 <= n < (<Py_ssize_t>1 << 59):
             raise MemoryError(f"{n} numbers do not fit into memory")
-        self.at = <double *>calloc(n + PANEL, sizeof(double))
+        self.at = <double *>zeros((n + PANEL) * sizeof(double))
         if self.at == NULL:
             raise MemoryError(f"{n} numbers do not fit into memory")
         self.n = n

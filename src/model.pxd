@@ -19,6 +19,10 @@ from layers cimport (
 from matmul cimport PANEL, padded
 
 
+cdef extern from "memory.h" nogil:
+    void *zeros(size_t n_bytes)
+
+
 cdef struct Sizes:
     Py_ssize_t vocab_size
     Py_ssize_t n_embd
@@ -190,7 +194,7 @@ cdef inline bint begin(
     place(trace, &slab)
     if slab.used > trace.slab_size:
         free(trace.slab)
-        trace.slab = <double *>calloc(slab.used, sizeof(double))
+        trace.slab = <double *>zeros(slab.used * sizeof(double))
         trace.slab_size = slab.used if trace.slab != NULL else 0
     if trace.slab == NULL:
         return False
