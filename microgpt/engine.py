@@ -15,7 +15,18 @@ from typing import TYPE_CHECKING, Any
 from microgpt import adam, gpt
 from microgpt import functions as plain_functions
 
-__all__ = ["GPT", "NAME", "Adam", "Tape", "Value", "functions", "load", "names"]
+__all__ = [
+    "GPT",
+    "NAME",
+    "Adam",
+    "Closed",
+    "Tape",
+    "Value",
+    "functions",
+    "load",
+    "names",
+    "uncollected",
+]
 
 _MODULES = {
     "cython": "microgpt._engine",
@@ -30,7 +41,9 @@ def names() -> list[str]:
 
 
 def load(name: str) -> SimpleNamespace:
-    """Return an engine by name: a namespace of NAME, Value, Tape, functions, GPT, Adam.
+    """Return an engine by name, as a namespace.
+
+    It has NAME, Value, Tape, Closed, uncollected, functions, GPT, Adam.
 
     Raises:  ValueError if there is no engine of that name; ImportError if it is
              not built
@@ -48,6 +61,8 @@ def load(name: str) -> SimpleNamespace:
         NAME=name,
         Value=module.Value,
         Tape=module.Tape,
+        Closed=module.Closed,
+        uncollected=module.uncollected,
         functions=functions,
         GPT=model.GPT,
         Adam=model.Adam,
@@ -80,7 +95,8 @@ if TYPE_CHECKING:  # to a type checker every engine is the oracle: their surface
     from microgpt import functions
     from microgpt.adam import Adam
     from microgpt.gpt import GPT
-    from microgpt.oracle import Tape, Value
+    from microgpt.oracle import Closed, Tape, Value, uncollected
 else:
     Value, Tape, functions = _engine.Value, _engine.Tape, _engine.functions
+    Closed, uncollected = _engine.Closed, _engine.uncollected
     GPT, Adam = _engine.GPT, _engine.Adam

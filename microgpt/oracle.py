@@ -17,6 +17,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+C = TypeVar("C", bound="Closed")
 
 
 def _number(x: float) -> float:
@@ -146,3 +152,86 @@ class Tape:
         for node in reversed(self._nodes):
             for child, local_grad in zip(node._children, node._local_grads):
                 child.grad += local_grad * node.grad
+
+
+class Closed(Value):
+    """A `Value` whose operators give its class.
+
+    Between classes the left one decides, and a number becomes a leaf of it: what a
+    subclass adds, a result has too. `__init__` runs for nodes that are written out,
+    not for results. `label` and `_op` are for people: a name, and what made the node.
+
+    Raises:  TypeError if data is not a number
+    Source:  micrograd `Value`
+    """
+
+    __slots__ = ("label", "_op")
+    label: object
+    _op: object
+
+    def __init__(
+        self, data: float, children: Sequence[Value] = (), local_grads: Sequence[float] = ()
+    ) -> None:
+        super().__init__(data, children, local_grads)
+        self.label = self._op = ""
+
+    def __add__(self, other: Value | float) -> Self:
+        return _own(self, super().__add__(_operand_like(self, other)), "+")
+
+    def __mul__(self, other: Value | float) -> Self:
+        return _own(self, super().__mul__(_operand_like(self, other)), "*")
+
+    def __pow__(self, other: float) -> Self:
+        node, k = super().__pow__(other), float(other)
+        return _own(self, node, f"**{int(k)}" if k.is_integer() else f"**{k}")
+
+    def log(self) -> Self:
+        """Return the natural logarithm.
+
+        Raises:  ValueError if data is zero or negative
+        """
+        return _own(self, super().log(), "log")
+
+    def exp(self) -> Self:
+        """Return e to the power of this value.
+
+        Raises:  OverflowError if the result exceeds the largest float
+        """
+        return _own(self, super().exp(), "exp")
+
+    def relu(self) -> Self:
+        """Return the value itself where positive, else zero (for NaN too)."""
+        return _own(self, super().relu(), "ReLU")
+
+    def tanh(self) -> Self:
+        """Return the hyperbolic tangent."""
+        t = math.tanh(self.data)
+        return _own(self, Value(t, (self,), (1.0 - t**2,)), "tanh")
+
+
+def _own(like: C, node: Value, op: str) -> C:
+    """Return a new plain node as one of the class of `like`."""
+    own = type(like).__new__(type(like))
+    Closed.__init__(own, node.data, node._children, node._local_grads)
+    own._op = op
+    return own
+
+
+def _operand_like(left: Closed, x: Value | float) -> Value:
+    """Return x itself if it is a `Value`, else a leaf of that number in the class of left."""
+    return x if isinstance(x, Value) else _own(left, Value(x), "")
+
+
+def uncollected(cls: type[C]) -> type[C]:
+    """Return a new subclass of `Closed`, whose objects the garbage collector will not see.
+
+    Python gives the objects of every class of its own a place on the collector's
+    lists. A graph has no cycles, and a class with empty `__slots__` can add none.
+
+    Raises:  TypeError if the class is no `Closed` or gives its objects attributes
+    """
+    if not issubclass(cls, Closed):
+        raise TypeError(f"{cls.__name__} is not a subclass of Closed")
+    if cls.__basicsize__ != Closed.__basicsize__ or cls.__dictoffset__:
+        raise TypeError(f"{cls.__name__} needs __slots__ = (), as all its bases")
+    return cls

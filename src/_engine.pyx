@@ -1,9 +1,9 @@
 """The compiled scalar engine: the oracle's `Value` and `Tape` as typed objects.
 
-A node is 72 bytes: two doubles, up to two child pointers with their local
-gradients, and its place on the tape during a walk. Nodes with another number
-of children, which only the three-argument constructor makes, keep them in a
-block of their own.
+A node is 80 bytes: two doubles, up to two child pointers with their local
+gradients, its place on the tape during a walk, and room for a name. Nodes with
+another number of children, which only the three-argument constructor makes,
+keep them in a block of their own.
 
 Operators take the fast path when every `Value` is exactly a `Value`. For a
 subclass they evaluate the oracle's expression through Python's operators, so
@@ -21,7 +21,7 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
-from libc.math cimport fabs, signbit
+from libc.math cimport fabs, signbit, tanh
 
 from scalar cimport c_exp, c_log, c_pow
 
@@ -35,7 +35,10 @@ cdef extern from "Python.h":
     PyTypeObject *Py_TYPE(PyObject *)
     void *PyObject_Malloc(size_t)
     PyObject *PyObject_Init(PyObject *, PyTypeObject *)
+    void Py_SET_TYPE(PyObject *, PyTypeObject *)
     void PyType_Modified(PyTypeObject *)
+    unsigned long Py_TPFLAGS_HAVE_GC
+    unsigned long Py_TPFLAGS_HEAPTYPE
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
     PyObject **PySequence_Fast_ITEMS(object)
@@ -48,6 +51,9 @@ cdef extern from "Python.h":
         Py_ssize_t tp_basicsize
         PyObject *tp_dict
         PyObject *(*tp_repr)(PyObject *) except NULL
+        unsigned long tp_flags
+        void *tp_traverse
+        void *tp_clear
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
         PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
@@ -119,21 +125,10 @@ cdef class Value:
     cdef uint8_t op
     cdef uint8_t n
     cdef uint8_t flags
+    cdef PyObject *names  # of a Closed: a tuple of label and operation, or NULL
 
     def __init__(self, data, children=(), local_grads=()):
-        cdef double number = to_double(data)
-        cdef tuple nodes = tuple(children)
-        cdef tuple grads = tuple([to_double(grad) for grad in local_grads])
-        for node in nodes:
-            if not isinstance(node, Value):
-                raise TypeError(f"children must be Values, not {type(node).__name__}")
-            reclaim(<PyObject *>node)
-        reclaim(<PyObject *>self)
-        release_children(<PyObject *>self)
-        self.c_data = number
-        self.c_grad = 0.0
-        self.flags = 0
-        adopt(self, nodes, grads)
+        construct(self, data, children, local_grads)
 
     @property
     def data(self):
@@ -287,6 +282,24 @@ cdef class Value:
         trim(&scratch)
 
 
+cdef int construct(Value self, data, children, local_grads) except -1:
+    """Make a node what the three-argument constructor says."""
+    cdef double number = to_double(data)
+    cdef tuple nodes = tuple(children)
+    cdef tuple grads = tuple([to_double(grad) for grad in local_grads])
+    for node in nodes:
+        if not isinstance(node, Value):
+            raise TypeError(f"children must be Values, not {type(node).__name__}")
+        reclaim(<PyObject *>node)
+    reclaim(<PyObject *>self)
+    release_children(<PyObject *>self)
+    self.c_data = number
+    self.c_grad = 0.0
+    self.flags = 0
+    adopt(self, nodes, grads)
+    return 0
+
+
 cdef double MAX_EXACT_INT = 2.0**53
 
 
@@ -325,7 +338,7 @@ cdef inline bint is_reflected(object left, object right, str name):
     return (
         type(right) is not type(left)
         and isinstance(right, type(left))
-        and getattr(type(right), name) is not getattr(Value, name)
+        and getattr(type(right), name) not in (getattr(Value, name), getattr(Closed, name))
     )
 
 
@@ -426,3 +439,4 @@ include "nodes.pxi"
 include "sums.pxi"
 include "tape.pxi"
 include "vectors.pxi"
+include "closed.pxi"

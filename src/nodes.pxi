@@ -99,6 +99,7 @@ cdef inline PyObject *take_node() noexcept:
     (<Value>node).op = LEAF
     (<Value>node).n = 0
     (<Value>node).flags = 0
+    (<Value>node).names = NULL
     return PyObject_Init(node, <PyTypeObject *>Value)
 
 
@@ -148,18 +149,25 @@ cdef void dealloc(PyObject *self) noexcept:
     draining = False
 
 
+cdef inline bint is_plain_sized(PyTypeObject *kind) noexcept:
+    """Return whether objects of a class have room for a node and nothing more."""
+    return (<TypeSlots *>kind).tp_basicsize == (<TypeSlots *>Value).tp_basicsize and not (
+        (<TypeSlots *>kind).tp_flags & Py_TPFLAGS_HAVE_GC
+    )
+
+
 cdef inline void free_node(PyObject *node) noexcept:
+    """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
     global free_nodes, n_free
     cdef PyTypeObject *kind = Py_TYPE(node)
-    if kind != <PyTypeObject *>Value:
-        (<TypeSlots *>kind).tp_free(node)
-        Py_DECREF(<PyObject *>kind)
-    elif n_free < MAX_FREE:
+    if n_free < MAX_FREE and is_plain_sized(kind):
         (<Value>node).child[0] = free_nodes
         free_nodes = node
         n_free += 1
     else:
         (<TypeSlots *>kind).tp_free(node)
+    if kind != <PyTypeObject *>Value:
+        Py_DECREF(<PyObject *>kind)
 
 
 cdef PyObject *call_value(

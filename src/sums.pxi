@@ -74,7 +74,7 @@ cdef inline Term *term_of(Terms *terms) noexcept:
 cdef inline void take_term(Terms *terms, Value b) noexcept:
     """Write b as the next term: its factors if it is a temporary product, else itself."""
     cdef Term *term = term_of(terms) + terms.n
-    if b.op == MUL and is_temporary(<PyObject *>b):
+    if b.op == MUL and type(b) is Value and is_temporary(<PyObject *>b):
         term.a = b.child[0]
         term.b = b.child[1]
         term.grad_a = b.local_grad[0]

@@ -1,0 +1,245 @@
+"""micrograd on the compiled engine: `Value`, `Neuron`, `Layer`, `MLP`, and the graph as a picture.
+
+A program written for micrograd changes its import lines and keeps the rest. What
+it may notice:
+
+- Children stand in the order in which they were written, left to right, and
+  gradients are added in the order that follows. micrograd keeps children in a
+  set, whose order, and with it the last bits, change from run to run.
+- `data` and `grad` are floats, whatever number they were made from.
+- A derivative is taken when a node is made, as everywhere in microgpt: to change
+  `data` between forward and backward does not change it.
+- A derivative cannot be given as a function: `_backward` can be called but not
+  set. A new operation is written with `local_grads`.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from typing import TYPE_CHECKING, Any
+
+from microgpt.engine import Closed, Tape, uncollected
+
+if TYPE_CHECKING:
+    import graphviz
+
+    from microgpt import oracle
+
+__all__ = ["MLP", "Layer", "Module", "Neuron", "Value", "draw_dot"]
+
+MAX_DRAWN = 400
+
+
+@uncollected
+class Value(Closed):
+    """A node of a graph, as micrograd has it.
+
+    A new operation is a node with its derivatives:
+    `Value(math.sin(x.data), (x,), "sin", local_grads=(math.cos(x.data),))`; without
+    local_grads nothing flows back through it.
+
+    Raises:  TypeError if data is not a number, a child not a `Value` or _op not a
+             string; ValueError if there is not one local gradient for each child
+    Source:  micrograd `Value`
+    """
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        data: float,
+        _children: Iterable[oracle.Value] = (),
+        _op: str = "",
+        label: str = "",
+        *,
+        local_grads: Iterable[float] | None = None,
+    ) -> None:
+        if not isinstance(_op, str):
+            raise TypeError(
+                f"_op must be a string, not {type(_op).__name__}: "
+                "name the derivatives by the children local_grads=..."
+            )
+        children = tuple(_children)
+        grads = () if local_grads is None else tuple(local_grads)
+        if local_grads is not None and len(grads) != len(children):
+            raise ValueError(f"{len(grads)} local gradients for {len(children)} children")
+        super().__init__(data, children, grads)
+        if _op or label:
+            self._op, self.label = _op, label
+
+    @property
+    def _prev(self) -> KeysView[oracle.Value]:
+        """The distinct children: equal to micrograd's set, in order from left to right."""
+        return dict.fromkeys(self._children).keys()
+
+    @property
+    def _backward(self) -> Callable[[], None]:
+        """A function that adds this node's part into the gradients of its children."""
+
+        def add_into_children() -> None:
+            for child, local_grad in zip(self._children, self._local_grads):
+                child.grad += local_grad * self.grad
+
+        return add_into_children
+
+    @_backward.setter
+    def _backward(self, function: Callable[[], None]) -> None:
+        raise AttributeError(
+            "_backward cannot be set: give the derivatives by the children when the node is "
+            "made, as in Value(data, (x,), 'sin', local_grads=(math.cos(x.data),))"
+        )
+
+
+class Module:
+    """What has parameters.
+
+    Source:  micrograd `Module`
+    """
+
+    def zero_grad(self) -> None:
+        """Set the grad of all parameters to 0."""
+        for p in self.parameters():
+            p.grad = 0.0
+
+    def parameters(self) -> list[Value]:
+        """Return all that training changes; nothing here."""
+        return []
+
+
+class Neuron(Module):
+    """A weighted sum of nin inputs and a bias, through relu unless nonlin is false.
+
+    Order:   from the bias, inputs left to right; weights drawn as
+             random.uniform(-1, 1), first to last; the bias starts as 0
+    Source:  micrograd `Neuron`
+    """
+
+    def __init__(self, nin: int, nonlin: bool = True) -> None:
+        self.w = [Value(random.uniform(-1, 1)) for _ in range(nin)]
+        self.b = Value(0)
+        self.nonlin = nonlin
+
+    def __call__(self, x: Iterable[Value | float]) -> Value:
+        total = sum((wi * xi for wi, xi in zip(self.w, x)), self.b)
+        return total.relu() if self.nonlin else total
+
+    def parameters(self) -> list[Value]:
+        """Return the weights, then the bias."""
+        return [*self.w, self.b]
+
+    def __repr__(self) -> str:
+        return f"{'ReLU' if self.nonlin else 'Linear'}Neuron({len(self.w)})"
+
+
+class Layer(Module):
+    """nout neurons that read the same nin inputs.
+
+    Shapes:  x (nin,), returns (nout,), or where nout is 1 the one value itself
+    Source:  micrograd `Layer`
+    """
+
+    def __init__(self, nin: int, nout: int, nonlin: bool = True) -> None:
+        self.neurons = [Neuron(nin, nonlin) for _ in range(nout)]
+
+    def __call__(self, x: Sequence[Value | float]) -> list[Value] | Value:
+        out = [neuron(x) for neuron in self.neurons]
+        return out[0] if len(out) == 1 else out
+
+    def parameters(self) -> list[Value]:
+        """Return the parameters of the neurons, first to last."""
+        return [p for neuron in self.neurons for p in neuron.parameters()]
+
+    def __repr__(self) -> str:
+        return f"Layer of [{', '.join(map(str, self.neurons))}]"
+
+
+class MLP(Module):
+    """Layers of nouts neurons one after the other, the last without relu.
+
+    Shapes:  x (nin,), returns (nouts[-1],), or where that is 1 the one value itself
+    Source:  micrograd `MLP`
+    """
+
+    def __init__(self, nin: int, nouts: Sequence[int]) -> None:
+        sizes = [nin, *nouts]
+        self.layers = [
+            Layer(n, nout, nonlin=i < len(nouts))
+            for i, (n, nout) in enumerate(zip(sizes, nouts), 1)
+        ]
+
+    def __call__(self, x: Sequence[Value | float]) -> list[Value] | Value:
+        out: Any = x
+        for layer in self.layers:
+            out = layer([out] if isinstance(out, Value) else out)
+        return out  # type: ignore[no-any-return]
+
+    def parameters(self) -> list[Value]:
+        """Return the parameters of the layers, first to last."""
+        return [p for layer in self.layers for p in layer.parameters()]
+
+    def __repr__(self) -> str:
+        return f"MLP of [{', '.join(map(str, self.layers))}]"
+
+
+def draw_dot(root: oracle.Value, format: str = "svg", rankdir: str = "LR") -> graphviz.Digraph:
+    """Return the graph that root was computed by, to be shown in a notebook or rendered.
+
+    A box is a node, with its label, data and grad, and an ellipse what computed it.
+    Needs the package graphviz; to render also Graphviz's program `dot`.
+
+    Order:   nodes and edges as a depth-first walk finishes them, children left to right
+    Raises:  TypeError if root is not a `Value`; ValueError if it has more than 400
+             nodes or rankdir is neither "LR" nor "TB"; ImportError without graphviz
+    Source:  micrograd `draw_dot`
+    """
+    if rankdir not in ("LR", "TB"):
+        raise ValueError(f"rankdir must be 'LR' or 'TB', not {rankdir!r}")
+    n = len(Tape(root))
+    if n > MAX_DRAWN:
+        raise ValueError(
+            f"a graph of {n:,} nodes cannot be read: draw_dot takes at most {MAX_DRAWN}; "
+            "draw a smaller part, such as one neuron or one example"
+        )
+    try:
+        import graphviz
+    except ImportError as error:
+        raise ImportError("draw_dot needs graphviz: pip install 'microgpt-cython[viz]'") from error
+    dot = graphviz.Digraph(format=format, graph_attr={"rankdir": rankdir})
+    names: dict[oracle.Value, str] = {}
+    for node in _finished(root):
+        name = names[node] = str(len(names))
+        label, op = str(getattr(node, "label", "")), str(getattr(node, "_op", ""))
+        text = f"data {node.data:.4f} | grad {node.grad:.4f}"
+        if label:
+            text = f"{_escaped(label)} | {text}"
+        dot.node(name, label=f"{{ {text} }}", shape="record")
+        target = name
+        if op:
+            target = f"{name}op"
+            dot.node(target, label=graphviz.escape(op))
+            dot.edge(target, name)
+        for child in dict.fromkeys(node._children):
+            dot.edge(names[child], target)
+    return dot
+
+
+def _finished(root: oracle.Value) -> Iterator[oracle.Value]:
+    """Yield each node that root depends on after its children, root last."""
+    seen = {root}
+    stack = [(root, iter(root._children))]
+    while stack:
+        node, children = stack[-1]
+        child = next((child for child in children if child not in seen), None)
+        if child is None:
+            stack.pop()
+            yield node
+        else:
+            seen.add(child)
+            stack.append((child, iter(child._children)))
+
+
+def _escaped(text: str) -> str:
+    """Return text as it stands for itself in a record's label."""
+    return re.sub(r"([\\{}|<>])", r"\\\1", text)
