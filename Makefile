@@ -7,7 +7,7 @@ lint:
 	ruff check . && ruff format --check . && cython-lint src
 
 type:
-	mypy && python -m mypy.stubtest microgpt._engine --allowlist tests/stubtest.txt --ignore-disjoint-bases
+	mypy && stubtest microgpt._engine microgpt._kernels --allowlist tests/stubtest.txt --ignore-disjoint-bases
 
 test:
 	pytest
