@@ -1,6 +1,7 @@
 """One fixture runs each test on every engine; a missing one fails, it never skips."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,11 @@ PYTHON = ["python"]
 # No timed test: hypothesis' deadline would be one. CI's programs are the same every run.
 settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("microgpt")
+
+
+def pytest_sessionstart():
+    # A process started from the root would import the source folder, not what is installed.
+    os.chdir(Path(__file__).parent)
 
 
 def pytest_report_header():
