@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import microgpt
 from microgpt.run.recognise import plan
 
 SCRIPTS = Path(__file__).parent / "scripts"
@@ -522,6 +523,84 @@ def test_harmless_use_of_numbers_is_followed_and_the_class_replaced(tmp_path, na
     assert (alone.stderr, compiled.stderr) == ("", "")
 
 
+# ------------------------------------------------------------------- several files
+
+ENGINE = "import math\n\n\n" + CLASS
+REST = SHOW
+DIVIDED = {
+    "star": ("from engine import *\n" + REST, ["engine.py"]),
+    "by_name": ("from engine import Value\n" + REST, ["engine.py"]),
+    "by_module": ("import engine\n" + REST.replace("Value(", "engine.Value("), ["engine.py"]),
+    "by_alias": ("import engine as e\n" + REST.replace("Value(", "e.Value("), ["engine.py"]),
+    "inside_a_function": (
+        "def main():\n    from engine import Value\n"
+        + REST.strip().replace("\n", "\n    ").join(["    ", "\n"])
+        + "\n\nmain()\n",
+        ["engine.py"],
+    ),
+}
+
+
+def divided(tmp_path, script, engine=ENGINE):
+    (tmp_path / "engine.py").write_text(engine)
+    return same(tmp_path, script)
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_class_in_a_module_beside_the_script_is_replaced(tmp_path, name):
+    script, _ = DIVIDED[name]
+    alone, compiled = divided(tmp_path, script)
+    assert (alone.stderr, compiled.stderr) == ("", "")
+    line = ENGINE.splitlines().index("class Value:") + 1
+    explained = start(["-m", "microgpt", "run", "--explain", "script.py"], tmp_path)
+    assert explained.stdout == f"engine.py:{line}: Value is replaced by microgpt.Value\n"
+    checked = start(["-m", "microgpt", "run", "--check", "1", "script.py"], tmp_path)
+    assert "identical" in checked.stdout, checked.stderr
+
+
+def test_whole_script_in_modules_is_replaced(tmp_path):
+    (tmp_path / "layers.py").write_text(
+        TRAIN[TRAIN.index("def linear") : TRAIN.index("def gpt")]
+        + "\n\nif __name__ == '__main__':\n    print('alone')\n"
+    )
+    script = "from layers import *\nfrom engine import *\n" + edited(
+        TRAIN.replace(TRAIN[TRAIN.index("def linear") : TRAIN.index("def gpt")], ""), (CLASS, "")
+    )
+    alone, compiled = divided(tmp_path, script, edited(ENGINE, (CLASS, EXTRA)))
+    assert (alone.returncode, alone.stderr, compiled.stderr) == (0, "", "")
+    explained = start(["-m", "microgpt", "run", "--explain", "script.py"], tmp_path).stdout
+    assert re.findall(r"^(\w+\.py):\d+: (\w+) is replaced", explained, re.M) == [
+        ("layers.py", "linear"),
+        ("layers.py", "softmax"),
+        ("layers.py", "rmsnorm"),
+        ("engine.py", "Value"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "import engine\nengine.Value.relu = lambda self: self\nfrom engine import Value\n" + REST,
+        "import engine\nengine.Value = float\nprint(engine.Value('1.5'))\n",
+        "import engine\nkept = engine\n" + REST.replace("Value(", "kept.Value("),
+        "from engine import Value as Scalar\n" + REST.replace("Value(", "Scalar("),
+        "from engine import *\n\n\ndef max(a, b):\n    return a + b\n\n\n" + REST,
+        "from engine import Value\n" + REST + "print(c.relu().data, b.relu().data)\n",
+    ],
+)
+def test_module_of_which_not_all_is_certain_is_left_alone(tmp_path, script):
+    _, compiled = divided(tmp_path, script)
+    assert compiled.stderr.count("is left as it is") == 1
+
+
+def test_traceback_through_a_replaced_module_shows_its_lines(tmp_path):
+    script = "from engine import *\n" + REST + "fail(a)\n"
+    engine = ENGINE + "\n\ndef fail(x):\n    return [x][1]\n"
+    alone, compiled = divided(tmp_path, script, engine)
+    assert compiled.stderr == alone.stderr
+    assert "return [x][1]" in alone.stderr
+
+
 # -------------------------------------------------------------- as Python runs it
 
 AROUND = """
@@ -613,7 +692,8 @@ def test_traceback_shows_the_scripts_own_lines(tmp_path):
         assert process.stderr.splitlines()[
             -1
         ] == "ValueError: math domain error" or sys.version_info >= (3, 13)
-    assert "microgpt/" not in compiled.stderr
+    if microgpt.engine.NAME != "python":  # the oracle's own frame
+        assert "microgpt/" not in compiled.stderr
 
 
 def test_traceback_of_a_kept_method_shows_its_line(tmp_path):

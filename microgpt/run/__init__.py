@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import importlib.machinery
 import os
 import subprocess
 import sys
-import threading
-import types
 from collections.abc import Sequence
-from typing import Any
 
 import microgpt
-from microgpt import engine
-from microgpt.run.recognise import Plan, plan
+from microgpt.run.execution import execute
+from microgpt.run.program import Program
 
 HELP = """\
 Run a microgpt script as it is, with its class Value and its functions linear, softmax and
@@ -65,24 +60,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     plain = os.environ.pop(_PLAIN, None)
     stop_after = int(os.environ.pop(_STOP, "0"))
     try:
-        tree = ast.parse(source, os.path.abspath(path))
-        found = Plan(tree) if plain else plan(tree)
-    except (SyntaxError, ValueError) as error:
-        if options.explain or options.check:
-            print(f"microgpt run: {path} is not Python: {error}", file=sys.stderr)
+        program = Program(path, source, plain=bool(plain))
+    except (OSError, SyntaxError, ValueError) as error:
+        if options.explain or options.check or not isinstance(error, SyntaxError):
+            print(f"microgpt run: {path} cannot be read as Python: {error}", file=sys.stderr)
             return 1
-        sys.excepthook(type(error), error.with_traceback(None), None)
-        return 1
-    except RecursionError:
-        found = Plan(tree)
-        found.kept.append((0, "the script", "its expressions are nested too deep to read"))
+        # Only Python itself, reading the file, says what is wrong in quite these words.
+        return subprocess.run([sys.executable, path, *options.args]).returncode
     if options.explain:
-        return _explain(path, found)
+        return _explain(program)
     if options.check is not None:
-        return _check(path, options.args, options.check, found)
+        return _check(program, options.args, options.check)
     if not plain and not stop_after:
-        _complain(path, found)
-    return _execute(path, found, options.args, stop_after)
+        _complain(program)
+    return execute(program, options.args, stop_after)
 
 
 # As `-m microgpt.run`, which would take a microgpt.py of the current directory for the package.
@@ -104,169 +95,30 @@ def _steps(text: str) -> int:
     return number
 
 
-def _line(path: str, line: int) -> str:
-    return f"{path}:{line}" if line else path
-
-
-def _explain(path: str, found: Plan) -> int:
+def _explain(program: Program) -> int:
     """Print what a plan replaces and what it does not."""
-    for line, name, what in sorted(found.replaced):
-        print(f"{_line(path, line)}: {name} is replaced by {what}")
-    for line, name, reason in sorted(found.kept):
-        print(f"{_line(path, line)}: {name} is left as it is: {reason}")
+    for line, name, what in sorted(program.found.replaced):
+        print(f"{program.place(line)}: {name} is replaced by {what}")
+    for line, name, reason in sorted(program.found.kept):
+        print(f"{program.place(line)}: {name} is left as it is: {reason}")
     return 0
 
 
-def _complain(path: str, found: Plan) -> None:
+def _complain(program: Program) -> None:
     """Say in one line what is not replaced."""
-    if not found.kept:
-        return
-    line, name, reason = sorted(found.kept, key=lambda item: item[0] == 0)[0]
-    more = f" (and {len(found.kept) - 1} more: --explain)" if len(found.kept) > 1 else ""
-    print(
-        f"microgpt run: {_line(path, line)}: {name} is left as it is: {reason}{more}",
-        file=sys.stderr,
-    )
+    kept = sorted(program.found.kept, key=lambda item: item[0] == 0)
+    if kept:
+        line, name, reason = kept[0]
+        more = f" (and {len(kept) - 1} more: --explain)" if len(kept) > 1 else ""
+        words = f"{program.place(line)}: {name} is left as it is: {reason}{more}"
+        print(f"microgpt run: {words}", file=sys.stderr)
 
 
-# ----------------------------------------------------------------- execution
-
-
-def _replacements() -> types.ModuleType:
-    """Return the module from which the changed tree takes the compiled names."""
-    module: Any = types.ModuleType("_microgpt_run")
-    module.Value = microgpt.Value
-    module.linear, module.softmax, module.rmsnorm = (
-        microgpt.linear,
-        microgpt.softmax,
-        microgpt.rmsnorm,
-    )
-    module.extended = _extended
-    found: types.ModuleType = module
-    return found
-
-
-def _extended(cls: type) -> type:
-    """Return `Value` with the members that a script's class adds to it."""
-    for name, member in vars(cls).items():
-        if hasattr(member, "__get__") and name not in ("__dict__", "__weakref__"):
-            _give(name, member)
-    value: type = microgpt.Value
-    return value
-
-
-def _give(name: str, member: object) -> None:
-    if engine.NAME == "python":
-        setattr(microgpt.Value, name, member)
-    else:
-        from microgpt import _engine
-
-        _engine.give(name, member)
-
-
-def _execute(path: str, found: Plan, args: list[str], stop_after: int) -> int:
-    """Run a plan as Python runs a script: as __main__, with its own argv, path and tracebacks."""
-    full = os.path.abspath(path)
-    if found.replaced:
-        sys.modules["_microgpt_run"] = _replacements()
-    if stop_after:
-        sys.modules["_microgpt_run_steps"] = _counter(stop_after)
-        found.tree = _Counted().visit(found.tree)
-        ast.fix_missing_locations(found.tree)
-    program: Any = types.ModuleType("__main__")
-    program.__file__ = full
-    program.__cached__ = None
-    program.__builtins__ = sys.modules["builtins"]
-    program.__annotations__ = {}
-    program.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
-    sys.argv = [path, *args]
-    sys.path[0] = os.path.dirname(os.path.realpath(full))
-    if any(os.path.exists(os.path.join(sys.path[0], name)) for name in ("microgpt.py", "microgpt")):
-        for name in [name for name in sys.modules if name.split(".")[0] == "microgpt"]:
-            del sys.modules[name]  # the script's own is meant
-    try:
-        code = compile(found.tree, full, "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        sys.excepthook(type(error), error.with_traceback(None), None)
-        return 1
-    sys.modules["__main__"] = program
-    try:
-        exec(code, program.__dict__)
-    except SystemExit as error:
-        return _exit_status(error)
-    except BaseException as error:
-        # The frame of this function is not the script's.
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
-        error.__traceback__ = trace
-        sys.excepthook(type(error), error, trace)
-        if isinstance(error, KeyboardInterrupt):
-            _die_of_interrupt()
-        return 1
-    return 0
-
-
-def _exit_status(error: SystemExit) -> int:
-    if error.code is None:
-        return 0
-    if isinstance(error.code, int):
-        return error.code & 0xFF if os.name == "posix" else error.code
-    sys.stdout.flush()
-    print(error.code, file=sys.stderr)
-    return 1
-
-
-def _die_of_interrupt() -> None:
-    """End as Python does after an unhandled Ctrl-C: by the signal itself."""
-    import signal
-
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    if os.name == "posix" and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-# --------------------------------------------------------------------- check
-
-
-class _Counted(ast.NodeTransformer):
-    """Count every call of a method named backward, before it is made."""
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node.func, ast.Attribute) and node.func.attr == "backward":
-            counted = ast.parse("__import__('_microgpt_run_steps').step()", mode="eval").body
-            assert isinstance(counted, ast.Call)
-            counted.args = [node.func]
-            node.func = counted
-            for inner in ast.walk(counted):
-                if not hasattr(inner, "lineno"):
-                    ast.copy_location(inner, node)
-        return node
-
-
-def _counter(stop_after: int) -> types.ModuleType:
-    module: Any = types.ModuleType("_microgpt_run_steps")
-    done = 0
-
-    def step(method: Any) -> Any:
-        nonlocal done
-        if done == stop_after:
-            for stream in (sys.stdout, sys.stderr):
-                stream.flush()
-            os._exit(0)
-        done += 1
-        return method
-
-    module.step = step
-    counter: types.ModuleType = module
-    return counter
-
-
-def _check(path: str, args: list[str], steps: int, found: Plan) -> int:
+def _check(program: Program, args: list[str], steps: int) -> int:
     """Run the first steps of a script in both ways and compare what they print."""
-    if not found.replaced:
-        _complain(path, found)
+    path = program.path
+    if not program.found.replaced:
+        _complain(program)
         print(f"{path}: nothing is replaced, so there is nothing to compare")
         return 0
     stdin = b"" if sys.stdin is None or sys.stdin.isatty() else sys.stdin.buffer.read()

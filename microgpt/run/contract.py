@@ -415,15 +415,17 @@ class Contract:
                 if needed not in self.same:
                     raise RefusalError(self.node.lineno, f"{name} needs {needed}, which it lacks")
 
-    def replacement(self) -> list[ast.stmt]:
-        """Return the statements that stand for the class."""
+    def replacement(self, place: ast.stmt) -> ast.stmt:
+        """Return the statement that stands for the class, which is at that place."""
+        assert isinstance(place, ast.ClassDef)
         if not self.added:
-            return [fetched("Value", self.node.name, self.node)]
-        node = copy.copy(self.node)
+            return fetched("Value", place.name, place)
+        lines = {member.lineno for member in self.added}
+        node = copy.copy(place)
         node.bases = []
-        node.decorator_list = [expression("__import__('_microgpt_run').extended", self.node)]
-        node.body = self.added
-        return [ast.fix_missing_locations(node)]
+        node.decorator_list = [expression("__import__('_microgpt_run').extended", place)]
+        node.body = [member for member in place.body if member.lineno in lines]
+        return ast.fix_missing_locations(node)
 
     def described(self) -> str:
         if not self.added:

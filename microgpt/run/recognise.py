@@ -9,7 +9,9 @@ ints). Whatever is not certain is left alone, with the reason and its line.
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from microgpt.run.calls import Sightings
 from microgpt.run.contract import Contract, RefusalError, fetched, resembles
@@ -96,19 +98,20 @@ DUNDERS = frozenset(
 
 @dataclass
 class Plan:
-    """What to run instead of a script, and what to say about it.
+    """What to run instead of a script's definitions, and what to say about it.
 
-    replaced and kept hold (line, name, text), kept with the reason as its text.
+    replaced and kept hold (line, name, text), kept with the reason as its text;
+    replacements the new statement by the line of the definition, made from that.
     """
 
-    tree: ast.Module
     replaced: list[tuple[int, str, str]] = field(default_factory=list)
     kept: list[tuple[int, str, str]] = field(default_factory=list)
+    replacements: dict[int, Callable[[ast.stmt], ast.stmt]] = field(default_factory=dict)
 
 
 def plan(tree: ast.Module) -> Plan:
     """Return the plan for a script; the tree itself is not changed."""
-    result = Plan(tree)
+    result = Plan()
     names = Names(tree)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     nested = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n not in classes]
@@ -130,21 +133,17 @@ def plan(tree: ast.Module) -> Plan:
     except RefusalError as refusal:
         result.kept.append((refusal.line, contract.node.name, str(refusal)))
         return result
-    replacements: dict[ast.stmt, list[ast.stmt]] = {contract.node: contract.replacement()}
+    result.replacements[contract.node.lineno] = contract.replacement
     result.replaced.append((contract.node.lineno, contract.node.name, contract.described()))
     for function in tree.body:
         if isinstance(function, ast.FunctionDef):
             for name, spellings in FUNCTIONS.items():
                 reason = _function(function, name, spellings, contract, tree, names)
                 if reason == "":
-                    replacements[function] = [fetched(name, function.name, function)]
+                    result.replacements[function.lineno] = partial(fetched, name, function.name)
                     result.replaced.append((function.lineno, function.name, f"microgpt.{name}"))
                 elif reason is not None:
                     result.kept.append((function.lineno, function.name, reason))
-    body: list[ast.stmt] = []
-    for statement in tree.body:
-        body += replacements.get(statement, [statement])
-    result.tree = ast.Module(body=body, type_ignores=[])
     return result
 
 
