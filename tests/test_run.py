@@ -727,6 +727,12 @@ def test_warnings_carry_the_scripts_lines(tmp_path):
     assert compiled.stderr == alone.stderr
 
 
+def test_script_too_deep_to_be_judged_runs_as_it_is(tmp_path):
+    alone, compiled = same(tmp_path, SMALL + "x = " + " + ".join(["1"] * 2500) + "\nprint(x)\n")
+    assert alone.returncode == 0
+    assert "nested too deep" in compiled.stderr
+
+
 def test_future_imports_of_the_engine_do_not_leak_into_the_script(tmp_path):
     same(tmp_path, "def f(x: 1 + 1): pass\n\n\nprint(f.__annotations__)\n")
 

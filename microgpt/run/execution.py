@@ -29,13 +29,16 @@ def execute(program: Program, args: list[str], stop_after: int) -> int:
         sys.modules["_microgpt_run"] = _replacements()
     if stop_after:
         sys.modules["_microgpt_run_steps"] = _counter(stop_after)
-        trees = {name: _Counted().visit(tree) for name, tree in trees.items()}
+        trees = {
+            name: ast.fix_missing_locations(_Counted().visit(tree)) for name, tree in trees.items()
+        }
+    # A script in which nothing is replaced is compiled from its text, as Python does it.
+    sources: dict[str, Any] = trees if program.found.replaced or stop_after else {}
+    sources = sources or {"__main__": program.source}
     try:
         code = {
-            name: compile(
-                ast.fix_missing_locations(tree), program.file_of(name), "exec", dont_inherit=True
-            )
-            for name, tree in trees.items()
+            name: compile(source, program.file_of(name), "exec", dont_inherit=True)
+            for name, source in sources.items()
         }
     except (SyntaxError, ValueError, RecursionError) as error:
         sys.excepthook(type(error), error.with_traceback(None), None)

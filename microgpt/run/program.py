@@ -26,7 +26,7 @@ class Program:
     """
 
     def __init__(self, path: str, source: bytes, *, plain: bool = False) -> None:
-        self.path = path
+        self.path, self.source = path, source
         self.files: list[tuple[str, str, ast.Module]] = []  # module name, path, tree
         self.directory = os.path.dirname(os.path.realpath(path))
         script = ast.parse(source, os.path.abspath(path))
