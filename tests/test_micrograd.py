@@ -16,6 +16,7 @@ from pathlib import Path
 import graphviz
 import numpy as np
 import pytest
+import two_moons
 from bits import bits
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 import microgpt.engine
 import microgpt.micrograd
 
+DOCS = Path(__file__).parents[1] / "docs"
 needs_dot = pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz's program is not here")
 
 
@@ -531,3 +533,84 @@ def test_draw_dot_names_what_is_wrong(micrograd, monkeypatch):
 def test_draw_dot_draws_plain_values_too(engine):
     a = engine.Value(2.0)
     assert over(engine).draw_dot(a * 3).source.count("->") == 2
+
+
+# ----------------------------------------------------------------- two moons
+
+
+@pytest.fixture(scope="module")
+def judged():
+    """The losses and final weights of two steps as the judge takes them."""
+    random.seed(1337)
+    points, labels = two_moons.moons()
+    layers = [
+        [([Judge(random.uniform(-1, 1)) for _ in range(nin)], Judge(0.0)) for _ in range(nout)]
+        for nin, nout in zip([2, *two_moons.SIZES], two_moons.SIZES)
+    ]
+    params = [p for layer in layers for w, b in layer for p in (*w, b)]
+    losses = []
+    for k in range(2):
+        hinges = 0
+        for point, label in zip(points, labels):
+            x = [Judge(z) for z in point]
+            for layer in layers:
+                x = [sum((wi * xi for wi, xi in zip(w, x)), b) for w, b in layer]
+                x = [xi.relu() for xi in x] if layer is not layers[-1] else x
+            hinges = hinges + (1 + -label * x[0]).relu()
+        loss = hinges * (1 / 100) + 1e-4 * sum(p * p for p in params)
+        for p in params:
+            p.grad = 0.0
+        loss.backward()
+        losses.append(loss.data)
+        for p in params:
+            p.data -= (1.0 - 0.9 * k / 100) * p.grad
+    return bits(*losses, *[p.data for p in params])
+
+
+@pytest.mark.parametrize("way", two_moons.WAYS)
+def test_two_moons_train_with_the_judges_bits(engine, judged, way):
+    training = two_moons.WAYS[way](engine, over(engine))
+    losses = [training.step(k) for k in range(2)]
+    assert bits(*losses, *[p.data for p in training.params]) == judged
+
+
+# ----------------------------------------------------------------- notebooks
+
+
+def printed(notebook):
+    """Return what the cells of a notebook print, cell by cell."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [cell["outputs"] for cell in cells if cell["cell_type"] == "code"]
+    return [
+        "".join("".join(out["text"]) for out in cell if out["output_type"] == "stream")
+        for cell in outputs
+    ]
+
+
+def run_notebook(notebook, folder):
+    """Run a notebook in Jupyter's own runner and return what it printed."""
+    copied = Path(shutil.copy(DOCS / notebook, folder))
+    command = [sys.executable, "-m", "jupyter", "execute", "--inplace", str(copied)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return printed(copied)
+
+
+def test_two_moons_notebook_prints_what_is_stored_in_it(compiled, tmp_path):
+    shown = run_notebook("two_moons.ipynb", tmp_path)
+    assert shown == printed(DOCS / "two_moons.ipynb")
+    training = two_moons.Plain(compiled, over(compiled))
+    losses = [training.step(k) for k in range(100)]
+    for k in (0, 50, 99):
+        assert f"step {k:2}: loss {losses[k]:.4f}" in shown[3]
+
+
+@needs_dot
+def test_draw_graph_notebook_prints_what_is_stored_in_it(compiled, tmp_path):
+    shown = run_notebook("draw_graph.ipynb", tmp_path)
+    assert shown == printed(DOCS / "draw_graph.ipynb")
+    pictures = json.loads((tmp_path / "draw_graph.ipynb").read_text(encoding="utf-8"))["cells"]
+    svgs = [out["data"]["image/svg+xml"] for cell in pictures for out in cell.get("outputs", [])
+            if "data" in out]  # fmt: skip
+    assert len(svgs) == 2
+    assert "bias" in "".join(svgs[1])
