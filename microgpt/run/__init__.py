@@ -132,7 +132,8 @@ def _check(program: Program, args: list[str], steps: int) -> int:
     words = f"{steps} step{'s' if steps > 1 else ''}"
     if outputs[0] == outputs[1]:
         count = len(_lines(expected))
-        print(f"{path}: identical: {words}, {count} lines printed, exit status {status}")
+        lines = f"{count} line{'' if count == 1 else 's'} printed"
+        print(f"{path}: identical: {words}, {lines}, exit status {status}")
         return 0
     for number, (left, right) in enumerate(zip([*_lines(expected), b""], [*_lines(got), b""]), 1):
         if left != right:

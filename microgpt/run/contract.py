@@ -225,6 +225,13 @@ class Contract:
 
     def _init(self, function: ast.FunctionDef) -> None:
         line = function.lineno
+        kept = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
+        if "_backward" in kept:
+            raise RefusalError(
+                line,
+                "its derivatives are closures that read data when backward runs, the compiled "
+                "one's are numbers taken when a node is made: see microgpt.micrograd",
+            )
         arguments = function.args
         parameters = [a.arg for a in arguments.args]
         if (
@@ -408,6 +415,10 @@ class Contract:
                 and name not in ("__repr__", "__str__")
             ):
                 raise RefusalError(item.lineno, f"it has a {name} of its own")
+            if any(
+                isinstance(n, ast.Name) and n.id in ("super", "__class__") for n in ast.walk(item)
+            ):
+                raise RefusalError(item.lineno, f"{name} uses super or __class__")
             self.extra[name] = item
             self.added.append(item)
         for name in sorted(self.same):

@@ -206,6 +206,10 @@ class Flow:
         elif isinstance(node, (ast.For, ast.AsyncFor)):
             self.loop(node.target, node.iter, scope)
             self.block(node.body + node.orelse, scope)
+        elif isinstance(node, ast.Delete):
+            for target in node.targets:
+                if isinstance(target, ast.Attribute) and self.holds_value(target.value, scope):
+                    self.see(target, f"deletes .{target.attr} of a {self.cls.name}")
         elif isinstance(node, ast.Return):
             if node.value is not None:
                 self.result(scope, self.value(node.value, scope))
@@ -230,6 +234,9 @@ class Flow:
                     self.statement(child, scope)  # type: ignore[arg-type]
                 elif type(child).__name__ == "match_case":
                     self.case(node, child, scope)
+
+    def holds_value(self, node: ast.expr, scope: int) -> bool:
+        return bool(tags(self.value(node, scope)) & VALUES)
 
     def case(self, node: ast.AST, case: ast.AST, scope: int) -> None:
         subject = self.value(node.subject, scope)  # type: ignore[attr-defined]
