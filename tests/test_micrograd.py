@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import importlib.util
 import json
 import math
 import operator
@@ -20,9 +19,7 @@ import two_moons
 from bits import bits
 from hypothesis import given
 from hypothesis import strategies as st
-
-import microgpt.engine
-import microgpt.micrograd
+from two_moons import micrograd_over as over
 
 DOCS = Path(__file__).parents[1] / "docs"
 needs_dot = pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz's program is not here")
@@ -32,22 +29,6 @@ needs_dot = pytest.mark.skipif(not shutil.which("dot"), reason="Graphviz's progr
 def micrograd(engine):
     """The module over each engine in turn."""
     return over(engine)
-
-
-def over(engine):
-    if engine.Closed is microgpt.engine.Closed:
-        return microgpt.micrograd
-    name = f"microgpt.micrograd_over_{engine.NAME}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, microgpt.micrograd.__file__)
-        module = sys.modules[name] = importlib.util.module_from_spec(spec)
-        selected = vars(microgpt.engine).copy()
-        vars(microgpt.engine).update(vars(engine))
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            vars(microgpt.engine).update(selected)
-    return sys.modules[name]
 
 
 class Judge:
@@ -569,7 +550,7 @@ def judged():
 
 @pytest.mark.parametrize("way", two_moons.WAYS)
 def test_two_moons_train_with_the_judges_bits(engine, judged, way):
-    training = two_moons.WAYS[way](engine, over(engine))
+    training = two_moons.WAYS[way](engine)
     losses = [training.step(k) for k in range(2)]
     assert bits(*losses, *[p.data for p in training.params]) == judged
 
@@ -596,17 +577,17 @@ def run_notebook(notebook, folder):
     return printed(copied)
 
 
-def test_two_moons_notebook_prints_what_is_stored_in_it(compiled, tmp_path):
+def test_two_moons_notebook_prints_what_is_stored_in_it(compiled_scalar, tmp_path):
     shown = run_notebook("two_moons.ipynb", tmp_path)
     assert shown == printed(DOCS / "two_moons.ipynb")
-    training = two_moons.Plain(compiled, over(compiled))
+    training = two_moons.Micrograd(compiled_scalar)
     losses = [training.step(k) for k in range(100)]
     for k in (0, 50, 99):
         assert f"step {k:2}: loss {losses[k]:.4f}" in shown[3]
 
 
 @needs_dot
-def test_draw_graph_notebook_prints_what_is_stored_in_it(compiled, tmp_path):
+def test_draw_graph_notebook_prints_what_is_stored_in_it(compiled_scalar, tmp_path):
     shown = run_notebook("draw_graph.ipynb", tmp_path)
     assert shown == printed(DOCS / "draw_graph.ipynb")
     pictures = json.loads((tmp_path / "draw_graph.ipynb").read_text(encoding="utf-8"))["cells"]

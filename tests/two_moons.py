@@ -1,13 +1,35 @@
-"""micrograd's demonstration, with plain Values and with vector operations, the same bits.
+"""micrograd's demonstration, written in several ways that have the same bits.
 
 100 points of two moons, a 2-16-16-1 network, full batch, hinge loss with L2.
 """
 
+import importlib.util
 import math
 import random
+import sys
+
+import microgpt.engine
+import microgpt.micrograd
 
 SIZES = [16, 16, 1]
 NUM_STEPS = 100
+
+
+def micrograd_over(engine):
+    """Return microgpt.micrograd as it is where that engine is selected."""
+    if engine.Closed is microgpt.engine.Closed:
+        return microgpt.micrograd
+    name = f"microgpt.micrograd_over_{engine.NAME}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, microgpt.micrograd.__file__)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        selected = vars(microgpt.engine).copy()
+        vars(microgpt.engine).update(vars(engine))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            vars(microgpt.engine).update(selected)
+    return sys.modules[name]
 
 
 def moons(n=100, noise=0.1):
@@ -26,23 +48,35 @@ def moons(n=100, noise=0.1):
 
 
 class Plain:
-    """The network as micrograd writes it."""
+    """Values of the engine itself and the loops of micrograd's Neuron, Layer and MLP."""
 
-    def __init__(self, engine, micrograd):
+    def __init__(self, engine):
         random.seed(1337)
         self.points, self.labels = moons()
-        self.mlp = micrograd.MLP(2, SIZES)
-        self.value = micrograd.Value
-        self.params = self.mlp.parameters()
+        self.Value, self.functions = engine.Value, engine.functions
+        self.layers = [
+            [
+                ([self.Value(random.uniform(-1, 1)) for _ in range(nin)], self.Value(0.0))
+                for _ in range(nout)
+            ]
+            for nin, nout in zip([2, *SIZES], SIZES)
+        ]
+        self.params = [p for layer in self.layers for w, b in layer for p in (*w, b)]
 
-    def scores(self):
-        return [self.mlp([self.value(x) for x in point]) for point in self.points]
+    def score(self, point):
+        x = [self.Value(z) for z in point]
+        for layer in self.layers:
+            x = [sum((wi * xi for wi, xi in zip(w, x)), b) for w, b in layer]
+            if layer is not self.layers[-1]:
+                x = [xi.relu() for xi in x]
+        return x[0]
 
     def squares(self):
         return sum([p * p for p in self.params])
 
     def loss(self):
-        margins = [(1 + -y * score).relu() for y, score in zip(self.labels, self.scores())]
+        scores = [self.score(point) for point in self.points]
+        margins = [(1 + -y * score).relu() for y, score in zip(self.labels, scores)]
         return sum(margins) * (1 / len(margins)) + 1e-4 * self.squares()
 
     def step(self, k):
@@ -57,31 +91,38 @@ class Plain:
         return loss.data
 
 
+class Micrograd(Plain):
+    """micrograd's own classes."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        micrograd = micrograd_over(engine)
+        random.seed(1337)
+        moons()  # drawn before the weights
+        self.Value, self.mlp = micrograd.Value, micrograd.MLP(2, SIZES)
+        self.params = self.mlp.parameters()
+
+    def score(self, point):
+        return self.mlp([self.Value(z) for z in point])
+
+
 class Vectors(Plain):
-    """The same network of dot products: the bias is a weight of the input 1."""
+    """A neuron as one dot product: the bias is a weight of the input 1."""
 
-    def __init__(self, engine, micrograd):
-        super().__init__(engine, micrograd)
-        self.value, self.functions = engine.Value, engine.functions
-        self.layers = [
-            [[engine.Value(p.data) for p in (n.b, *n.w)] for n in layer.neurons]
-            for layer in self.mlp.layers
-        ]
-        self.params = [p for layer in self.layers for b, *w in layer for p in (*w, b)]
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.matrices = [[[b, *w] for w, b in layer] for layer in self.layers]
 
-    def scores(self):
-        scores = []
-        for point in self.points:
-            x = [self.value(z) for z in point]
-            for i, layer in enumerate(self.layers):
-                x = self.functions.linear([self.value(1.0), *x], layer)
-                if i < len(self.layers) - 1:
-                    x = [xi.relu() for xi in x]
-            scores.append(x[0])
-        return scores
+    def score(self, point):
+        x = [self.Value(z) for z in point]
+        for matrix in self.matrices:
+            x = self.functions.linear([self.Value(1.0), *x], matrix)
+            if matrix is not self.matrices[-1]:
+                x = [xi.relu() for xi in x]
+        return x[0]
 
     def squares(self):
         return self.functions.dot(self.params, self.params)
 
 
-WAYS = {"plain Values": Plain, "vector operations": Vectors}
+WAYS = {"plain Values": Plain, "micrograd's MLP": Micrograd, "vector operations": Vectors}
