@@ -15,6 +15,7 @@ UNASKED = pytest.param(None, marks=pytest.mark.skip(reason="the pure package was
 COMPILED_SCALAR = [UNASKED] if PURE else ["cython"]
 COMPILED = [UNASKED] if PURE else ["cython", "fused"]
 PYTHON = ["python"]
+collect_ignore_glob = ["test_fused*.py"] if PURE else []
 
 # No timed test: hypothesis' deadline would be one. CI's programs are the same every run.
 settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.environ)
