@@ -232,6 +232,6 @@ def uncollected(cls: type[C]) -> type[C]:
     """
     if not issubclass(cls, Closed):
         raise TypeError(f"{cls.__name__} is not a subclass of Closed")
-    if cls.__basicsize__ != Closed.__basicsize__ or cls.__dictoffset__:
+    if cls.__basicsize__ != Closed.__basicsize__ or cls.__dictoffset__ or cls.__weakrefoffset__:
         raise TypeError(f"{cls.__name__} needs __slots__ = (), as all its bases")
     return cls

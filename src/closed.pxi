@@ -181,7 +181,11 @@ def uncollected(cls):
     if not issubclass(cls, Closed):
         raise TypeError(f"{cls.__name__} is not a subclass of Closed")
     cdef TypeSlots *kind = <TypeSlots *>cls
-    if kind.tp_basicsize != (<TypeSlots *>Value).tp_basicsize:
+    if (
+        kind.tp_basicsize != (<TypeSlots *>Value).tp_basicsize
+        or cls.__dictoffset__
+        or cls.__weakrefoffset__
+    ):
         raise TypeError(f"{cls.__name__} needs __slots__ = (), as all its bases")
     kind.tp_flags &= ~Py_TPFLAGS_HAVE_GC
     kind.tp_traverse = kind.tp_clear = NULL

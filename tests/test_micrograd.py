@@ -391,15 +391,46 @@ def test_nodes_are_not_the_collectors(compiled):
     assert not any(gc.is_tracked(node) for node in nodes)
 
 
+def test_nodes_hold_their_class_and_their_names_exactly_as_long_as_they_live(compiled):
+    value = over(compiled).Value
+    names = [object() for _ in range(3)]
+
+    def held():
+        return [sys.getrefcount(x) for x in (value, *names)]
+
+    def build():
+        x = value(0.5, label=names[0])
+        x.label = names[1]
+        y = (x * 2 + 1 - x / 3).tanh().relu() ** 2
+        y._op = names[2]
+        y.__init__(1.0)
+        return x, copy.copy(x), y
+
+    build()
+    before = held()
+    kept = [build() for _ in range(50)]
+    assert held() > before
+    del kept
+    assert held() == before
+
+
 def test_uncollected_refuses_classes_with_attributes(engine):
-    class Wide(engine.Closed):
+    class Open(engine.Closed):
         pass
+
+    class Wide(engine.Closed):
+        __slots__ = ("more",)
+
+    class Watched(engine.Closed):
+        __slots__ = ("__weakref__",)
 
     class Slim(engine.Closed):
         __slots__ = ()
 
-    with pytest.raises(TypeError, match="Wide needs __slots__"):
-        engine.uncollected(Wide)
+    for cls in (Open, Wide, Watched):
+        assert type(cls(1.0) + 1) is cls
+        with pytest.raises(TypeError, match=f"{cls.__name__} needs __slots__"):
+            engine.uncollected(cls)
     with pytest.raises(TypeError, match="int is not a subclass of Closed"):
         engine.uncollected(int)
     assert engine.uncollected(Slim) is Slim
