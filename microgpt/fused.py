@@ -219,6 +219,8 @@ class GPT(ScalarGPT):
 
     params: Any
     state_dict: Any
+    threads = 1
+    """How many threads `fit` uses; the bits are the same for every number."""
 
     def __init__(
         self,
@@ -275,7 +277,31 @@ class GPT(ScalarGPT):
             adam = Adam(self.params, num_steps=num_steps)
         if not (isinstance(adam, Adam) and adam.params is self.params):
             return super().fit(documents, num_steps, batch_size, adam=adam, on_step=on_step)
+        if self.threads < 1:
+            raise ValueError(f"threads must be at least 1, not {self.threads}")
         losses: list[float] = []
+        trainer = _kernels.Trainer(adam._moments, self.threads)
+        try:
+            self._fit(trainer, documents, num_steps, batch_size, adam, on_step, losses)
+        except BaseException as error:
+            error.losses = losses  # type: ignore[attr-defined]
+            raise
+        finally:
+            trainer.close()
+        return losses
+
+    fit.__doc__ = ScalarGPT.fit.__doc__
+
+    def _fit(
+        self,
+        trainer: Any,
+        documents: Sequence[Sequence[int]],
+        num_steps: int,
+        batch_size: int,
+        adam: Adam,
+        on_step: Callable[[int, float], object] | None,
+        losses: list[float],
+    ) -> None:
         steps_at_once = 1 if on_step else STEPS_AT_ONCE
         while len(losses) < num_steps:
             t, done = adam.t, len(losses)
@@ -292,15 +318,12 @@ class GPT(ScalarGPT):
                 steps_at_once = 1  # the steps before the faulty document are still to be done
                 continue
             if steps > 0:
-                _kernels.train(adam._moments, checked, batch_size, adam, losses, SECONDS_AT_ONCE)
+                trainer.run(checked, batch_size, adam, losses, SECONDS_AT_ONCE)
             if len(losses) == done:
                 self.batch_loss(batches[:batch_size]).backward()
                 adam.step()
             if on_step is not None:
                 on_step(t, losses[-1])
-        return losses
-
-    fit.__doc__ = ScalarGPT.fit.__doc__
 
     def generate(
         self,

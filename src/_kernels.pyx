@@ -3,26 +3,28 @@
 The mathematics is in layers.pxd (the model's functions), matmul.pxd (their
 products), model.pxd (the step) and optimizer.pxd (Adam). Here is the door:
 `Network` holds the weights, `Pass` runs documents forward and backward,
-`Moments` updates the weights, `train` does all three many times, `Sampler`
+`Moments` updates the weights, `Trainer` does all three many times, `Sampler`
 predicts token by token. Arguments are checked here; the mathematics trusts them.
 
 This file is compiled once for each instruction set, from the same lines.
 """
 
 import math
+import threading
 
-cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.math cimport pow
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from layers cimport softmax_forward
 from matmul cimport PANEL, padded
 from model cimport (
-    Sizes, Trace, backward_inputs, backward_weights, begin, end, forward, loss_forward,
+    Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
+    loss_forward, losses_forward, meet, next_matrix,
 )
 from optimizer cimport AdamStep, adam_step
+from training cimport Job, now, work
 
 
 cdef extern from "memory.h":
@@ -33,15 +35,6 @@ cdef extern from "simd.h":
     bint pow_keeps_bound()
     bint runs_avx2()
     bint runs_avx512()
-
-
-cdef extern from "time.h" nogil:
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    enum: CLOCK_MONOTONIC
-    int clock_gettime(int clock, timespec *now)
 
 
 def runs(str simd):
@@ -150,6 +143,8 @@ cdef class Network:
         sizes.n_layer = config.n_layer
         sizes.block_size = config.block_size
         sizes.n_params = config.num_params
+        sizes.inverse_n = pow(<double>sizes.n_embd, -1.0)
+        sizes.inverse_root = pow(pow(<double>config.head_dim, 0.5), -1.0)
         sizes.row = padded(sizes.n_embd)
         sizes.mlp_row = padded(4 * sizes.n_embd)
         sizes.vocab_row = padded(sizes.vocab_size)
@@ -218,19 +213,21 @@ cdef class Pass:
     def __init__(self, Network network, documents):
         cdef bint fine
         cdef Documents checked = Documents(network, documents)
+        cdef Trace *trace = &self.trace
         self.network = network
         self.kept = Buffer(network.sizes.n_params)
         memcpy(self.kept.at, network.data.at, network.sizes.n_params * sizeof(double))
-        self.trace.sizes = network.sizes
+        trace.sizes = network.sizes
+        trace.team.size = 1
         with nogil:
-            fine = begin(&self.trace, checked.tokens, checked.ends, checked.n)
+            fine = begin(trace, checked.tokens, checked.ends, checked.n)
             if fine:
-                forward(&self.trace, self.kept.at, 0, self.trace.m)
+                forward(trace, self.kept.at, 0, trace.m, 0)
+                losses_forward(trace, 0, trace.m)
+                loss_forward(trace)
         if not fine:
             raise MemoryError()
-        with nogil:
-            fine = loss_forward(&self.trace)
-        if not fine:
+        if trace.failed:
             math.log(0.0)
 
     def __dealloc__(self):
@@ -246,9 +243,14 @@ cdef class Pass:
 
     def backward(self):
         """Add the gradients of the loss to the network's."""
+        cdef Trace *trace = &self.trace
+        cdef Matrix matrix
+        cdef Py_ssize_t i
         with nogil:
-            backward_inputs(&self.trace, self.kept.at)
-            backward_weights(&self.trace, self.network.grad.at)
+            backward_inputs(trace, self.kept.at, 0, trace.m, 0)
+            for i in range(3 + 6 * trace.sizes.n_layer):
+                matrix = next_matrix(trace, matrix, i)
+                backward_weights(trace, &matrix, self.network.grad.at, 0, matrix.n_out)
 
 
 cdef class Moments:
@@ -272,9 +274,13 @@ cdef class Moments:
         """Take step adam.t with adam's settings, and count it."""
         cdef AdamStep step = read(adam)
         cdef Py_ssize_t done
-        prepare(&step, adam.t)
+        step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
+        step.correction1 = 1 - adam.beta1 ** (adam.t + 1)
+        step.correction2 = 1 - adam.beta2 ** (adam.t + 1)
         with nogil:
-            done = update(self, &step)
+            done = adam_step(
+                self.network.data.at, self.network.grad.at, self.m.at, self.v.at, self.m.n, &step
+            )
         if done < self.m.n:
             explain(self, done)
         adam.t += 1
@@ -291,84 +297,104 @@ cdef AdamStep read(adam):
     return step
 
 
-@cython.cdivision(True)
-cdef void prepare(AdamStep *step, double t) noexcept nogil:
-    """Compute what is the same for all parameters of step t."""
-    step.learning_rate = step.initial_rate * (1.0 - t / step.num_steps)
-    step.correction1 = 1.0 - pow(step.beta1, t + 1.0)
-    step.correction2 = 1.0 - pow(step.beta2, t + 1.0)
-
-
-cdef Py_ssize_t update(Moments moments, const AdamStep *step) noexcept nogil:
-    return adam_step(
-        moments.network.data.at, moments.network.grad.at, moments.m.at, moments.v.at,
-        moments.m.n, step,
-    )
-
-
 cdef int explain(Moments moments, Py_ssize_t i) except -1:
     """Raise what the oracle raises at parameter i."""
-    cdef double grad = moments.network.grad.at[i]
+    cdef object grad = moments.network.grad.at[i]
     grad**2
     if moments.v.at[i] < 0.0:
         raise TypeError(f"the root of v[{i}] = {moments.v.at[i]} is not a real number")
     raise ZeroDivisionError("float division by zero")
 
 
-def train(Moments moments, Documents documents, Py_ssize_t batch_size, adam, list losses,
-          double seconds):
-    """Train on documents batch by batch, until all are used or the time is over.
+cdef class Trainer:
+    """Take many steps in one call, by a team of threads that waits between the calls.
 
-    Step by step as the oracle: a step that would raise is left undone where its
-    loss raises, for the caller to raise it; where Adam raises, it raises here.
-
-    Units:   seconds, after which no new step is begun
-    Writes:  the network's weights, moments, adam.t. Adds to: losses
+    Raises:  RuntimeError if the threads cannot be started
     """
-    cdef Network network = moments.network
-    cdef AdamStep step = read(adam)
-    cdef Trace trace
-    cdef Py_ssize_t steps = documents.n // batch_size
-    cdef Py_ssize_t i = 0
-    cdef Py_ssize_t done = network.sizes.n_params
-    cdef double t = adam.t
-    cdef double until = now() + seconds
-    cdef bint fine = True
-    cdef Buffer kept = Buffer(steps)
-    memset(&trace, 0, sizeof(trace))
-    trace.sizes = network.sizes
-    with nogil:
-        while i < steps:
-            fine = begin(&trace, documents.tokens, documents.ends + i * batch_size, batch_size)
-            if not fine:
-                break
-            forward(&trace, network.data.at, 0, trace.m)
-            if not loss_forward(&trace):
-                break
-            backward_inputs(&trace, network.data.at)
-            backward_weights(&trace, network.grad.at)
-            prepare(&step, t + i)
-            done = update(moments, &step)
-            if done < network.sizes.n_params:
-                break
-            kept.at[i] = trace.loss
-            i += 1
-            if now() > until:
-                break
-        end(&trace)
-    adam.t += i
-    losses.extend([kept.at[j] for j in range(i)])
-    if not fine:
-        raise MemoryError()
-    if done < network.sizes.n_params:
-        explain(moments, done)
 
+    cdef Moments moments
+    cdef Job job
+    cdef Team team
+    cdef bint closed
+    cdef list helpers
 
-cdef double now() noexcept nogil:
-    """Return the seconds on a clock that never goes back."""
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec + 1e-9 * time.tv_nsec
+    def __init__(self, Moments moments, int threads):
+        self.moments = moments
+        self.job.trace.sizes = moments.network.sizes
+        self.job.trace.team.size = threads
+        self.team.size = 1
+        self.helpers = []
+        try:
+            for i in range(1, threads):
+                helper = threading.Thread(target=self.help, args=(i,), daemon=True)
+                self.team.size = i + 1  # a helper that comes alone has to wait
+                helper.start()
+                self.helpers.append(helper)
+        except BaseException:
+            self.team.size = len(self.helpers) + 1
+            self.close()
+            raise
+
+    def __dealloc__(self):
+        end(&self.job.trace)
+
+    def help(self, int thread):
+        """Work as one of the team until it is closed."""
+        with nogil:
+            while True:
+                meet(&self.team)
+                if self.closed:
+                    break
+                work(&self.job, thread)
+                meet(&self.team)
+
+    def close(self):
+        """Send the threads home."""
+        if not self.closed:
+            self.closed = True
+            with nogil:
+                meet(&self.team)
+            for helper in self.helpers:
+                helper.join()
+
+    def run(self, Documents documents, Py_ssize_t batch_size, adam, list losses, double seconds):
+        """Train on documents batch by batch, until all are used or the time is over.
+
+        Step by step as the oracle: a step whose loss would raise is left undone,
+        for the caller to raise it; where Adam raises, it raises here.
+
+        Units:   seconds, after which no new step is begun
+        Writes:  the network's weights, the moments, adam.t. Adds to: losses
+        """
+        cdef Job *job = &self.job
+        cdef Network network = self.moments.network
+        cdef Buffer kept = Buffer(documents.n // batch_size)
+        job.adam = read(adam)
+        job.t = adam.t
+        job.data = network.data.at
+        job.grad = network.grad.at
+        job.m = self.moments.m.at
+        job.v = self.moments.v.at
+        job.tokens = documents.tokens
+        job.ends = documents.ends
+        job.n_steps = kept.n
+        job.batch_size = batch_size
+        job.until = now() + seconds
+        job.losses = kept.at
+        job.done = 0
+        job.raises = network.sizes.n_params
+        job.trace.m = 0
+        job.trace.failed = False
+        with nogil:
+            meet(&self.team)
+            work(job, 0)
+            meet(&self.team)
+        adam.t += job.done
+        losses.extend([kept.at[i] for i in range(job.done)])
+        if job.out_of_memory:
+            raise MemoryError()
+        if job.raises < network.sizes.n_params:
+            explain(self.moments, job.raises)
 
 
 cdef class Sampler:
@@ -384,6 +410,7 @@ cdef class Sampler:
         cdef Py_ssize_t[2] ends = [0, size]
         self.network = network
         self.trace.sizes = network.sizes
+        self.trace.team.size = 1
         fine = tokens != NULL and begin(&self.trace, tokens, ends, 1)
         free(tokens)
         if not fine:
@@ -406,7 +433,7 @@ cdef class Sampler:
                 raise IndexError(f"token {token} is not in the vocabulary")
             self.trace.tokens[first + i] = token
         with nogil:
-            forward(&self.trace, self.network.data.at, first, last)
+            forward(&self.trace, self.network.data.at, first, last, 0)
         self.position = last
         return show(self, self.trace.logits + (last - 1) * self.trace.sizes.vocab_row,
                     (self.trace.sizes.vocab_size,), ())
@@ -417,8 +444,9 @@ def softmax(numbers):
     cdef Py_ssize_t i
     cdef Py_ssize_t n = len(numbers)
     cdef Buffer buffer = Buffer(3 * n)
+    cdef double inverse
     for i in range(n):
         buffer.at[i] = numbers[i]
     if n:
-        softmax_forward(buffer.at + n, buffer.at + 2 * n, buffer.at, n)
+        softmax_forward(buffer.at + n, buffer.at + 2 * n, &inverse, buffer.at, n)
     return [buffer.at[n + i] for i in range(n)]

@@ -34,9 +34,10 @@ cdef inline void embedding_forward(
 
 
 cdef inline void embedding_backward(
-    double *dw, const double *dx, const Py_ssize_t *ids, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row
+    double *dw, const double *dx, const Py_ssize_t *ids, Py_ssize_t first, Py_ssize_t last,
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
 ) noexcept nogil:
-    """Add each position's gradient to the row that it came from.
+    """Add each position's gradient to the row that it came from, for rows first up to last.
 
     Shapes:  dw (any, n), dx (m, n), ids (m,)
     Order:   positions last to first
@@ -45,6 +46,8 @@ cdef inline void embedding_backward(
     cdef Py_ssize_t i, k
     cdef double *to
     for i in range(m - 1, -1, -1):
+        if not first <= ids[i] < last:
+            continue
         to = dw + ids[i] * n
         for k in range(n):
             to[k] += dx[i * row + k]
@@ -112,8 +115,8 @@ cdef inline void linear_backward_weights(
 
 @cython.cdivision(True)
 cdef inline void rmsnorm_forward(
-    double *y, double *mean, double *scale, const double *x, Py_ssize_t m, Py_ssize_t n,
-    Py_ssize_t row,
+    double *y, double *mean, double *scale, const double *x, double inverse_n, Py_ssize_t m,
+    Py_ssize_t n, Py_ssize_t row,
 ) noexcept nogil:
     """Write x divided by the root of its mean square.
 
@@ -122,7 +125,6 @@ cdef inline void rmsnorm_forward(
     """
     cdef Py_ssize_t i, k
     cdef double total
-    cdef double inverse_n = pow(<double>n, -1.0)
     for i in range(m):
         total = 0.0
         for k in range(n):
@@ -136,7 +138,7 @@ cdef inline void rmsnorm_forward(
 @cython.cdivision(True)
 cdef inline void rmsnorm_backward(
     double *dx, const double *dy, const double *mean, const double *scale, const double *x,
-    Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
+    double inverse_n, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
 ) noexcept nogil:
     """Add the gradient of rmsnorm's input.
 
@@ -147,7 +149,6 @@ cdef inline void rmsnorm_backward(
     """
     cdef Py_ssize_t i, k
     cdef double dscale, dsquare, term
-    cdef double inverse_n = pow(<double>n, -1.0)
     for i in range(m):
         dscale = 0.0
         for k in range(n - 1, -1, -1):
@@ -183,9 +184,9 @@ cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexce
 
 
 cdef inline double softmax_forward(
-    double *weights, double *exps, const double *logits, Py_ssize_t n
+    double *weights, double *exps, double *inverse, const double *logits, Py_ssize_t n
 ) noexcept nogil:
-    """Write exps and probabilities of n logits and return the exps' total.
+    """Write exps, probabilities and the total's inverse of n logits; return the exps' total.
 
     Order:   the largest logit is subtracted as a plain number; exponentials
              summed left to right from 0; each multiplied by total ** -1
@@ -193,7 +194,6 @@ cdef inline double softmax_forward(
     cdef Py_ssize_t i
     cdef double largest = logits[0]
     cdef double total = 0.0
-    cdef double inverse
     for i in range(1, n):
         if logits[i] > largest:
             largest = logits[i]
@@ -201,27 +201,26 @@ cdef inline double softmax_forward(
         exps[i] = exp(logits[i] - largest)
     for i in range(n):
         total += exps[i]
-    inverse = pow(total, -1.0)
+    inverse[0] = pow(total, -1.0)
     for i in range(n):
-        weights[i] = exps[i] * inverse
+        weights[i] = exps[i] * inverse[0]
     return total
 
 
 cdef inline void attention_forward(
-    double *y, double *weights, double *exps, double *totals, const double *q, const double *k,
-    const double *v, double *scores, Py_ssize_t first, Py_ssize_t last, Py_ssize_t head_dim,
-    Py_ssize_t row, Py_ssize_t weights_row,
+    double *y, double *weights, double *exps, double *totals, double *inverses, const double *q,
+    const double *k, const double *v, double *scores, double inverse_root, Py_ssize_t first,
+    Py_ssize_t last, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
 ) noexcept nogil:
     """Write one head's weighted sums of values, for positions first up to last of a document.
 
     Shapes:  y, q, k, v (m, head_dim); weights, exps (m, m), zero where a position
-             would look ahead; totals (m,), of exps; scores (m,)
+             would look ahead; totals (m,), of exps, and inverses; scores (m,)
     Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
              over positions up to the own; weight * v summed over positions
     """
     cdef Py_ssize_t t, s, j
     cdef double score
-    cdef double inverse_root = pow(pow(<double>head_dim, 0.5), -1.0)
     for t in range(first, last):
         for s in range(t + 1):
             score = 0.0
@@ -229,7 +228,7 @@ cdef inline void attention_forward(
                 score += q[t * row + j] * k[s * row + j]
             scores[s] = score * inverse_root
         totals[t] = softmax_forward(
-            weights + t * weights_row, exps + t * weights_row, scores, t + 1
+            weights + t * weights_row, exps + t * weights_row, inverses + t, scores, t + 1
         )
         for j in range(head_dim):
             y[t * row + j] = 0.0
@@ -240,8 +239,9 @@ cdef inline void attention_forward(
 
 cdef inline void attention_backward(
     double *dq, double *dk, double *dv, const double *dy, const double *weights,
-    const double *exps, const double *totals, const double *q, const double *k, const double *v,
-    double *dscores, Py_ssize_t m, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
+    const double *exps, const double *totals, const double *inverses, const double *q,
+    const double *k, const double *v, double *dscores, double inverse_root, Py_ssize_t m,
+    Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
 ) noexcept nogil:
     """Write the gradients of one head's queries, keys and values for one document.
 
@@ -255,7 +255,6 @@ cdef inline void attention_backward(
     cdef double dweight, dtotal, inverse, dinverse
     cdef const double *w
     cdef const double *e
-    cdef double inverse_root = pow(pow(<double>head_dim, 0.5), -1.0)
     for t in range(m):
         for j in range(head_dim):
             dq[t * row + j] = 0.0
@@ -264,7 +263,7 @@ cdef inline void attention_backward(
     for t in range(m - 1, -1, -1):
         w = weights + t * weights_row
         e = exps + t * weights_row
-        inverse = pow(totals[t], -1.0)
+        inverse = inverses[t]
         dinverse = -pow(totals[t], -2.0)
         dtotal = 0.0
         for s in range(t, -1, -1):
@@ -290,7 +289,8 @@ cdef inline double cross_entropy_forward(
 
     Shapes:  probs, exps, logits (n,); total (1,), of exps
     """
-    total[0] = softmax_forward(probs, exps, logits, n)
+    cdef double inverse
+    total[0] = softmax_forward(probs, exps, &inverse, logits, n)
     if probs[target] <= 0.0:
         return -1.0
     return log(probs[target]) * -1.0

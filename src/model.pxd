@@ -23,6 +23,14 @@ cdef extern from "memory.h" nogil:
     void *zeros(size_t n_bytes)
 
 
+cdef extern from "team.h" nogil:
+    ctypedef struct Team:
+        int size
+        int arrived
+        int round
+    void meet(Team *team)
+
+
 cdef struct Sizes:
     Py_ssize_t vocab_size
     Py_ssize_t n_embd
@@ -30,6 +38,8 @@ cdef struct Sizes:
     Py_ssize_t n_layer
     Py_ssize_t block_size
     Py_ssize_t n_params
+    double inverse_n  # n_embd ** -1
+    double inverse_root  # (head_dim ** 0.5) ** -1
     Py_ssize_t row  # n_embd, 4 * n_embd and vocab_size in whole vectors
     Py_ssize_t mlp_row
     Py_ssize_t vocab_row
@@ -46,6 +56,7 @@ cdef struct Layer:  # (m, n_embd) unless it says otherwise
     double *weights  # per document (n_head, n, n)
     double *exps
     double *totals  # per document (n_head, n)
+    double *inverses
     double *attended
     double *mid
     double *mean2  # (m,)
@@ -72,6 +83,8 @@ cdef struct Trace:
     Py_ssize_t *targets
     Py_ssize_t *positions
     double loss
+    bint failed  # whether a logarithm would have raised
+    Team team  # of the threads that share the positions
     double *slab
     Py_ssize_t slab_size
     Layer *layers
@@ -84,11 +97,13 @@ cdef struct Trace:
     double *probs
     double *totals  # (m,)
     double *losses
+    double *dtargets
     double *dlogits  # (m, vocab_size)
     double *dembedding  # (m, n_embd)
     double *dx
     double *dnorm
-    double *panel
+    double *panels  # room for each thread
+    Py_ssize_t panel_size
 
 
 cdef struct Slab:
@@ -124,6 +139,7 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
         layer.weights = take(slab, maps)
         layer.exps = take(slab, maps)
         layer.totals = take(slab, m * net.n_head)
+        layer.inverses = take(slab, m * net.n_head)
         layer.attended = take(slab, m * net.row)
         layer.mid = take(slab, m * net.row)
         layer.mean2 = take(slab, m)
@@ -142,11 +158,13 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.probs = take(slab, m * net.vocab_row)
     trace.totals = take(slab, m)
     trace.losses = take(slab, m)
+    trace.dtargets = take(slab, m)
     trace.dlogits = take(slab, m * net.vocab_row)
     trace.dembedding = take(slab, m * net.row)
     trace.dx = take(slab, m * net.row)
     trace.dnorm = take(slab, m * net.row)
-    trace.panel = take(slab, 4 * net.n_embd * PANEL + padded(net.block_size))
+    trace.panel_size = 4 * net.n_embd * PANEL + padded(net.block_size)
+    trace.panels = take(slab, trace.team.size * trace.panel_size)
     take(slab, PANEL)  # whole vectors may be read, not used, behind the last row
 
 
@@ -212,13 +230,14 @@ cdef inline void end(Trace *trace) noexcept nogil:
 
 
 cdef inline void forward(
-    Trace *trace, const double *w, Py_ssize_t first, Py_ssize_t last
+    Trace *trace, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
     """Write the logits of positions first up to last, and all that leads to them.
 
-    Of the positions before first, which have been through, keys and values are read.
+    Of other positions keys and values are read: those before first have been
+    through, or other threads of the team are at them.
 
-    Shapes:  w (n_params,), 0 <= first < last <= m
+    Shapes:  w (n_params,), 0 <= first <= last <= m
     """
     cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t n = net.n_embd
@@ -230,7 +249,7 @@ cdef inline void forward(
     cdef Layer *layer
     cdef double *x = trace.layers[0].x + at
     cdef double *mid
-    cdef double *panel = trace.panel
+    cdef double *panel = trace.panels + thread * trace.panel_size
     cdef const double *wpe = w + net.vocab_size * n
     cdef const double *lm_head = wpe + net.block_size * n
     cdef const double *wq = lm_head + net.vocab_size * n
@@ -238,19 +257,27 @@ cdef inline void forward(
     embedding_forward(
         trace.embedding + at, w, wpe, trace.tokens + first, trace.positions + first, m, n, row
     )
-    rmsnorm_forward(x, trace.mean + first, trace.scale + first, trace.embedding + at, m, n, row)
+    rmsnorm_forward(
+        x, trace.mean + first, trace.scale + first, trace.embedding + at, net.inverse_n, m, n, row
+    )
     for i in range(net.n_layer):
         layer = &trace.layers[i]
         mid = layer.mid + at
         fc1 = wq + 4 * n * n
-        rmsnorm_forward(layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, m, n, row)
+        rmsnorm_forward(
+            layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, net.inverse_n, m, n, row
+        )
         linear_forward(layer.q + at, layer.norm1 + at, wq, panel, m, n, n, row, row)
         linear_forward(layer.k + at, layer.norm1 + at, wq + n * n, panel, m, n, n, row, row)
         linear_forward(layer.v + at, layer.norm1 + at, wq + 2 * n * n, panel, m, n, n, row, row)
-        heads_forward(trace, layer, first, last)
+        meet(&trace.team)
+        heads_forward(trace, layer, first, last, panel)
         linear_forward(mid, layer.attended + at, wq + 3 * n * n, panel, m, n, n, row, row)
         residual_forward(mid, x, m, n, row)
-        rmsnorm_forward(layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, m, n, row)
+        rmsnorm_forward(
+            layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n,
+            row,
+        )
         linear_forward(
             layer.hidden + mlp_at, layer.norm2 + at, fc1, panel, m, 4 * n, n, net.mlp_row, row
         )
@@ -269,61 +296,81 @@ cdef inline void forward(
 
 @cython.cdivision(True)
 cdef inline void heads_forward(
-    Trace *trace, Layer *layer, Py_ssize_t first, Py_ssize_t last
+    Trace *trace, Layer *layer, Py_ssize_t first, Py_ssize_t last, double *scores
 ) noexcept nogil:
     """Run positions first up to last through a layer's attention, per document and head."""
     cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t head_dim = net.n_embd // net.n_head
-    cdef Py_ssize_t d, h, start, size, at, map_at
+    cdef Py_ssize_t d, h, start, size, at, map_at, head_at
     for d in range(trace.n_documents):
         start = trace.starts[d]
         size = trace.starts[d + 1] - start
+        if start >= last or start + size <= first:
+            continue
         for h in range(net.n_head):
             at = start * net.row + h * head_dim
+            head_at = start * net.n_head + h * size
             map_at = trace.maps[d] + h * size * padded(size)
             attention_forward(
                 layer.attended + at, layer.weights + map_at, layer.exps + map_at,
-                layer.totals + start * net.n_head + h * size, layer.q + at, layer.k + at,
-                layer.v + at, trace.panel, max(first - start, 0), min(last - start, size),
-                head_dim, net.row, padded(size),
+                layer.totals + head_at, layer.inverses + head_at, layer.q + at, layer.k + at,
+                layer.v + at, scores, net.inverse_root, max(first - start, 0),
+                min(last - start, size), head_dim, net.row, padded(size),
             )
 
 
 @cython.cdivision(True)
-cdef inline void heads_backward(Trace *trace, Layer *layer, const double *dy) noexcept nogil:
-    """Run the gradient of a layer's attention back into queries, keys and values."""
+cdef inline void heads_backward(
+    Trace *trace, Layer *layer, const double *dy, int thread
+) noexcept nogil:
+    """Run the gradient of a layer's attention back into queries, keys and values.
+
+    Positions depend on each other here, so the team shares documents and heads.
+    """
     cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t head_dim = net.n_embd // net.n_head
-    cdef Py_ssize_t d, h, start, size, at, map_at
+    cdef Py_ssize_t d, h, start, size, at, map_at, head_at
+    meet(&trace.team)
     for d in range(trace.n_documents):
         start = trace.starts[d]
         size = trace.starts[d + 1] - start
         for h in range(net.n_head):
+            if (d * net.n_head + h) % trace.team.size != thread:
+                continue
             at = start * net.row + h * head_dim
+            head_at = start * net.n_head + h * size
             map_at = trace.maps[d] + h * size * padded(size)
             attention_backward(
                 layer.dq + at, layer.dk + at, layer.dv + at, dy + at, layer.weights + map_at,
-                layer.exps + map_at, layer.totals + start * net.n_head + h * size, layer.q + at,
-                layer.k + at, layer.v + at, trace.panel, size, head_dim, net.row, padded(size),
+                layer.exps + map_at, layer.totals + head_at, layer.inverses + head_at,
+                layer.q + at, layer.k + at, layer.v + at,
+                trace.panels + thread * trace.panel_size, net.inverse_root, size, head_dim,
+                net.row, padded(size),
             )
+    meet(&trace.team)
+
+
+cdef inline void losses_forward(Trace *trace, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Write the losses of positions first up to last; note where the oracle's log raises."""
+    cdef Py_ssize_t row = trace.sizes.vocab_row
+    cdef Py_ssize_t i
+    for i in range(first, last):
+        trace.losses[i] = cross_entropy_forward(
+            trace.probs + i * row, trace.exps + i * row, trace.logits + i * row, trace.totals + i,
+            trace.targets[i], trace.sizes.vocab_size,
+        )
+        if trace.losses[i] == -1.0:
+            trace.failed = True
 
 
 @cython.cdivision(True)
-cdef inline bint loss_forward(Trace *trace) noexcept nogil:
-    """Compute the loss from the logits; return False where the oracle's log raises.
+cdef inline void loss_forward(Trace *trace) noexcept nogil:
+    """Compute the loss from those of the positions.
 
     Order:   positions left to right from 0, times 1 / n; documents likewise
     """
-    cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t d, i
     cdef double loss
-    for i in range(trace.m):
-        trace.losses[i] = cross_entropy_forward(
-            trace.probs + i * net.vocab_row, trace.exps + i * net.vocab_row,
-            trace.logits + i * net.vocab_row, trace.totals + i, trace.targets[i], net.vocab_size,
-        )
-        if trace.losses[i] == -1.0:
-            return False
     trace.loss = 0.0
     for d in range(trace.n_documents):
         loss = 0.0
@@ -331,11 +378,12 @@ cdef inline bint loss_forward(Trace *trace) noexcept nogil:
             loss += trace.losses[i]
         trace.loss += 1.0 / (trace.starts[d + 1] - trace.starts[d]) * loss
     trace.loss = 1.0 / trace.n_documents * trace.loss
-    return True
 
 
 @cython.cdivision(True)
-cdef inline void loss_backward(Trace *trace, double *dx, const double *lm_head) noexcept nogil:
+cdef inline void loss_backward(
+    Trace *trace, double *dx, const double *lm_head, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
     """Write the gradient of the logits, and of what they are computed from.
 
     Order:   dx gets the rows of lm_head last to first without the target's, then
@@ -344,108 +392,171 @@ cdef inline void loss_backward(Trace *trace, double *dx, const double *lm_head) 
     """
     cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t n = net.n_embd
+    cdef Py_ssize_t row = net.vocab_row
     cdef Py_ssize_t d, i, k
     cdef double *dlogits
-    cdef double *dtargets = trace.dnorm
+    cdef double dloss
     for d in range(trace.n_documents):
-        for i in range(trace.starts[d], trace.starts[d + 1]):
-            dlogits = trace.dlogits + i * net.vocab_row
+        dloss = 1.0 / (trace.starts[d + 1] - trace.starts[d]) * (1.0 / trace.n_documents)
+        for i in range(max(first, trace.starts[d]), min(last, trace.starts[d + 1])):
+            dlogits = trace.dlogits + i * row
             cross_entropy_backward(
-                dlogits, 1.0 / (trace.starts[d + 1] - trace.starts[d]) * (1.0 / trace.n_documents),
-                trace.probs + i * net.vocab_row, trace.exps + i * net.vocab_row, trace.totals[i],
+                dlogits, dloss, trace.probs + i * row, trace.exps + i * row, trace.totals[i],
                 trace.targets[i], net.vocab_size,
             )
-            dtargets[i] = dlogits[trace.targets[i]]
+            trace.dtargets[i] = dlogits[trace.targets[i]]
             dlogits[trace.targets[i]] = 0.0
     linear_backward_input(
-        dx, trace.dlogits, lm_head, trace.m, net.vocab_size, n, net.row, net.vocab_row, False
+        dx + first * net.row, trace.dlogits + first * row, lm_head, last - first, net.vocab_size,
+        n, net.row, row, False,
     )
-    for i in range(trace.m):
-        trace.dlogits[i * net.vocab_row + trace.targets[i]] = dtargets[i]
+    for i in range(first, last):
+        trace.dlogits[i * row + trace.targets[i]] = trace.dtargets[i]
         for k in range(n):
-            dx[i * net.row + k] += dtargets[i] * lm_head[trace.targets[i] * n + k]
+            dx[i * net.row + k] += trace.dtargets[i] * lm_head[trace.targets[i] * n + k]
 
 
 @cython.cdivision(True)
-cdef inline void backward_inputs(Trace *trace, const double *w) noexcept nogil:
-    """Write the gradients of all activations."""
+cdef inline void backward_inputs(
+    Trace *trace, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Write the gradients of the activations of positions first up to last."""
     cdef const Sizes *net = &trace.sizes
     cdef Py_ssize_t n = net.n_embd
-    cdef Py_ssize_t m = trace.m
+    cdef Py_ssize_t m = last - first
     cdef Py_ssize_t row = net.row
+    cdef Py_ssize_t mlp_row = net.mlp_row
+    cdef Py_ssize_t at = first * row
+    cdef Py_ssize_t mlp_at = first * mlp_row
     cdef Py_ssize_t head_dim = n // net.n_head
     cdef Py_ssize_t i, h
     cdef Layer *layer
     cdef double *dx
-    cdef double *dnorm = trace.dnorm
+    cdef double *dmid
+    cdef double *dhidden
+    cdef double *dnorm = trace.dnorm + at
     cdef const double *lm_head = w + (net.vocab_size + net.block_size) * n
     cdef const double *wq = lm_head + net.vocab_size * n + net.n_layer * 12 * n * n
     cdef const double *head
-    loss_backward(trace, trace.layers[net.n_layer - 1].dout, lm_head)
+    loss_backward(trace, trace.layers[net.n_layer - 1].dout, lm_head, first, last)
     for i in range(net.n_layer - 1, -1, -1):
         wq -= 12 * n * n
         layer = &trace.layers[i]
-        linear_backward_input(
-            layer.dhidden, layer.dout, wq + 8 * n * n, m, n, 4 * n, net.mlp_row, row, False
+        dx = layer.dout + at
+        dmid = layer.dmid + at
+        dhidden = layer.dhidden + mlp_at
+        linear_backward_input(dhidden, dx, wq + 8 * n * n, m, n, 4 * n, mlp_row, row, False)
+        relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
+        linear_backward_input(dnorm, dhidden, wq + 4 * n * n, m, 4 * n, n, row, mlp_row, False)
+        memcpy(dmid, dx, m * row * sizeof(double))
+        rmsnorm_backward(
+            dmid, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at, net.inverse_n,
+            m, n, row,
         )
-        relu_backward(layer.dhidden, layer.hidden, m * net.mlp_row)
-        linear_backward_input(
-            dnorm, layer.dhidden, wq + 4 * n * n, m, 4 * n, n, row, net.mlp_row, False
-        )
-        memcpy(layer.dmid, layer.dout, m * row * sizeof(double))
-        rmsnorm_backward(layer.dmid, dnorm, layer.mean2, layer.scale2, layer.mid, m, n, row)
-        linear_backward_input(dnorm, layer.dmid, wq + 3 * n * n, m, n, n, row, row, False)
-        heads_backward(trace, layer, dnorm)
+        linear_backward_input(dnorm, dmid, wq + 3 * n * n, m, n, n, row, row, False)
+        heads_backward(trace, layer, trace.dnorm, thread)
         h = n
         while h:
             h -= head_dim
             head = wq + h * n
             linear_backward_input(
-                dnorm, layer.dv + h, head + 2 * n * n, m, head_dim, n, row, row, h + head_dim < n
+                dnorm, layer.dv + at + h, head + 2 * n * n, m, head_dim, n, row, row,
+                h + head_dim < n,
             )
             linear_backward_input(
-                dnorm, layer.dk + h, head + n * n, m, head_dim, n, row, row, True
+                dnorm, layer.dk + at + h, head + n * n, m, head_dim, n, row, row, True
             )
-            linear_backward_input(dnorm, layer.dq + h, head, m, head_dim, n, row, row, True)
-        dx = trace.layers[i - 1].dout if i else trace.dx
-        memcpy(dx, layer.dmid, m * row * sizeof(double))
-        rmsnorm_backward(dx, dnorm, layer.mean1, layer.scale1, layer.x, m, n, row)
-    memset(trace.dembedding, 0, m * row * sizeof(double))
+            linear_backward_input(dnorm, layer.dq + at + h, head, m, head_dim, n, row, row, True)
+        dx = (trace.layers[i - 1].dout if i else trace.dx) + at
+        memcpy(dx, dmid, m * row * sizeof(double))
+        rmsnorm_backward(
+            dx, dnorm, layer.mean1 + first, layer.scale1 + first, layer.x + at, net.inverse_n, m,
+            n, row,
+        )
+    dx = trace.dembedding + at
+    memset(dx, 0, m * row * sizeof(double))
     rmsnorm_backward(
-        trace.dembedding, trace.dx, trace.mean, trace.scale, trace.embedding, m, n, row
+        dx, trace.dx + at, trace.mean + first, trace.scale + first, trace.embedding + at,
+        net.inverse_n, m, n, row,
     )
 
 
-cdef inline void backward_weights(Trace *trace, double *dw) noexcept nogil:
-    """Add the gradients of all weights.
+cdef struct Matrix:  # one of the weight matrices, with what its gradient is made of
+    Py_ssize_t start  # where it is among the weights
+    Py_ssize_t n_out
+    Py_ssize_t n_in
+    const Py_ssize_t *ids  # an embedding's rows, else NULL
+    const double *dy
+    Py_ssize_t dy_row
+    const double *x
+    Py_ssize_t x_row
+
+
+cdef inline Matrix linear_matrix(
+    Matrix before, Py_ssize_t n_out, Py_ssize_t n_in, const double *dy, Py_ssize_t dy_row,
+    const double *x, Py_ssize_t x_row,
+) noexcept nogil:
+    """Return the matrix that lies behind another one."""
+    cdef Matrix matrix
+    matrix.start = before.start + before.n_out * before.n_in
+    matrix.n_out = n_out
+    matrix.n_in = n_in
+    matrix.ids = NULL
+    matrix.dy = dy
+    matrix.dy_row = dy_row
+    matrix.x = x
+    matrix.x_row = x_row
+    return matrix
+
+
+cdef inline Matrix next_matrix(const Trace *trace, Matrix before, Py_ssize_t i) noexcept nogil:
+    """Return matrix i, in the order of `Config.shapes`, given the one before."""
+    cdef const Sizes *net = &trace.sizes
+    cdef const Layer *layer
+    cdef Matrix matrix
+    cdef Py_ssize_t n = net.n_embd
+    cdef Py_ssize_t row = net.row
+    if i < 2:
+        matrix.start = 0 if i == 0 else net.vocab_size * n
+        matrix.n_out = net.vocab_size if i == 0 else net.block_size
+        matrix.n_in = n
+        matrix.ids = trace.tokens if i == 0 else trace.positions
+        matrix.dy = trace.dembedding
+        matrix.dy_row = row
+        matrix.x = NULL
+        matrix.x_row = 0
+        return matrix
+    if i == 2:
+        return linear_matrix(
+            before, net.vocab_size, n, trace.dlogits, net.vocab_row, trace.out, row
+        )
+    layer = &trace.layers[(i - 3) // 6]
+    i = (i - 3) % 6
+    if i == 4:
+        return linear_matrix(before, 4 * n, n, layer.dhidden, net.mlp_row, layer.norm2, row)
+    if i == 5:
+        return linear_matrix(before, n, 4 * n, layer.dout, row, layer.hidden, net.mlp_row)
+    return linear_matrix(
+        before, n, n,
+        layer.dq if i == 0 else layer.dk if i == 1 else layer.dv if i == 2 else layer.dmid, row,
+        layer.norm1 if i < 3 else layer.attended, row,
+    )
+
+
+cdef inline void backward_weights(
+    const Trace *trace, const Matrix *matrix, double *dw, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Add the gradients of a matrix's rows first up to last.
 
     Order:   positions last to first, the last document first
     Adds to: dw (n_params,)
     """
-    cdef const Sizes *net = &trace.sizes
-    cdef Py_ssize_t n = net.n_embd
-    cdef Py_ssize_t m = trace.m
-    cdef Py_ssize_t row = net.row
-    cdef Py_ssize_t i
-    cdef Layer *layer
-    embedding_backward(dw, trace.dembedding, trace.tokens, m, n, row)
-    dw += net.vocab_size * n
-    embedding_backward(dw, trace.dembedding, trace.positions, m, n, row)
-    dw += net.block_size * n
-    linear_backward_weights(
-        dw, trace.dlogits, trace.out, m, net.vocab_size, n, net.vocab_row, row
-    )
-    dw += net.vocab_size * n
-    for i in range(net.n_layer):
-        layer = &trace.layers[i]
-        linear_backward_weights(dw, layer.dq, layer.norm1, m, n, n, row, row)
-        linear_backward_weights(dw + n * n, layer.dk, layer.norm1, m, n, n, row, row)
-        linear_backward_weights(dw + 2 * n * n, layer.dv, layer.norm1, m, n, n, row, row)
-        linear_backward_weights(dw + 3 * n * n, layer.dmid, layer.attended, m, n, n, row, row)
+    cdef Py_ssize_t n_in = matrix.n_in
+    dw += matrix.start
+    if matrix.ids != NULL:
+        embedding_backward(dw, matrix.dy, matrix.ids, first, last, trace.m, n_in, matrix.dy_row)
+    else:
         linear_backward_weights(
-            dw + 4 * n * n, layer.dhidden, layer.norm2, m, 4 * n, n, net.mlp_row, row
+            dw + first * n_in, matrix.dy + first, matrix.x, trace.m, last - first, n_in,
+            matrix.dy_row, matrix.x_row,
         )
-        linear_backward_weights(
-            dw + 8 * n * n, layer.dout, layer.hidden, m, n, 4 * n, row, net.mlp_row
-        )
-        dw += 12 * n * n

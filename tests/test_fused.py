@@ -151,3 +151,17 @@ def test_an_unknown_instruction_set_is_refused(simd, error, monkeypatch):
     )
     assert error in result.stderr
     assert "baseline" in result.stderr
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+@pytest.mark.parametrize("shape", SHAPES[:1] + SHAPES[3:5] + SHAPES[7:8])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_every_number_of_threads_gives_the_same_bits(threads, shape, batch_size):
+    rng = random.Random(7)
+    documents = [document(rng, shape[0], rng.randrange(20)) for _ in range(9)]
+    trained = []
+    for count in (1, threads):
+        model = fused.GPT(*shape, rng=random.Random(8))
+        model.threads = count
+        trained.append((bits(*model.fit(documents, 15, batch_size)), model.weights().tobytes()))
+    assert trained[0] == trained[1]

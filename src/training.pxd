@@ -1,0 +1,183 @@
+"""Many steps, by one thread or a team of them, with the same bits.
+
+Forward and backward, the team shares the positions. Then it shares the weights:
+each thread takes rows of every matrix, computes their gradients and updates them
+while they are still near. No sum is ever divided between threads.
+"""
+
+cimport cython
+from libc.math cimport fabs, pow
+
+from model cimport (
+    Layer, Matrix, Trace, backward_inputs, backward_weights, begin, forward, loss_forward,
+    losses_forward, meet, next_matrix,
+)
+from optimizer cimport AdamStep, adam_step
+
+
+cdef extern from "time.h" nogil:
+    ctypedef long time_t
+    cdef struct timespec:
+        time_t tv_sec
+        long tv_nsec
+    enum: CLOCK_MONOTONIC
+    int clock_gettime(int clock, timespec *now)
+
+
+cdef enum:
+    NEAR = 4096  # weights whose update fits into the nearest cache
+
+
+cdef struct Job:
+    Trace trace
+    AdamStep adam
+    double t  # the optimizer's steps before these
+    double *data  # (n_params,)
+    double *grad
+    double *m
+    double *v
+    const Py_ssize_t *tokens
+    const Py_ssize_t *ends  # (n_steps * batch_size + 1,)
+    Py_ssize_t n_steps
+    Py_ssize_t batch_size
+    double until  # the time when no new step is begun
+    double *losses  # (n_steps,)
+    Py_ssize_t done  # steps
+    Py_ssize_t raises  # the parameter at which Adam raises, or n_params
+    bint out_of_memory
+    bint alone  # whether one thread has to update all weights, in order
+    bint over
+
+
+cdef inline double now() noexcept nogil:
+    """Return the seconds on a clock that never goes back."""
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return time.tv_sec + 1e-9 * time.tv_nsec
+
+
+@cython.cdivision(True)
+cdef inline void work(Job *job, int thread) noexcept nogil:
+    """Take steps until they are done, the time is over or one of them would raise.
+
+    Every thread of the team calls this once, with its number.
+    """
+    cdef Trace *trace = &job.trace
+    cdef Py_ssize_t first, last
+    cdef int size = trace.team.size
+    while True:
+        if thread == 0:
+            prepare(job)
+        meet(&trace.team)
+        if job.over:
+            break
+        first = trace.m * thread // size
+        last = trace.m * (thread + 1) // size
+        forward(trace, job.data, first, last, thread)
+        losses_forward(trace, first, last)
+        meet(&trace.team)
+        if trace.failed:
+            break
+        backward_inputs(trace, job.data, first, last, thread)
+        meet(&trace.team)
+        if thread == 0:
+            loss_forward(trace)
+            job.alone = size > 1 and not is_tame(job)
+        meet(&trace.team)
+        if not job.alone:
+            learn(job, thread, size)
+        elif thread == 0:
+            learn(job, 0, 1)
+        meet(&trace.team)
+        if job.raises < trace.sizes.n_params:
+            break
+
+
+@cython.cdivision(True)
+cdef inline void prepare(Job *job) noexcept nogil:
+    """Make the next step ready, or end the work."""
+    cdef AdamStep *adam = &job.adam
+    cdef double t
+    if job.trace.m:
+        job.losses[job.done] = job.trace.loss
+        job.done += 1
+    job.over = job.done == job.n_steps or (job.done > 0 and now() > job.until)
+    if job.over:
+        return
+    job.out_of_memory = not begin(
+        &job.trace, job.tokens, job.ends + job.done * job.batch_size, job.batch_size
+    )
+    job.over = job.out_of_memory
+    t = job.t + job.done
+    adam.learning_rate = adam.initial_rate * (1.0 - t / adam.num_steps)
+    adam.correction1 = 1.0 - pow(adam.beta1, t + 1.0)
+    adam.correction2 = 1.0 - pow(adam.beta2, t + 1.0)
+
+
+@cython.cdivision(True)
+cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
+    """Compute the gradients of this thread's rows of every matrix, and update them.
+
+    Order:   rows first to last; where Adam raises, the gradients behind are
+             still computed, as the oracle has them by then
+    """
+    cdef const Trace *trace = &job.trace
+    cdef Py_ssize_t n_matrices = 3 + 6 * trace.sizes.n_layer
+    cdef Py_ssize_t i, row, last, rows, start, done
+    cdef Matrix matrix
+    for i in range(n_matrices):
+        matrix = next_matrix(trace, matrix, i)
+        row = matrix.n_out * thread // size
+        last = matrix.n_out * (thread + 1) // size
+        while row < last:
+            rows = min(last - row, max(<Py_ssize_t>8, NEAR // matrix.n_in))
+            backward_weights(trace, &matrix, job.grad, row, row + rows)
+            if job.raises == trace.sizes.n_params:
+                start = matrix.start + row * matrix.n_in
+                done = adam_step(
+                    job.data + start, job.grad + start, job.m + start, job.v + start,
+                    rows * matrix.n_in, &job.adam,
+                )
+                if done < rows * matrix.n_in:
+                    job.raises = start + done
+            row += rows
+
+
+cdef inline bint is_tame(Job *job) noexcept nogil:
+    """Return whether no parameter's update can raise, so that their order shows nowhere.
+
+    A gradient's size is at most that of the one before it plus, per position, the
+    product of the largest dy and x.
+    """
+    cdef const Trace *trace = &job.trace
+    cdef Py_ssize_t i, k
+    cdef double dy = 0.0
+    cdef double x = 1.0
+    cdef const double *a
+    cdef const double *b
+    cdef Matrix matrix
+    if job.adam.eps_adam == 0.0:
+        return False
+    if job.done == 0:
+        for i in range(trace.sizes.n_params):
+            if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):
+                return False
+    for i in range(3 + 6 * trace.sizes.n_layer):
+        matrix = next_matrix(trace, matrix, i)
+        if i == 1:
+            continue
+        for k in range(trace.m):
+            a = matrix.dy + k * matrix.dy_row
+            dy = largest(dy, a, matrix.n_in if matrix.ids != NULL else matrix.n_out)
+            if matrix.x != NULL:
+                b = matrix.x + k * matrix.x_row
+                x = largest(x, b, matrix.n_in)
+    return dy * x * trace.m < 1e140
+
+
+cdef inline double largest(double size, const double *x, Py_ssize_t n) noexcept nogil:
+    """Return the largest of size and the sizes of x (n,); what is no number is none."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        size = fabs(x[i]) if fabs(x[i]) > size else size
+    return size
