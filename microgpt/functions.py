@@ -99,3 +99,23 @@ def cross_entropy(logits: Sequence[Value], target: int) -> Value:
     Source:  microgpt's training loop
     """
     return -softmax(logits)[target].log()
+
+
+def maximum(a: Value, b: Value) -> Value:
+    """Return the larger of two values as a node of both, a where they are equal.
+
+    Unlike Python's `max` of their data it is part of the graph: a replay of a Tape
+    compares again. If either is NaN it is b.
+    """
+    first = a.data >= b.data
+    return type(a)(a.data if first else b.data, (a, b), (1.0, 0.0) if first else (0.0, 1.0))
+
+
+def where(condition: Value, a: Value, b: Value) -> Value:
+    """Return a if the condition's data is positive, else b, as a node of all three.
+
+    Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
+    """
+    true = condition.data > 0
+    grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)
+    return type(a)(a.data if true else b.data, (condition, a, b), grads)

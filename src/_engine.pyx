@@ -31,6 +31,7 @@ from importlib import import_module
 cdef extern from "Python.h":
     void Py_INCREF(PyObject *)
     void Py_DECREF(PyObject *)
+    void Py_XDECREF(PyObject *)
     Py_ssize_t Py_REFCNT(PyObject *)
     PyTypeObject *Py_TYPE(PyObject *)
     void *PyObject_Malloc(size_t)
@@ -69,7 +70,8 @@ cdef extern from *:
 
 
 cdef enum Op:
-    LEAF, ADD, MUL, POW, LOG, EXP, RELU, CUSTOM, SUM
+    LEAF, ADD, MUL, POW, LOG, EXP, RELU, CUSTOM, SUM, MAXIMUM, WHERE, OPERATION
+    LARGEST  # a leaf that replay computes: minus the largest of some values
 
 
 cdef enum:
@@ -80,6 +82,7 @@ cdef enum Flag:
     ABSORBED = 1  # its children have moved into a sum
     PLAYED = 2    # a backward has gone through it
     EDITED = 4    # its data was written by hand
+    CONSTANT = 8  # an operator made it of a number
 
 
 cdef struct Block:
@@ -88,6 +91,8 @@ cdef struct Block:
     Py_ssize_t n_grads
     PyObject **children
     double *local_grads
+    PyObject *operation  # of an OPERATION node, or NULL
+    Py_ssize_t shared  # how many more nodes have this block
 
 
 cdef struct Term:
@@ -188,7 +193,7 @@ cdef class Value:
             if type(right) is Value:
                 return add(<Value>left, <Value>right)
             if is_plain(right, &number):
-                return add(<Value>left, new_leaf(number))
+                return add(<Value>left, new_constant(number))
         elif type(right) is Value and is_plain(left, &number):
             return number_plus(number, <Value>right)
         if isinstance(left, Value) and not is_reflected(left, right, "__radd__"):
@@ -203,9 +208,9 @@ cdef class Value:
             if type(right) is Value:
                 return mul(<Value>left, <Value>right)
             if is_plain(right, &number):
-                return mul(<Value>left, new_leaf(number))
+                return mul(<Value>left, new_constant(number))
         elif type(right) is Value and is_plain(left, &number):
-            return mul(<Value>right, new_leaf(number))
+            return mul(<Value>right, new_constant(number))
         if isinstance(left, Value) and not is_reflected(left, right, "__rmul__"):
             return mul(<Value>left, operand(right))
         if type(right) is Value:
@@ -221,7 +226,7 @@ cdef class Value:
                 # The int 0 has no sign to turn.
                 if number == 0.0 and not PyFloat_CheckExact(right):
                     number = -0.0
-                return add(<Value>left, new_leaf(-number))
+                return add(<Value>left, new_constant(-number))
         elif type(right) is Value and is_plain(left, &number):
             return number_plus(number, neg(<Value>right))
         return left + (-right)
@@ -232,9 +237,9 @@ cdef class Value:
             if type(right) is Value:
                 return mul(<Value>left, power(<Value>right, -1.0, -2.0))
             if is_plain(right, &number):
-                return mul(<Value>left, new_leaf(c_pow(number, -1.0)))
+                return mul(<Value>left, new_constant(c_pow(number, -1.0)))
         elif type(right) is Value and is_plain(left, &number):
-            return mul(power(<Value>right, -1.0, -2.0), new_leaf(number))
+            return mul(power(<Value>right, -1.0, -2.0), new_constant(number))
         return left * right**-1
 
     def __pow__(left, right, modulo):
@@ -276,7 +281,7 @@ cdef class Value:
         Writes:  grad of this value, as 1.0. Adds to: grad of all it depends on
         """
         reclaim(<PyObject *>self)
-        if not walk(<PyObject *>self, &scratch, False):
+        if not walk(<PyObject *>self, &scratch, FOR_BACKWARD):
             raise MemoryError(f"no memory for a tape of more than {scratch.n} nodes")
         play(scratch.entries, scratch.n)
         trim(&scratch)
@@ -326,7 +331,7 @@ cdef inline Value operand(object x):
     """Return x itself if it is a `Value`, else a leaf of that number."""
     if isinstance(x, Value):
         return <Value>x
-    return new_leaf(to_double(x))
+    return new_constant(to_double(x))
 
 
 cdef inline bint is_reflected(object left, object right, str name):
@@ -345,6 +350,12 @@ cdef inline bint is_reflected(object left, object right, str name):
 cdef inline Value new_leaf(double data):
     cdef Value node = new_node()
     node.c_data = data
+    return node
+
+
+cdef inline Value new_constant(double data):
+    cdef Value node = new_leaf(data)
+    node.flags = CONSTANT
     return node
 
 
@@ -386,7 +397,7 @@ cdef inline Value add(Value a, Value b):
 cdef inline Value number_plus(double number, Value a):
     if number == 0.0 and not signbit(number):
         return start_sum(a)
-    return add(a, new_leaf(number))
+    return add(a, new_constant(number))
 
 
 cdef inline Value mul(Value a, Value b):
@@ -394,7 +405,7 @@ cdef inline Value mul(Value a, Value b):
 
 
 cdef inline Value neg(Value a):
-    return mul(a, new_leaf(-1.0))
+    return mul(a, new_constant(-1.0))
 
 
 cdef inline Value power(Value a, double k, double k_minus_1):
@@ -438,5 +449,6 @@ cdef PyObject *given_repr(PyObject *self) except NULL:
 include "nodes.pxi"
 include "sums.pxi"
 include "tape.pxi"
+include "replay.pxi"
 include "vectors.pxi"
 include "closed.pxi"

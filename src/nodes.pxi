@@ -20,22 +20,34 @@ cdef inline double *local_grads_of(PyObject *node, Py_ssize_t *n) noexcept:
     return (<Value>node).local_grad
 
 
-cdef int adopt(Value self, tuple children, tuple local_grads) except -1:
+cdef Block *new_block(Py_ssize_t n, Py_ssize_t m) except NULL:
+    """Return a block for n children, not yet written, and m local gradients."""
+    cdef Block *block = <Block *>PyMem_Malloc(
+        sizeof(Block) + n * sizeof(PyObject *) + m * sizeof(double)
+    )
+    if block is NULL:
+        raise MemoryError(f"no memory for a node of {n} children")
+    block.n_children = n
+    block.n_grads = m
+    block.children = <PyObject **>(block + 1)
+    block.local_grads = <double *>(block.children + n)
+    block.operation = NULL
+    block.shared = 0
+    return block
+
+
+cdef int adopt(Value self, tuple children, tuple local_grads, bint in_block=False) except -1:
     """Give a node that has no children these."""
     cdef Py_ssize_t i, n = len(children), m = len(local_grads)
     cdef Block *block
     cdef PyObject **nodes = self.child
     cdef double *grads = self.local_grad
     cdef uint8_t kept = <uint8_t>n
-    if n != m or n > 2:
+    if n != m or n > 2 or in_block:
         kept = IN_BLOCK
-        block = <Block *>PyMem_Malloc(sizeof(Block) + n * sizeof(PyObject *) + m * sizeof(double))
-        if block is NULL:
-            raise MemoryError(f"no memory for a node of {n} children")
-        block.n_children = n
-        block.n_grads = m
-        block.children = nodes = <PyObject **>(block + 1)
-        block.local_grads = grads = <double *>(nodes + n)
+        block = new_block(n, m)
+        nodes = block.children
+        grads = block.local_grads
         self.child[0] = <PyObject *>block
     for i in range(n):
         nodes[i] = <PyObject *>children[i]
@@ -47,22 +59,30 @@ cdef int adopt(Value self, tuple children, tuple local_grads) except -1:
     return 0
 
 
+cdef void release_block(Block *block) noexcept:
+    cdef Py_ssize_t i
+    if block.shared:
+        block.shared -= 1
+        return
+    for i in range(block.n_children):
+        Py_DECREF(block.children[i])
+    Py_XDECREF(block.operation)
+    PyMem_Free(block)
+
+
 cdef void release_children(PyObject *node) noexcept:
     """Drop a node's children. May run other deallocators, and so any Python code."""
-    cdef Py_ssize_t i
     cdef PyObject *first = (<Value>node).child[0]
     cdef PyObject *second = (<Value>node).child[1]
-    cdef Block *block
     cdef uint8_t n = (<Value>node).n, op = (<Value>node).op
     (<Value>node).n = 0
     (<Value>node).op = LEAF
     if op == SUM:
         release_terms(<Terms *>first)
+    elif op == LARGEST:
+        release_block(<Block *>first)
     elif n == IN_BLOCK:
-        block = <Block *>first
-        for i in range(block.n_children):
-            Py_DECREF(block.children[i])
-        PyMem_Free(block)
+        release_block(<Block *>first)
     elif n > 0:
         Py_DECREF(first)
         if n > 1:

@@ -247,6 +247,7 @@ cdef bint expand(PyObject *node) noexcept:
         (<Value>product).flags &= ~ABSORBED
         Py_INCREF(product)
     (<Value>additions[0]).c_data = 0.0
+    (<Value>additions[0]).flags = CONSTANT
     (<Value>additions[0]).c_grad = inner_grad
     for k in range(n):
         number = term[k].grad_a

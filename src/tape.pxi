@@ -29,12 +29,17 @@ cdef enum:
     MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
 
 
-cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
+cdef enum Purpose:
+    FOR_BACKWARD, FOR_TAPE, FOR_REPLAY
+
+
+cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
     """Write what root depends on, in the order in which the nodes are finished.
 
-    A whole walk expands sums and includes leaves. Else leaves, which pass nothing
-    on, are left out, and a sum is cut into segments where one of its terms is
-    the first to reach a node: the part before it, the nodes below, the rest.
+    For a tape, sums are expanded and leaves included. For one backward, leaves, which
+    pass nothing on, are left out, and a sum is cut into segments where one of its
+    terms is the first to reach a node: the part before it, the nodes below, the
+    rest. For replay, constants are included, a LARGEST after the values it depends on.
     Leaves a mark in `place` of every node written, which `play` or `unmark` clears.
 
     Return False, with no mark left, if there is no memory.
@@ -45,7 +50,7 @@ cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
     cdef Term *term
     cdef Py_ssize_t i = 0, n, start = 0
     w.n = w.depth = 0
-    if not enter(node, whole):
+    if not enter(node, purpose):
         return fail(w, node)
     while True:
         child = NULL
@@ -65,10 +70,17 @@ cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
                 start = (i - 1) >> 1
         else:
             children = children_of(node, &n)
+            if (<Value>node).op == LARGEST and purpose == FOR_REPLAY:
+                n = (<Block *>(<Value>node).child[0]).n_children
+                children = (<Block *>(<Value>node).child[0]).children
             while i < n:
                 child = children[i]
                 i += 1
-                if not (<Value>child).place and ((<Value>child).n or whole):
+                if not (<Value>child).place and (
+                    (<Value>child).n
+                    or purpose == FOR_TAPE
+                    or purpose == FOR_REPLAY and (<Value>child).flags & CONSTANT
+                ):
                     break
                 child = NULL
             n = 0
@@ -81,7 +93,7 @@ cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
             w.depth += 1
             node = child
             i = start = 0
-            if not enter(node, whole):
+            if not enter(node, purpose):
                 return fail(w, node)
         else:
             if not emit(w, node, start, n):
@@ -94,10 +106,12 @@ cdef bint walk(PyObject *root, Walk *w, bint whole) noexcept:
             start = w.frames[w.depth].start
 
 
-cdef inline bint enter(PyObject *node, bint whole) noexcept:
+cdef inline bint enter(PyObject *node, Purpose purpose) noexcept:
     """Mark a node as reached. A sum can be played once; the next time it is its nodes."""
     (<Value>node).place = 1
-    if (<Value>node).op == SUM and (whole or (<Value>node).flags & PLAYED):
+    if (<Value>node).op == SUM and (
+        purpose != FOR_BACKWARD or (<Value>node).flags & PLAYED
+    ):
         return expand(node)
     return True
 
@@ -177,41 +191,79 @@ cdef void play(Entry *entries, Py_ssize_t n) noexcept:
 
 
 cdef class Tape:
-    """Tape(loss)\n--\n\nThe nodes a value depends on, in the order in which they are finished.
+    """Tape(loss, inputs=None)\n--\n\nThe nodes a value depends on, in the order in which they are finished.
+
+    With inputs, leaves whose numbers will change, it can compute the graph again.
 
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,
              so that depth is no limit
-    Raises:  TypeError if loss is not a `Value`
+    Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
+             is no leaf, or a node cannot be computed again: one made through the
+             constructor, whose rule is unknown
     """
 
     cdef Entry *entries
     cdef Py_ssize_t n
+    cdef Entry *computed
+    cdef Py_ssize_t n_computed
+    cdef tuple inputs
 
-    def __cinit__(self, loss):
+    def __cinit__(self, loss, inputs=None):
         if not isinstance(loss, Value):
             raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
-        cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
         cdef Py_ssize_t i
         reclaim(<PyObject *>loss)
-        cdef bint walked = walk(<PyObject *>loss, &w, True)
-        PyMem_Free(w.frames)
-        self.entries = w.entries
-        if not walked:
-            raise MemoryError(f"no memory for a tape of more than {w.n} nodes")
-        unmark(&w)
-        self.n = w.n
+        self.entries = own_walk(<PyObject *>loss, FOR_TAPE, &self.n)
         for i in range(self.n):
             Py_INCREF(self.entries[i].node)
+        if inputs is None:
+            return
+        self.inputs = tuple(inputs)
+        for value in self.inputs:
+            if not isinstance(value, Value):
+                raise TypeError(f"inputs must be Values, not {type(value).__name__}")
+            if (<Value>value).n:
+                raise ValueError(f"an input must be a leaf: {value!r} has been computed")
+        for i in range(self.n):
+            if (<Value>self.entries[i].node).op == CUSTOM:
+                raise ValueError(
+                    f"{<object>self.entries[i].node!r} was made through the constructor, so its "
+                    "rule is unknown and it cannot be computed again: make it an Operation"
+                )
+        self.computed = own_walk(<PyObject *>loss, FOR_REPLAY, &self.n_computed)
 
     def __dealloc__(self):
         cdef Py_ssize_t i
         for i in range(self.n):
             Py_DECREF(self.entries[i].node)
         PyMem_Free(self.entries)
+        PyMem_Free(self.computed)
 
     def __len__(self):
         return self.n
+
+    def forward(self, values=None):
+        """Compute every node again from the leaves' numbers, and return the value's number.
+
+        Shapes:  values, one number an input, written to the inputs first; None
+                 leaves them as they are
+        Writes:  data, _local_grads and grad (as 0.0) of all nodes but leaves
+        Raises:  what the operations raise, as in a new graph; ValueError if there
+                 are not as many values as inputs; TypeError without inputs
+        """
+        cdef Py_ssize_t i
+        if self.inputs is None:
+            raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
+        if values is not None:
+            numbers = [to_double(value) for value in values]
+            if len(numbers) != len(self.inputs):
+                raise ValueError(f"{len(numbers)} values for {len(self.inputs)} inputs")
+            for value, number in zip(self.inputs, numbers):
+                (<Value>value).c_data = number
+        for i in range(self.n_computed):
+            compute(self.computed[i].node)
+        return (<Value>self.entries[self.n - 1].node).c_data
 
     def backward(self):
         """Play the tape in reverse: set the value's grad to 1.0, add into the others.
@@ -219,3 +271,17 @@ cdef class Tape:
         Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
         """
         play(self.entries, self.n)
+
+
+cdef Entry *own_walk(PyObject *root, Purpose purpose, Py_ssize_t *n) except NULL:
+    """Return the entries of a walk, which the caller frees, and their number."""
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
+    cdef bint walked = walk(root, &w, purpose)
+    PyMem_Free(w.frames)
+    if not walked:
+        PyMem_Free(w.entries)
+        raise MemoryError(f"no memory for a tape of more than {w.n} nodes")
+    w.depth = 0
+    unmark(&w)
+    n[0] = w.n
+    return w.entries

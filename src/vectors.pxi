@@ -127,14 +127,12 @@ cdef inline Value logarithm(Value a):
 
 cdef list exponentials(tuple logits):
     """Return exp(logit - largest), where the largest is a plain number, found as `max` does."""
-    cdef double largest = (<Value>logits[0]).c_data
-    cdef Py_ssize_t i
+    cdef double largest = largest_of(PySequence_Fast_ITEMS(logits), len(logits))
+    cdef Value leaf = None
     cdef list exps = []
-    for i in range(1, len(logits)):
-        if (<Value>logits[i]).c_data > largest:
-            largest = (<Value>logits[i]).c_data
-    for i in range(len(logits)):
-        exps.append(exponential(add(<Value>logits[i], new_leaf(-largest))))
+    for logit in logits:
+        leaf = new_largest(logits, largest, leaf)
+        exps.append(exponential(add(<Value>logit, leaf)))
     return exps
 
 
@@ -194,8 +192,8 @@ def rmsnorm(x):
     if own is None:
         return plain("rmsnorm")(x)
     items = values_in(own, &n)
-    mean_square = mul(sum_of_products(items, items, n), new_leaf(c_pow(<double>n, -1.0)))
-    scale = power(add(mean_square, new_leaf(1e-5)), -0.5, -1.5)
+    mean_square = mul(sum_of_products(items, items, n), new_constant(c_pow(<double>n, -1.0)))
+    scale = power(add(mean_square, new_constant(1e-5)), -0.5, -1.5)
     for i in range(n):
         out.append(mul(<Value>items[i], scale))
     return out
@@ -239,7 +237,7 @@ def attention(q, keys, values, n_head):
                         PySequence_Fast_ITEMS(own_keys[t]) + start,
                         head_dim,
                     ),
-                    new_leaf(root),
+                    new_constant(root),
                 ))
             scores = probabilities(tuple(scores))
             weights = PySequence_Fast_ITEMS(scores)
@@ -263,6 +261,37 @@ cdef list own_rows(object rows, Py_ssize_t n):
             return None
         out.append(row)
     return out or None
+
+
+def maximum(a, b):
+    """Return the larger of two values as a node of both, a where they are equal.
+
+    Unlike Python's `max` of their data it is part of the graph: a replay of a Tape
+    compares again. If either is NaN it is b.
+    """
+    if type(a) is not Value or type(b) is not Value:
+        return plain("maximum")(a, b)
+    cdef bint first = (<Value>a).c_data >= (<Value>b).c_data
+    if first:
+        return new_binary(MAXIMUM, (<Value>a).c_data, <Value>a, <Value>b, 1.0, 0.0)
+    return new_binary(MAXIMUM, (<Value>b).c_data, <Value>a, <Value>b, 0.0, 1.0)
+
+
+def where(condition, a, b):
+    """Return a if the condition's data is positive, else b, as a node of all three.
+
+    Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
+    """
+    cdef Value node
+    if type(condition) is not Value or type(a) is not Value or type(b) is not Value:
+        return plain("where")(condition, a, b)
+    for value in (condition, a, b):
+        reclaim(<PyObject *>value)
+    cdef bint true = (<Value>condition).c_data > 0.0
+    node = new_leaf((<Value>a).c_data if true else (<Value>b).c_data)
+    adopt(node, (condition, a, b), (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0))
+    node.op = WHERE
+    return node
 
 
 def update(
