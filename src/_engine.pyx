@@ -15,15 +15,16 @@ end of its backward, so marks on nodes are never seen half done.
 """
 
 from cpython.array cimport array
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact, PyFloat_AS_DOUBLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t
-from libc.string cimport memcpy
-from libc.math cimport fabs, signbit, tanh
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcpy, memset
+from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
-from scalar cimport c_exp, c_log, c_pow
+from scalar cimport NO_ERROR, PowError, c_exp, c_log, c_pow, pow_or_error
 
 import copyreg
 from importlib import import_module
@@ -450,5 +451,6 @@ include "nodes.pxi"
 include "sums.pxi"
 include "tape.pxi"
 include "replay.pxi"
+include "batch.pxi"
 include "vectors.pxi"
 include "closed.pxi"

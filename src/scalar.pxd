@@ -7,6 +7,10 @@ Python counterpart on doubles: the same libm call, the same exception.
 from libc.math cimport INFINITY, copysign, exp, fabs, floor, fmod, isfinite, isinf, isnan, log, pow
 
 
+cdef enum PowError:
+    NO_ERROR, ZERO_DIVISION, OVERFLOW, NOT_REAL
+
+
 cdef inline double c_pow(double x, double y) except? -1.0:
     """Return x ** y as floats do, but refuse a result that is not real.
 
@@ -15,16 +19,29 @@ cdef inline double c_pow(double x, double y) except? -1.0:
              with a fractional exponent
     Source:  CPython Objects/floatobject.c `float_pow`; rule of exactness 4
     """
+    cdef PowError error = NO_ERROR
+    cdef double result = pow_or_error(x, y, &error)
+    if error == ZERO_DIVISION:
+        raise ZeroDivisionError("0.0 cannot be raised to a negative power")
+    if error == OVERFLOW:
+        raise OverflowError(34, "Numerical result out of range")
+    if error == NOT_REAL:
+        raise ValueError(f"{x} ** {y} is not a real number")
+    return result
+
+
+cdef inline double pow_or_error(double x, double y, PowError *error) noexcept nogil:
+    """Return x ** y, or say what `c_pow` raises."""
     cdef double result
     if x > 0.0 and isfinite(x) and isfinite(y):
         result = pow(x, y)
         if isinf(result):
-            raise OverflowError(34, "Numerical result out of range")
+            error[0] = OVERFLOW
         return result
-    return c_pow_special(x, y)
+    return special_pow(x, y, error)
 
 
-cdef inline double c_pow_special(double x, double y) except? -1.0:
+cdef inline double special_pow(double x, double y, PowError *error) noexcept nogil:
     """Return x ** y where x or y is zero, negative, infinite or NaN."""
     cdef bint odd
     cdef double result
@@ -46,13 +63,14 @@ cdef inline double c_pow_special(double x, double y) except? -1.0:
         return copysign(0.0, x) if odd else 0.0
     if x == 0.0:
         if y < 0.0:
-            raise ZeroDivisionError("0.0 cannot be raised to a negative power")
+            error[0] = ZERO_DIVISION
+            return 0.0
         return x if odd else 0.0
     result = pow(fabs(x), y)
     if isinf(result):  # before the next question: Python's complex power overflows too
-        raise OverflowError(34, "Numerical result out of range")
-    if x < 0.0 and y != floor(y):
-        raise ValueError(f"{x} ** {y} is not a real number")
+        error[0] = OVERFLOW
+    elif x < 0.0 and y != floor(y):
+        error[0] = NOT_REAL
     return -result if x < 0.0 and odd else result
 
 

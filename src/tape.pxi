@@ -208,6 +208,7 @@ cdef class Tape:
     cdef Entry *computed
     cdef Py_ssize_t n_computed
     cdef tuple inputs
+    cdef Program program
 
     def __cinit__(self, loss, inputs=None):
         if not isinstance(loss, Value):
@@ -271,6 +272,24 @@ cdef class Tape:
         Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
         """
         play(self.entries, self.n)
+
+    def run(self, batch, threads=1):
+        """Do `forward` and `backward` for every row of a batch, and return the losses.
+
+        The gradients are those of one row after the other, for any number of threads.
+
+        Shapes:  batch (rows, inputs), a buffer of doubles or rows of numbers; returns
+                 (rows,), an array of doubles
+        Writes:  as `forward` does for the last row. Adds to: grad of the leaves
+        Raises:  as `forward`, at the first row that does; the rows before it are done
+        """
+        if self.inputs is None:
+            raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
+        if not isinstance(threads, int) or threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads!r}")
+        rows = rows_of(batch, len(self.inputs))
+        n_rows = len(rows) // len(self.inputs) if self.inputs else len(batch)
+        return run_rows(self, rows, n_rows, threads)
 
 
 cdef Entry *own_walk(PyObject *root, Purpose purpose, Py_ssize_t *n) except NULL:

@@ -186,7 +186,7 @@ def rmsnorm(x):
     """
     cdef tuple own = own_values(x)
     cdef PyObject **items
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t i, n = 0
     cdef Value mean_square, scale
     cdef list out = []
     if own is None:
@@ -307,7 +307,7 @@ def update(
     cdef double rate = learning_rate, c_beta1 = beta1, c_beta2 = beta2, eps = eps_adam
     cdef double c1 = correction1, c2 = correction2, rest1 = 1 - beta1, rest2 = 1 - beta2
     cdef double m_hat, root
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t i, n = 0
     cdef Value p
     if not are_moments(params, m, v):
         return plain("update")(
