@@ -3,14 +3,18 @@
 from microgpt import engine
 from microgpt.engine import GPT, Adam, Tape, Value
 from microgpt.gpt import Config, gpt
+from microgpt.gradient import value_and_grad
 from microgpt.tokenizer import CharTokenizer
 
+Operation = engine.functions.Operation
 attention = engine.functions.attention
 cross_entropy = engine.functions.cross_entropy
 dot = engine.functions.dot
 linear = engine.functions.linear
+maximum = engine.functions.maximum
 rmsnorm = engine.functions.rmsnorm
 softmax = engine.functions.softmax
+where = engine.functions.where
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,6 +22,7 @@ __all__ = [
     "Adam",
     "CharTokenizer",
     "Config",
+    "Operation",
     "Tape",
     "Value",
     "attention",
@@ -25,6 +30,9 @@ __all__ = [
     "dot",
     "gpt",
     "linear",
+    "maximum",
     "rmsnorm",
     "softmax",
+    "value_and_grad",
+    "where",
 ]

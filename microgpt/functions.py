@@ -6,7 +6,7 @@ make few nodes of many and give the same bits. Sums run left to right from 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -119,3 +119,40 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     true = condition.data > 0
     grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)
     return type(a)(a.data if true else b.data, (condition, a, b), grads)
+
+
+class Operation:
+    """A function over Values made of its rule on plain numbers, which a Tape can replay.
+
+    `sin = Operation(math.sin, math.cos)` makes `sin(x)` a node of one child.
+
+    Shapes:  forward(*numbers) returns a number; derivative(*numbers) returns the
+             number, or for several arguments as many numbers as arguments
+    Raises:  what forward and derivative raise; TypeError for no argument;
+             ValueError if the derivative gives another number of numbers
+    """
+
+    def __init__(
+        self,
+        forward: Callable[..., float],
+        derivative: Callable[..., float | Sequence[float]],
+    ) -> None:
+        self.forward = forward
+        self.derivative = derivative
+
+    def __call__(self, *values: Value) -> Value:
+        if not values:
+            raise TypeError("an operation takes at least one value")
+        numbers = [value.data for value in values]
+        data = self.forward(*numbers)
+        return type(values[0])(data, values, self.local_grads(numbers))
+
+    def local_grads(self, numbers: Sequence[float]) -> tuple[float, ...]:
+        """Return the derivative by each argument."""
+        derivative = self.derivative(*numbers)
+        local_grads = tuple(derivative) if isinstance(derivative, Sequence) else (derivative,)
+        if len(local_grads) != len(numbers):
+            raise ValueError(
+                f"the derivative gave {len(local_grads)} numbers for {len(numbers)} arguments"
+            )
+        return local_grads

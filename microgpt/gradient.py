@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any
 
 from microgpt import engine
 
-F = TypeVar("F", bound=Callable[..., engine.Value])
 
-
-def value_and_grad(f: F) -> ValueAndGrad[F]:
+def value_and_grad(f: Callable[..., engine.Value]) -> ValueAndGrad:
     """Return a function of numbers that gives f's value and its derivative by each of them.
 
     f takes as many `Value`s as the function takes numbers, and returns one. It is
@@ -29,12 +27,12 @@ def value_and_grad(f: F) -> ValueAndGrad[F]:
     return ValueAndGrad(f)
 
 
-class ValueAndGrad(Generic[F]):
+class ValueAndGrad:
     """What `value_and_grad` returns: call it with numbers."""
 
-    def __init__(self, f: F) -> None:
+    def __init__(self, f: Callable[..., engine.Value]) -> None:
         self.__wrapped__ = f
-        self._tapes: dict[int, tuple[list[engine.Value], engine.Tape]] = {}
+        self._tapes: dict[int, tuple[list[engine.Value], Any]] = {}
 
     def __call__(self, *numbers: float) -> tuple[float, tuple[float, ...]]:
         if len(numbers) in self._tapes:
@@ -51,7 +49,7 @@ class ValueAndGrad(Generic[F]):
         """Forget the recorded graphs, so that the next call runs f again."""
         self._tapes.clear()
 
-    def _record(self, numbers: tuple[float, ...]) -> tuple[list[engine.Value], engine.Tape, float]:
+    def _record(self, numbers: tuple[float, ...]) -> tuple[list[engine.Value], Any, float]:
         inputs = [engine.Value(number) for number in numbers]
         out = self.__wrapped__(*inputs)
         if not isinstance(out, engine.Value):

@@ -16,7 +16,7 @@ the reverse of the order in which the walk finishes the nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -115,15 +115,25 @@ class Value:
 class Tape:
     """The nodes a value depends on, in the order in which they are finished.
 
+    With inputs, leaves whose numbers will change, the compiled engine's tape computes
+    the graph again. The oracle keeps no operations: to it, that is a new graph.
+
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,
              so that depth is no limit
-    Raises:  TypeError if loss is not a `Value`
+    Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
+             is no leaf, or a node cannot be computed again: one made through the
+             constructor, whose rule is unknown; NotImplementedError for inputs, here
     """
 
     __slots__ = ("_nodes",)
 
-    def __init__(self, loss: Value) -> None:
+    def __init__(self, loss: Value, inputs: Iterable[Value] | None = None) -> None:
+        if inputs is not None:
+            raise NotImplementedError(
+                "the oracle keeps no operations to compute again: build the graph anew, or "
+                "take the compiled engine's Tape"
+            )
         if not isinstance(loss, Value):
             raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
         self._nodes: list[Value] = []

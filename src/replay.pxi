@@ -34,47 +34,25 @@ cdef inline double largest_of(PyObject **values, Py_ssize_t n) noexcept:
     return largest
 
 
-class Operation:
-    """A function over Values, made of its rule on plain numbers, which a Tape can replay.
-
-    `sin = Operation(math.sin, math.cos)` makes `sin(x)` a node of one child.
-
-    Shapes:  forward(*numbers) returns a number; derivative(*numbers) returns the
-             number, or for several arguments as many numbers as arguments
-    Raises:  what forward and derivative raise; TypeError for no argument
-    """
-
-    def __init__(self, forward, derivative):
-        self.forward = forward
-        self.derivative = derivative
+class Operation(import_module("microgpt.functions").Operation):
+    __doc__ = import_module("microgpt.functions").Operation.__doc__
 
     def __call__(self, *values):
         cdef Value node
-        cdef tuple own = tuple([operand(value_) for value_ in values])
-        if not own:
-            raise TypeError("an operation takes at least one value")
-        numbers = [(<Value>value_).c_data for value_ in own]
-        data = to_double(self.forward(*numbers))
-        local_grads = self.local_grads(numbers)
-        node = new_leaf(data)
-        for value_ in own:
-            reclaim(<PyObject *>value_)
-        adopt(node, own, local_grads, True)
+        for value in values:
+            if type(value) is not Value:
+                return super().__call__(*values)
+            reclaim(<PyObject *>value)
+        if not values:
+            return super().__call__()
+        numbers = [(<Value>value).c_data for value in values]
+        node = new_leaf(to_double(self.forward(*numbers)))
+        local_grads = tuple([to_double(number) for number in self.local_grads(numbers)])
+        adopt(node, values, local_grads, True)
         node.op = OPERATION
         (<Block *>node.child[0]).operation = <PyObject *>self
         Py_INCREF(<PyObject *>self)
         return node
-
-    def local_grads(self, numbers):
-        """Return the derivative by each argument, as a tuple of floats."""
-        derivative = self.derivative(*numbers)
-        if len(numbers) == 1 and not isinstance(derivative, (tuple, list)):
-            derivative = (derivative,)
-        if len(derivative) != len(numbers):
-            raise ValueError(
-                f"the derivative gave {len(derivative)} numbers for {len(numbers)} arguments"
-            )
-        return tuple([to_double(number) for number in derivative])
 
 
 cdef int compute(PyObject *node) except -1:
@@ -134,5 +112,5 @@ cdef int compute_operation(Value node) except -1:
     numbers = [(<Value>block.children[i]).c_data for i in range(block.n_children)]
     node.c_data = to_double(operation.forward(*numbers))
     for i, number in enumerate(operation.local_grads(numbers)):
-        block.local_grads[i] = number
+        block.local_grads[i] = to_double(number)
     return 0

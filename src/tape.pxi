@@ -193,14 +193,15 @@ cdef void play(Entry *entries, Py_ssize_t n) noexcept:
 cdef class Tape:
     """Tape(loss, inputs=None)\n--\n\nThe nodes a value depends on, in the order in which they are finished.
 
-    With inputs, leaves whose numbers will change, it can compute the graph again.
+    With inputs, leaves whose numbers will change, the compiled engine's tape computes
+    the graph again. The oracle keeps no operations: to it, that is a new graph.
 
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,
              so that depth is no limit
     Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
              is no leaf, or a node cannot be computed again: one made through the
-             constructor, whose rule is unknown
+             constructor, whose rule is unknown; NotImplementedError for inputs, here
     """
 
     cdef Entry *entries

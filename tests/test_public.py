@@ -14,6 +14,7 @@ PACKAGE = Path(microgpt.__file__).parent
 TESTS = Path(__file__).parent
 # What compiling adds: pickling without recursion into slots, the operators' C-level twin.
 ADDED = {"__setstate__", "__rpow__", "__reduce__"}
+REPLAY = {"forward", "run"}  # of Tape: the oracle keeps no operations
 
 
 def methods(cls):
@@ -56,7 +57,7 @@ def test_every_public_name_is_documented_and_tested(name):
 @pytest.mark.parametrize("cls", ["Value", "Tape", "Closed"])
 def test_compiled_classes_have_the_oracles_names(compiled_scalar, cls):
     ours, specified = set(dir(getattr(compiled_scalar, cls))), set(dir(getattr(oracle, cls)))
-    assert ours - specified <= ADDED
+    assert ours - specified <= ADDED | (REPLAY if cls == "Tape" else set())
     python_only = {"__module__", "__slots__", "__slotnames__", "__annotations__", "_nodes"}
     assert specified - ours <= python_only
 
@@ -66,7 +67,7 @@ def test_compiled_classes_have_the_oracles_signatures_and_docstrings(compiled_sc
     ours, specified = getattr(compiled_scalar, cls), getattr(oracle, cls)
     assert parameters(ours) == parameters(specified)
     assert inspect.getdoc(ours) == inspect.getdoc(specified)
-    assert methods(ours) == methods(specified)
+    assert methods(ours) - REPLAY == methods(specified)
     for name in methods(specified):
         assert parameters(getattr(ours, name)) == parameters(getattr(specified, name)), name
         assert inspect.getdoc(getattr(ours, name)) == inspect.getdoc(getattr(specified, name)), name

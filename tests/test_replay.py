@@ -1,0 +1,255 @@
+"""A replayed tape holds what a new graph would: numbers, local gradients, gradients, by bits."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+from bits import bits
+
+import microgpt
+from microgpt.gradient import value_and_grad
+
+TANH = math.tanh, lambda x: 1 - math.tanh(x) ** 2
+BOTH = (
+    lambda x, y: math.tanh(x) * math.tanh(y),
+    lambda x, y: (TANH[1](x) * math.tanh(y), math.tanh(x) * TANH[1](y)),
+)
+
+
+def entangled(seed, engine, leaves):
+    """Return the nodes of a random program over leaves, the same for every engine."""
+    rng, f, pool = random.Random(seed), engine.functions, list(leaves)
+    steps = [
+        lambda a, b, many: a + b,
+        lambda a, b, many: a * b,
+        lambda a, b, many: a - 0.5,
+        lambda a, b, many: a / (b * b + 1.5),
+        lambda a, b, many: a**2 + b**3,
+        lambda a, b, many: (a * a * -0.1).exp(),
+        lambda a, b, many: (b * b + 1.1).log(),
+        lambda a, b, many: a.relu(),
+        lambda a, b, many: sum(x * y for x, y in zip(many, reversed(many))),
+        lambda a, b, many: f.softmax(many)[0],
+        lambda a, b, many: f.dot(f.rmsnorm(many), many),
+        lambda a, b, many: f.maximum(a, b),
+        lambda a, b, many: f.where(a, b, many[0]),
+        lambda a, b, many: f.cross_entropy(f.softmax(many), 0),
+        lambda a, b, many: f.Operation(*TANH)(a),
+        lambda a, b, many: f.Operation(*BOTH)(a, b),
+    ]
+    for _ in range(rng.randint(2, 25)):
+        many = [rng.choice(pool) for _ in range(rng.randint(1, 18))]
+        pool.append(rng.choice(steps)(rng.choice(pool), rng.choice(pool), many))
+    return pool
+
+
+def seen(root):
+    """Return all numbers of a graph, in the order of the walk."""
+    found, done, stack = [], {id(root)}, [(root, iter(root._children))]
+    while stack:
+        node, children = stack[-1]
+        for child in children:
+            if id(child) not in done:
+                done.add(id(child))
+                stack.append((child, iter(child._children)))
+                break
+        else:
+            stack.pop()
+            found.append(bits(node.data, node.grad, *node._local_grads))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(300))
+def test_replay_holds_what_a_new_graph_would(compiled, oracle, seed):
+    rng = random.Random(seed)
+    n = rng.randint(1, 5)
+    rows = [[rng.choice([rng.gauss(0, 1), 0.0, -0.0, 1.0]) for _ in range(n)] for _ in range(4)]
+    ours = [compiled.Value(x) for x in rows[0]]
+    specified = [oracle.Value(x) for x in rows[0]]
+    root = entangled(seed, compiled, ours)[-1]
+    n_inputs = rng.randint(0, n)
+    tape = compiled.Tape(root, inputs=ours[:n_inputs])
+    for row in rows:
+        for x, leaf in zip(row[:n_inputs], specified):
+            leaf.data = x
+        if rng.random() < 0.5:  # leaves that are no inputs may change too
+            for x, a, b in zip(row[n_inputs:], ours[n_inputs:], specified[n_inputs:]):
+                a.data = b.data = x
+        new = entangled(seed, oracle, specified)[-1]
+        assert bits(tape.forward(row[:n_inputs])) == bits(new.data)
+        new.backward()
+        tape.backward()
+        if rng.random() < 0.3:
+            new.backward()
+            root.backward()
+        assert len(tape) == len(oracle.Tape(new))
+        assert seen(root) == seen(new)
+
+
+def steep(v, weights):
+    """Return a graph that raises OverflowError where a row is large."""
+    return ((v[0] * weights[0] + v[1] * weights[1]) * 30).exp() + v[0] * v[0] * weights[2]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n_rows", [0, 1, 8, 9, 17, 64, 65, 200])
+@pytest.mark.parametrize("bad_row", [None, 0, 7, 8, 16, 150, 199])
+def test_run_is_one_row_after_the_other(compiled, threads, n_rows, bad_row):
+    def outcome(go):
+        leaves = [compiled.Value(x) for x in (1.0, 2.0, 0.3, -0.2, 0.7)]
+        tape = compiled.Tape(steep(leaves[:2], leaves[2:]), inputs=leaves[:2])
+        rng = random.Random(5)
+        rows = [[rng.gauss(0, 1), rng.gauss(0, 1)] for _ in range(n_rows)]
+        if bad_row is not None and bad_row < n_rows:
+            rows[bad_row] = [1e4, 0.0]
+        try:
+            losses = bits(*go(tape, rows))
+        except OverflowError as error:
+            losses = type(error)
+        tape_root = tape
+        return losses, [bits(leaf.data, leaf.grad) for leaf in leaves], len(tape_root)
+
+    def one_after_the_other(tape, rows):
+        losses = []
+        for row in rows:
+            losses.append(tape.forward(row))
+            tape.backward()
+        return losses
+
+    specified = outcome(one_after_the_other)
+    assert outcome(lambda tape, rows: tape.run(rows, threads=threads)) == specified
+    if n_rows:
+        assert outcome(lambda tape, rows: tape.run(np.array(rows), threads=threads)) == specified
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_run_leaves_every_node_as_the_last_row_does(compiled, seed):
+    def outcome(go):
+        rng = random.Random(seed)
+        n = rng.randint(1, 5)
+        leaves = [compiled.Value(rng.gauss(0, 1)) for _ in range(n)]
+        root = entangled(seed, compiled, leaves)[-1]
+        n_inputs = rng.randint(1, n)
+        tape = compiled.Tape(root, inputs=leaves[:n_inputs])
+        n_rows = rng.choice([5, 9, 40, 100])
+        rows = [[rng.gauss(0, 1) for _ in range(n_inputs)] for _ in range(n_rows)]
+        try:
+            losses = bits(*go(tape, rows))
+        except (ArithmeticError, ValueError) as error:
+            losses = type(error)
+        return losses, seen(root), [bits(leaf.data, leaf.grad) for leaf in leaves]
+
+    def one_after_the_other(tape, rows):
+        losses = []
+        for row in rows:
+            losses.append(tape.forward(row))
+            tape.backward()
+        return losses
+
+    assert outcome(lambda tape, rows: tape.run(rows)) == outcome(one_after_the_other)
+
+
+def test_leaf_that_is_no_input_gets_the_gradients_of_all_rows(compiled):
+    x, w = compiled.Value(1.0), compiled.Value(2.0)
+    tape = compiled.Tape(x * w, inputs=[x])
+    assert list(tape.run([[1.0], [10.0], [100.0]])) == [2.0, 20.0, 200.0]
+    assert (w.grad, x.grad, x.data) == (111.0, 6.0, 100.0)
+
+
+def test_softmax_finds_its_largest_logit_again(compiled, oracle):
+    x = [compiled.Value(0.0), compiled.Value(1.0)]
+    tape = compiled.Tape(compiled.functions.softmax(x)[0], inputs=x)
+    tape.forward([800.0, 1.0])  # exp(800 - 1) would overflow
+    new = oracle.functions.softmax([oracle.Value(800.0), oracle.Value(1.0)])[0]
+    assert bits(tape.forward()) == bits(new.data)
+
+
+def test_node_of_unknown_rule_is_refused(compiled):
+    x = compiled.Value(0.5)
+    node = compiled.Value(math.sin(x.data), (x,), (math.cos(x.data),))
+    with pytest.raises(ValueError, match=r"rule is unknown.*Operation"):
+        compiled.Tape(node * 2, inputs=[x])
+    compiled.Tape(node * 2).backward()
+    assert x.grad == 2 * math.cos(0.5)
+
+
+def test_exception_in_a_replay_leaves_the_tape_usable(compiled):
+    x = compiled.Value(1.0)
+    tape = compiled.Tape(x.log() * 2, inputs=[x])
+    with pytest.raises(ValueError, match="math domain error"):
+        tape.forward([0.0])
+    assert tape.forward([1.0]) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda v, tape: tape([1.0]), TypeError, "inputs must be Values"),
+        (lambda v, tape: tape([v * 1]), ValueError, "must be a leaf"),
+        (lambda v, tape: tape([v]).forward([1.0, 2.0]), ValueError, "2 values for 1 inputs"),
+        (lambda v, tape: tape([v]).forward(["a"]), TypeError, "must be real number"),
+        (lambda v, tape: tape(None).forward(), TypeError, "no inputs"),
+        (lambda v, tape: tape(None).run([]), TypeError, "no inputs"),
+        (lambda v, tape: tape([v]).run([[1.0, 2.0]]), ValueError, "2 values for 1 inputs"),
+        (lambda v, tape: tape([v]).run(np.ones((3, 2))), ValueError, "2 values for 1 inputs"),
+        (lambda v, tape: tape([v]).run([[1.0]], threads=0), ValueError, "threads must be"),
+        (lambda v, tape: tape([v]).run(3), TypeError, "not iterable"),
+    ],
+)
+def test_wrong_use_is_told(compiled, call, error, message):
+    v = compiled.Value(2.0)
+    with pytest.raises(error, match=message):
+        call(v, lambda inputs: compiled.Tape(v * v, inputs=inputs))
+
+
+def test_oracle_says_that_it_keeps_no_operations(oracle):
+    v = oracle.Value(2.0)
+    with pytest.raises(NotImplementedError, match="compiled"):
+        oracle.Tape(v * v, inputs=[v])
+
+
+def test_maximum_and_where_decide(engine):
+    f = engine.functions
+    for a, b, larger in ((1.0, 2.0, 1), (2.0, 1.0, 0), (1.0, 1.0, 0), (math.nan, 1.0, 1)):
+        values = engine.Value(a), engine.Value(b)
+        node = f.maximum(*values)
+        node.backward()
+        assert bits(node.data) == bits((a, b)[larger])
+        assert [v.grad for v in values] == [1.0 - larger, float(larger)]
+    for condition, chosen in ((1.0, 0), (0.0, 1), (-1.0, 1), (math.nan, 1)):
+        values = engine.Value(2.0), engine.Value(3.0)
+        node = f.where(engine.Value(condition), *values)
+        node.backward()
+        assert node.data == (2.0, 3.0)[chosen]
+        assert [v.grad for v in values] == [1.0 - chosen, float(chosen)]
+
+
+def test_operation_says_what_is_wrong(engine):
+    x = engine.Value(2.0)
+    two = engine.functions.Operation(lambda a: a, lambda a: (1.0, 1.0))
+    with pytest.raises(ValueError, match="2 numbers for 1 arguments"):
+        two(x)
+    with pytest.raises(TypeError, match="at least one value"):
+        two()
+
+
+def test_value_and_grad_records_once_and_decides_again():
+    calls = []
+
+    def f(x, y):
+        calls.append(1)
+        return microgpt.maximum(x, y) * x + microgpt.where(x - y, x, y)
+
+    slope = value_and_grad(f)
+    assert slope(1.0, 3.0) == (6.0, (3.0, 2.0))
+    assert slope(3.0, 1.0) == (12.0, (7.0, 0.0))
+    assert slope(1.0, 3.0) == (6.0, (3.0, 2.0))
+    assert len(calls) == (1 if hasattr(microgpt.Tape, "forward") else 3)
+    slope.record()
+    assert slope(1.0, 3.0) == (6.0, (3.0, 2.0))
+
+
+def test_value_and_grad_wants_a_value():
+    with pytest.raises(TypeError, match="must return a Value, not float"):
+        value_and_grad(lambda x: 2.0)(1.0)
