@@ -25,6 +25,10 @@ __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 STEPS_AT_ONCE = 1024  # steps whose documents are prepared together
 SECONDS_AT_ONCE = 0.05  # how long signals wait: Ctrl-C ends training within that and a step
 
+_LAYER = (
+    "input", "attn_norm", "q", "k", "v", "attended", "mlp_input", "mlp_norm", "mlp_hidden",
+)  # fmt: skip
+_ENDS = ("output", "logits", "probs")
 _SIMD = {"avx512": "_kernels_avx512", "avx2": "_kernels_avx2", "baseline": "_kernels"}
 
 
@@ -156,6 +160,33 @@ class Loss:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each document begins among the positions, and where the last one ends."""
+        positions: list[int] = self._pass.positions()
+        return positions
+
+    @property
+    def activations(self) -> dict[str, memoryview]:
+        """What the forward pass computed at each position, by name, as read-only buffers.
+
+        Shapes:  (positions, n_embd); mlp_hidden (positions, 4 * n_embd); logits and
+                 probs (positions, vocab_size); documents follow each other
+        """
+        shown = {"embedding": self._pass.activation("embedding")}
+        for i in range(self._model.config.n_layer):
+            for name in _LAYER:
+                shown[f"layer{i}.{name}"] = self._pass.activation(name, i)
+        return {**shown, **{name: self._pass.activation(name) for name in _ENDS}}
+
+    def attention(self, layer: int, document: int = 0) -> memoryview:
+        """Return a layer's attention weights for a document, as a read-only buffer.
+
+        Shapes:  (n_head, n, n): head, the position that looks, the one looked at;
+                 zero where that would be ahead
+        """
+        return self._pass.attention(layer, document)
 
     def backward(self) -> None:
         """Add the derivative of this loss by each weight into that weight's grad."""

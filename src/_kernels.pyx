@@ -13,17 +13,21 @@ import math
 import threading
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
-from libc.math cimport pow
+from libc.float cimport DBL_EPSILON
+from libc.math cimport INFINITY, floor, ldexp, nextafter, pow, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from layers cimport softmax_forward
 from matmul cimport PANEL, padded
 from model cimport (
-    Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
+    Layer, Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
     loss_forward, losses_forward, meet, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step
+from matmul cimport LANES, vec, vec_load, vec_set
+from optimizer cimport (
+    AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, vec_sqrt,
+)
 from training cimport Job, now, work
 
 
@@ -241,6 +245,44 @@ cdef class Pass:
         """Return the weights as they were when the loss was computed."""
         return show(self.kept, self.kept.at, (self.kept.n,), ())
 
+    def positions(self):
+        """Return each document's first position, and at the end their number."""
+        return [self.trace.starts[d] for d in range(self.trace.n_documents + 1)]
+
+    def activation(self, str name, Py_ssize_t layer=0):
+        """Return what the forward pass computed at all positions, by name.
+
+        Shapes:  (positions, n_embd), the hidden ones 4 * n_embd, logits and probs vocab_size
+        """
+        cdef Trace *trace = &self.trace
+        cdef Sizes *net = &trace.sizes
+        cdef Layer *at = &trace.layers[layer]
+        if name == "logits" or name == "probs":
+            return show(self, trace.logits if name == "logits" else trace.probs,
+                        (trace.m, net.vocab_size), (net.vocab_row,))
+        if name == "mlp_hidden":
+            return show(self, at.hidden, (trace.m, 4 * net.n_embd), (net.mlp_row,))
+        return show(
+            self,
+            trace.embedding if name == "embedding" else trace.out if name == "output"
+            else at.x if name == "input" else at.norm1 if name == "attn_norm"
+            else at.q if name == "q" else at.k if name == "k" else at.v if name == "v"
+            else at.attended if name == "attended" else at.mid if name == "mlp_input" else at.norm2,
+            (trace.m, net.n_embd), (net.row,),
+        )
+
+    def attention(self, Py_ssize_t layer, Py_ssize_t document):
+        """Return a layer's attention weights for a document.
+
+        Shapes:  (n_head, n, n): head, the position that looks, the one looked at
+        """
+        cdef Trace *trace = &self.trace
+        if not (0 <= layer < trace.sizes.n_layer and 0 <= document < trace.n_documents):
+            raise IndexError(f"there is no layer {layer} or no document {document}")
+        n = trace.starts[document + 1] - trace.starts[document]
+        return show(self, trace.layers[layer].weights + trace.maps[document],
+                    (trace.sizes.n_head, n, n), (n * padded(n), padded(n)))
+
     def backward(self):
         """Add the gradients of the loss to the network's."""
         cdef Trace *trace = &self.trace
@@ -450,3 +492,51 @@ def softmax(numbers):
     if n:
         softmax_forward(buffer.at + n, buffer.at + 2 * n, &inverse, buffer.at, n)
     return [buffer.at[n + i] for i in range(n)]
+
+
+def hunt(Py_ssize_t n, unsigned long long seed):
+    """Attack Adam's certificates with n numbers, for roots half of them next to a midpoint.
+
+    Half of the numbers have few bits, so that their squares fall on midpoints and
+    near them.
+
+    Shapes:  returns {power: (certain, of these wrong)}
+    """
+    cdef double x[8]
+    cdef double y[8]
+    cdef double size
+    cdef Py_ssize_t i, k
+    cdef Py_ssize_t certain[2]
+    cdef Py_ssize_t wrong[2]
+    cdef unsigned int bits
+    cdef vec v
+    certain[:] = [0, 0]
+    wrong[:] = [0, 0]
+    with nogil:
+        for i in range(n // LANES):
+            for k in range(LANES):
+                seed ^= seed << 13
+                seed ^= seed >> 7
+                seed ^= seed << 17
+                size = 1.0 + <double>(seed >> 12) * DBL_EPSILON
+                if seed & 1:  # 27 to 34 bits
+                    size = floor(ldexp(size, 26 + <int>((seed >> 1) & 7)))
+                    size = ldexp(size, -26)
+                x[k] = ldexp(size, <int>((seed >> 4) % 60) - 30)
+                # The midpoint above x, squared and rounded: its root is near that midpoint.
+                y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
+            v = vec_load(x)
+            bits = mask_bits(square_is_certain(v * v, v))
+            for k in range(LANES):
+                if bits >> k & 1:
+                    certain[0] += 1
+                    wrong[0] += pow(x[k], 2.0) != x[k] * x[k]
+                if i & 1:
+                    y[k] = x[k]
+            v = vec_load(y)
+            bits = mask_bits(root_is_certain(vec_sqrt(v), v))
+            for k in range(LANES):
+                if bits >> k & 1:
+                    certain[1] += 1
+                    wrong[1] += pow(y[k], 0.5) != sqrt(y[k])
+    return {2.0: (certain[0], wrong[0]), 0.5: (certain[1], wrong[1])}

@@ -1,9 +1,11 @@
 """The fused engine against the oracle's graph, on every instruction set of this processor."""
 
+import math
 import random
 import subprocess
 import sys
 
+import numpy
 import pytest
 from bits import bits
 
@@ -165,3 +167,224 @@ def test_every_number_of_threads_gives_the_same_bits(threads, shape, batch_size)
         model.threads = count
         trained.append((bits(*model.fit(documents, 15, batch_size)), model.weights().tobytes()))
     assert trained[0] == trained[1]
+
+
+def recorded(monkeypatch, model, tokens):
+    """Return {function: lists of floats}, what the oracle computes on the way to a loss."""
+    calls = {}
+    module = sys.modules["microgpt.functions"]
+
+    def recording(name, function):
+        def call(*arguments):
+            result = function(*arguments)
+            calls.setdefault(name, []).append([value.data for value in result])
+            return result
+
+        return call
+
+    for name in ("linear", "softmax", "rmsnorm"):
+        monkeypatch.setattr(module, name, recording(name, getattr(module, name)))
+    model.loss(tokens)
+    return calls
+
+
+@pytest.mark.parametrize("shape", [(27, 16, 4, 1, 16), (5, 6, 2, 3, 4), (7, 5, 1, 2, 9)])
+def test_activations_are_the_graphs(shape, monkeypatch):
+    vocab_size, _, n_head, n_layer, block_size = shape
+    oracle = engine.load("python").GPT(*shape, rng=random.Random(3))
+    model = engine.load("fused").GPT(*shape, rng=random.Random(3))
+    tokens = document(random.Random(9), vocab_size, 7)
+    n = min(len(tokens) - 1, block_size)
+    loss = model.batch_loss([[vocab_size - 1, 0], tokens])
+    assert loss.starts == [0, 1, 1 + n]
+    shown = {name: numpy.asarray(buffer)[1:] for name, buffer in loss.activations.items()}
+    assert not any(buffer.flags.owndata or buffer.flags.writeable for buffer in shown.values())
+    calls = recorded(monkeypatch, oracle, tokens)
+    linear, softmax, rmsnorm = (iter(calls[name]) for name in ("linear", "softmax", "rmsnorm"))
+    for t in range(n):
+        assert bits(*shown["layer0.input"][t]) == bits(*next(rmsnorm))
+        for i in range(n_layer):
+            at = f"layer{i}."
+            assert bits(*shown[at + "attn_norm"][t]) == bits(*next(rmsnorm))
+            for name in ("q", "k", "v"):
+                assert bits(*shown[at + name][t]) == bits(*next(linear))
+            for h in range(n_head):
+                weights = numpy.asarray(loss.attention(i, 1))[h, t]
+                assert bits(*weights) == bits(*next(softmax), *[0.0] * (n - 1 - t))
+            out = numpy.array(next(linear)) + shown[at + "input"][t]
+            assert bits(*shown[at + "mlp_input"][t]) == bits(*out)
+            assert bits(*shown[at + "mlp_norm"][t]) == bits(*next(rmsnorm))
+            hidden = numpy.maximum(next(linear), 0.0)
+            assert bits(*shown[at + "mlp_hidden"][t]) == bits(*hidden)
+            out = numpy.array(next(linear)) + shown[at + "mlp_input"][t]
+            after = "output" if i == n_layer - 1 else f"layer{i + 1}.input"
+            assert bits(*shown[after][t]) == bits(*out)
+        assert bits(*shown["logits"][t]) == bits(*next(linear))
+        assert bits(*shown["probs"][t]) == bits(*next(softmax))
+
+
+def test_numpy_takes_weights_and_gradients_without_a_copy():
+    model = fused.GPT(5, 6, 2)
+    model.loss([4, 1, 4]).backward()
+    matrix = model.state_dict["layer0.mlp_fc2"]
+    data, grad = numpy.asarray(matrix.data), numpy.asarray(matrix.grad)
+    assert data.shape == (6, 24)
+    assert data.dtype == float
+    data[5, 23] = 7.0
+    assert matrix[5][23].data == 7.0
+    assert model.params[-1].data == 7.0
+    assert bits(*grad.ravel()) == bits(*(p.grad for row in matrix for p in row))
+    assert grad.any()
+    assert numpy.shares_memory(numpy.asarray(model.params.grad), grad)
+
+
+def state(model, adam):
+    """Return all that a step changes, by bits."""
+    return (
+        bits(*model.weights()),
+        bits(*model.gradients()),
+        bits(*adam.m),
+        bits(*adam.v),
+        adam.t,
+    )
+
+
+def both(change, num_steps=3, batch_size=1, threads=1, **settings):
+    """Train both models, changed alike; return for each losses, exception and state."""
+    seen = []
+    for name in ("cython", "fused"):
+        chosen = engine.load(name)
+        model = chosen.GPT(5, 6, 2, 1, 4, rng=random.Random(3))
+        model.threads = threads
+        adam = chosen.Adam(model.params, **settings)
+        change(model, adam)
+        losses = []
+        try:
+            model.fit(
+                [[4, 1, 2, 1, 4], [4, 4], [4, 0, 4]],
+                num_steps,
+                batch_size,
+                adam=adam,
+                on_step=lambda t, loss, losses=losses: losses.append(loss),
+            )
+            ended = None
+        except Exception as error:
+            ended = type(error)
+        seen.append((bits(*losses), ended, state(model, adam)))
+    return seen
+
+
+def put(matrix, i, j, data=None, grad=None):
+    """Return a change of one weight, or of its gradient."""
+
+    def change(model, adam):
+        p = model.state_dict[matrix][i][j]
+        if data is not None:
+            p.data = data
+        if grad is not None:
+            p.grad = grad
+
+    return change
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("batch_size", [1, 2])
+@pytest.mark.parametrize(
+    "number", [math.inf, -math.inf, math.nan, 1e200, -1e200, 1e160, 5e-324, -0.0]
+)
+@pytest.mark.parametrize(
+    ("matrix", "i", "j"),
+    [
+        ("wte", 1, 2),
+        ("wpe", 0, 0),
+        ("wpe", 3, 1),
+        ("lm_head", 1, 3),
+        ("lm_head", 3, 0),
+        ("layer0.attn_wq", 0, 1),
+        ("layer0.attn_wk", 5, 5),
+        ("layer0.attn_wv", 2, 0),
+        ("layer0.attn_wo", 1, 1),
+        ("layer0.mlp_fc1", 20, 3),
+        ("layer0.mlp_fc2", 2, 20),
+    ],
+)
+def test_a_weight_of_any_size_ends_as_on_the_graph(matrix, i, j, number, batch_size, threads):
+    expected, found = both(put(matrix, i, j, data=number), 3, batch_size, threads)
+    assert found == expected
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(
+    "number", [math.inf, math.nan, 1.4e154, -1e200, 1.3e154, 1e-160, 5e-324, -0.0, 1e-20, 1e10]
+)
+@pytest.mark.parametrize("matrix", ["wte", "layer0.attn_wq", "layer0.mlp_fc2"])
+def test_a_gradient_of_any_size_ends_as_on_the_graph(matrix, number, threads):
+    expected, found = both(put(matrix, 2, 3, grad=number), threads=threads)
+    assert found == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eps_adam": 0.0},
+        {"beta1": 0, "beta2": 0},
+        {"learning_rate": 0},
+        {"learning_rate": 1e300},
+        {"num_steps": 2},
+        {"beta1": 0.9999999999999999, "beta2": 0.9999999999999999},
+    ],
+)
+def test_settings_at_their_bounds_end_as_on_the_graph(settings, threads):
+    expected, found = both(lambda model, adam: None, threads=threads, **settings)
+    assert found == expected
+
+
+def test_a_faulty_document_ends_training_at_its_step():
+    seen = []
+    for name in ("cython", "fused"):
+        model = engine.load(name).GPT(5, 6, 2, 1, 4, rng=random.Random(3))
+        with pytest.raises(ValueError, match="token 9 is not in the vocabulary"):
+            model.fit([[4, 1, 4], [4, 2, 4], [4, 9, 4]], 5)
+        seen.append(bits(*model.weights()))
+    assert seen[0] == seen[1]
+
+
+def test_signals_end_training_at_a_step_and_nothing_is_lost(tmp_path):
+    script = """
+import os, signal, sys, threading, time
+from microgpt import fused
+model = fused.GPT(27)
+adam = fused.Adam(model.params, num_steps=10**9)
+sent = []
+def send():
+    time.sleep(0.5)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=send).start()
+try:
+    model.fit([[26, 1, 2, 26], [26, 3, 26]], 10**9, adam=adam)
+except KeyboardInterrupt as interrupt:
+    assert time.monotonic() - sent[0] < 10, "no timed test, but not for ever"
+    assert len(interrupt.losses) == adam.t > 0
+    again = fused.GPT(27)
+    other = fused.Adam(again.params, num_steps=10**9)
+    assert again.fit([[26, 1, 2, 26], [26, 3, 26]], adam.t, adam=other) == interrupt.losses
+    assert again.weights() == model.weights()
+    print("whole")
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert result.stdout == "whole\n"
+
+
+def test_fit_calls_on_step_after_each_step():
+    model = fused.GPT(5, 6, 2, rng=random.Random(1))
+    seen = []
+    losses = model.fit(
+        [[4, 1, 4]], 4, on_step=lambda t, loss: seen.append((t, loss, model.params[-1].data))
+    )
+    assert [(t, loss) for t, loss, _ in seen] == list(enumerate(losses))
+    assert len({data for _, _, data in seen}) > 1
