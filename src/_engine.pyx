@@ -143,6 +143,7 @@ cdef class Value:
 
     @data.setter
     def data(self, number):
+        reclaim(<PyObject *>self)
         self.c_data = to_double(number)
         self.flags |= EDITED
 
@@ -156,6 +157,8 @@ cdef class Value:
     def grad(self, number):
         reclaim(<PyObject *>self)
         self.c_grad = to_double(number)
+        if self.op == SUM and self.c_grad == 0.0 and signbit(self.c_grad):
+            unfold(<PyObject *>self)  # no other way leads to -0.0, which a sum's terms would lose
 
     @property
     def _children(self):
@@ -390,7 +393,10 @@ cdef inline Value new_binary(Op op, double data, Value a, Value b, double grad_a
 
 
 cdef inline Value add(Value a, Value b):
-    if a.op == SUM and is_temporary(<PyObject *>a) and has_no_witness(<PyObject *>a):
+    if (
+        a.op == SUM and a is not b
+        and is_temporary(<PyObject *>a) and has_no_witness(<PyObject *>a)
+    ):
         return append_to_sum(a, b)
     return new_binary(ADD, a.c_data + b.c_data, a, b, 1.0, 1.0)
 

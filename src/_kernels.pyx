@@ -341,7 +341,7 @@ cdef AdamStep read(adam):
 
 cdef int explain(Moments moments, Py_ssize_t i) except -1:
     """Raise what the oracle raises at parameter i."""
-    cdef object grad = moments.network.grad.at[i]
+    cdef object grad = moments.network.grad.at[i]  # Python's power raises, C's does not
     grad**2
     if moments.v.at[i] < 0.0:
         raise TypeError(f"the root of v[{i}] = {moments.v.at[i]} is not a real number")

@@ -78,7 +78,7 @@ cdef void release_children(PyObject *node) noexcept:
     (<Value>node).n = 0
     (<Value>node).op = LEAF
     if op == SUM:
-        release_terms(<Terms *>first)
+        release_terms(<Terms *>first, (<Value>node).flags & PLAYED)
     elif op == LARGEST:
         release_block(<Block *>first)
     elif n == IN_BLOCK:
@@ -92,9 +92,7 @@ cdef void release_children(PyObject *node) noexcept:
 # ------------------------------------------------------ birth and death of nodes
 
 cdef enum:
-    # Nodes kept for reuse. Not more: each graph shuffles them a little, and after twenty
-    # they lie so far apart that a step takes three times as long. Python's pools do not.
-    MAX_FREE = 1 << 8
+    MAX_FREE = 1 << 17  # nodes kept for reuse, 9 MiB: two steps of the default model
 
 cdef PyObject *free_nodes = NULL
 cdef Py_ssize_t n_free = 0

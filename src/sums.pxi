@@ -177,19 +177,24 @@ cdef inline void play_terms(PyObject *node, Py_ssize_t start, Py_ssize_t stop) n
             (<Value>term[k].b).c_grad += term[k].grad_b * grad
 
 
-cdef void release_terms(Terms *terms) noexcept:
-    """Drop the terms of a dying sum; what it absorbed and is still alive gets its own back."""
+cdef void release_terms(Terms *terms, uint8_t played) noexcept:
+    """Drop the terms of a dying sum; what it absorbed and is still alive gets its own back.
+
+    played is the sum's flag of that name: a backward has given what is inside a gradient.
+    """
     cdef Term *term = term_of(terms)
     cdef PyObject *product = terms.product
     cdef PyObject *partial = terms.partial
+    cdef double inner_grad = terms.inner_grad if played else 0.0
     terms.product = terms.partial = NULL
     cdef Py_ssize_t k
     if product is not NULL:
         terms.n -= 1
-        (<Value>product).c_grad = 0.0
+        (<Value>product).c_grad = inner_grad
         (<Value>product).flags &= ~ABSORBED
     if partial is not NULL:
-        (<Value>partial).flags &= ~ABSORBED
+        (<Value>partial).c_grad = inner_grad
+        (<Value>partial).flags = played
         terms.owner = partial
         if product is NULL:
             terms.n -= 1
