@@ -344,7 +344,7 @@ class GPT(ScalarGPT):
             try:
                 checked = _kernels.Documents(self._network, batches)
             except (TypeError, ValueError):
-                if steps == 1:
+                if steps <= 1:
                     raise
                 steps_at_once = 1  # the steps before the faulty document are still to be done
                 continue
