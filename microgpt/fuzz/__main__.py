@@ -1,0 +1,5 @@
+import sys
+
+from microgpt.fuzz import main
+
+sys.exit(main())
