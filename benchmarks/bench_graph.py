@@ -5,6 +5,9 @@ from bits import bits
 
 SIZES = [100, 1_000, 10_000, 100_000]
 
+# The fused engine has no `Value` of its own.
+pytestmark = pytest.mark.parametrize("engine", ["python", "cython"], indirect=True)
+
 
 def build(value, size):
     """Return the leaves and the root of a graph of about `size` nodes, four a round."""
@@ -25,14 +28,20 @@ def gradients(engine, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_building(engine, oracle, timed, size):
     assert gradients(engine, size) == gradients(oracle, size)
-    timed("building a graph", f"{size:,} nodes", build, lambda: (engine.Value, size))
+    timed(
+        "building a graph",
+        f"{size:,} nodes",
+        build,
+        lambda: (engine.Value, size),
+        iterations=100_000 // size,
+    )
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_backward(engine, oracle, timed, size):
     assert gradients(engine, size) == gradients(oracle, size)
     leaves, root = build(engine.Value, size)
-    timed("backward", f"{size:,} nodes", root.backward)
+    timed("backward", f"{size:,} nodes", root.backward, iterations=100_000 // size)
     assert leaves
 
 

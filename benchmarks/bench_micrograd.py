@@ -5,6 +5,7 @@ from bits import bits
 from two_moons import WAYS, Plain
 
 
+@pytest.mark.parametrize("engine", ["python", "cython"], indirect=True)
 @pytest.mark.parametrize("way", WAYS)
 def test_two_moons(engine, oracle, timed, way):
     training, judge = WAYS[way](engine), Plain(oracle)

@@ -17,8 +17,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import microgpt
+
 BASELINE = "python"
 BEGIN, END = "<!-- benchmarks: made by benchmarks/report.py -->", "<!-- end of benchmarks -->"
+COLOURS = {"python": "tab:gray", "cython": "tab:blue", "fused": "tab:red"}
 Row = tuple[str, str, str]
 
 
@@ -31,11 +34,13 @@ def read(path: Path) -> tuple[dict[Row, dict[str, float]], str]:
         row = rows.setdefault((info["title"], info["size"], info["collector"]), {})
         row[info["engine"]] = benchmark["stats"]["min"] / info["count"]
     machine, cpu = saved["machine_info"], saved["machine_info"]["cpu"]
+    timer = saved["benchmarks"][0]["options"]["timer"]
     place = (
+        f"{'processor time, ' if timer == 'process_time' else ''}"
         f"{cpu.get('brand_raw') or machine['machine']}, {cpu.get('count', '?')} cores, "
         f"{machine['system']}, {' '.join(platform.libc_ver()).strip()}, "
         f"{machine['python_implementation']} {machine['python_version']}, "
-        f"{machine.get('microgpt', '')}{saved['datetime'][:10]}"
+        f"microgpt {microgpt.__version__}, {saved['datetime'][:10]}"
     )
     return rows, place
 
@@ -49,28 +54,20 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: dict[Row, dict[str, float]], place: str) -> str:
-    """Return the rows as Markdown, a column an engine and its ratio to the oracle."""
-    engines = [BASELINE, *sorted({name for row in rows.values() for name in row} - {BASELINE})]
-    head = ["", "", "gc"] + [f"`{name}`" for name in engines] + ["times"] * (len(engines) - 1)
-    lines = ["| " + " | ".join(head) + " |"]
-    lines.append("| --- | --- | --- |" + " ---: |" * (2 * len(engines) - 1))
-    for (title, size, collector), row in sorted(rows.items(), key=order(rows)):
-        cells = [title, size, collector]
-        cells += [duration(row[name]) if name in row else "" for name in engines]
-        cells += [
-            f"{row[BASELINE] / row[name]:,.0f}" if name in row and BASELINE in row else ""
-            for name in engines[1:]
-        ]
+    """Return the rows as Markdown: times with the collector on, ratios with it on and off."""
+    engines = list(dict.fromkeys([BASELINE, *(name for row in rows.values() for name in row)]))
+    lines = [
+        f"| | | `{BASELINE}` |" + "".join(f" `{name}` | times |" for name in engines[1:]),
+        "| --- | --- | ---: |" + " ---: | ---: |" * (len(engines) - 1),
+    ]
+    for title, size in dict.fromkeys((title, size) for title, size, _ in rows):
+        on, off = (rows.get((title, size, collector), {}) for collector in ("on", "off"))
+        cells = [title, size, *(duration(on[n]) if n in on else "" for n in engines[:1])]
+        for name in engines[1:]:
+            both = [f"{row[BASELINE] / row[name]:,.0f}" for row in (on, off) if name in row]
+            cells += [duration(on[name]) if name in on else "", " / ".join(both)]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Measured on {place}."])
-
-
-def order(rows: dict[Row, dict[str, float]]) -> Any:
-    """Return the sort key: titles and sizes as they ran, the collector on before off."""
-    first = {}
-    for i, (title, size, _) in enumerate(rows):
-        first.setdefault((title, size), i)
-    return lambda item: (first[item[0][:2]], item[0][2] == "off")
+    return "\n".join([*lines, "", f"Best of all rounds, {place}."])
 
 
 def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
@@ -89,8 +86,11 @@ def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
                 (number,) = re.findall(r"[\d,]+", size)
                 for engine, seconds in row.items():
                     lines.setdefault(engine, []).append((int(number.replace(",", "")), seconds))
-        for engine, points in sorted(lines.items()):
-            panel.loglog(*zip(*sorted(points)), marker="o", label=engine)
+        sizes = sorted({size for points in lines.values() for size, _ in points})
+        for engine, points in lines.items():
+            panel.loglog(*zip(*sorted(points)), "o-", color=COLOURS[engine], label=engine)
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        panel.minorticks_off()
         panel.set_title(title)
         panel.set_xlabel("weights" if title == "training" else "nodes")
         panel.set_ylabel("seconds" + (" a step" if title == "training" else ""))

@@ -92,7 +92,9 @@ cdef void release_children(PyObject *node) noexcept:
 # ------------------------------------------------------ birth and death of nodes
 
 cdef enum:
-    MAX_FREE = 1 << 17  # nodes kept for reuse, 9 MiB: two steps of the default model
+    # Nodes kept for reuse. Not more: each graph shuffles them a little, and after twenty
+    # they lie so far apart that a step takes three times as long. Python's pools do not.
+    MAX_FREE = 1 << 8
 
 cdef PyObject *free_nodes = NULL
 cdef Py_ssize_t n_free = 0

@@ -39,6 +39,8 @@ def result(statements, value):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_examples_give_what_they_show(document):
+    if engine.NAME == "python" and document.name == "which.md":
+        pytest.skip("its examples replay tapes, which the oracle does not")
     failed, _ = doctest.testfile(str(document), module_relative=False, encoding="utf-8")
     assert not failed
 

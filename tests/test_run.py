@@ -457,6 +457,99 @@ NEAR_MISSES = {
         ),
         ("c.backward()", "c.backward()\nprint([b.relu()])"),
     ),
+    "relu_as_an_object": (("c.backward()", "c.backward()\nf = b.relu\nprint(f().data)"),),
+    "append_as_an_object": (
+        (
+            "c.backward()",
+            "c.backward()\nkept = [a]\nkeep = kept.append\nkeep(b.relu())\nprint(kept[-1].data)",
+        ),
+    ),
+    "appended_by_a_function": (
+        (
+            "c.backward()",
+            "c.backward()\ndef collect(out, x):\n    out.append(x.relu())\n\n\nkept = [a]\ncollect(kept, b)\nprint(kept[-1].data)",
+        ),
+    ),
+    "appended_by_another_name": (
+        (
+            "c.backward()",
+            "c.backward()\nkept = [a]\nother = kept\nother += [b.relu()]\nprint(kept[-1].data)",
+        ),
+    ),
+    "appended_through_a_row": (
+        (
+            "c.backward()",
+            "c.backward()\nrows = [[a], [a]]\nfor row in rows:\n    row.append(b.relu())\nprint(rows[1][1].data)",
+        ),
+    ),
+    "appended_through_a_result": (
+        (
+            "c.backward()",
+            "c.backward()\ndef same(xs):\n    return xs\n\n\nkept = [a]\nsame(kept).append(b.relu())\nprint(kept[-1].data)",
+        ),
+    ),
+    "appended_through_an_attribute": (
+        (
+            "c.backward()",
+            "c.backward()\nclass Box:\n    def __init__(self, xs):\n        self.xs = xs\n\n    def add(self, x):\n        self.xs.append(x)\n\n\n"
+            "kept = [a]\nBox(kept).add(b.relu())\nprint(kept[-1].data)",
+        ),
+    ),
+    "set_on_a_namespace": (
+        ("import math\n", "import math\nfrom types import SimpleNamespace\n"),
+        ("c.backward()", "c.backward()\nn = SimpleNamespace()\nn.x = b.relu()\nprint(n.x.data)"),
+    ),
+    "set_on_parsed_arguments": (
+        ("import math\n", "import argparse\nimport math\n"),
+        ("c.backward()", "c.backward()\nn = argparse.Namespace()\nn.x = b.relu()\nprint(n.x.data)"),
+    ),
+    "in_a_class_with_operators": (
+        (
+            "c.backward()",
+            "c.backward()\nclass Vector:\n    def __init__(self, xs):\n        self.xs = xs\n\n"
+            "    def __add__(self, other):\n        return Vector([x.relu() for x in self.xs])\n\n"
+            "    def __getitem__(self, i):\n        return self.xs[i]\n\n\nprint((Vector([b]) + Vector([a]))[0].data)",
+        ),
+    ),
+    "in_a_list_of_its_own": (
+        (
+            "c.backward()",
+            "c.backward()\nclass Bag(list):\n    pass\n\n\nprint(Bag([b.relu()])[0].data)",
+        ),
+    ),
+    "in_a_derived_dataclass": (
+        ("import math\n", "import math\nfrom dataclasses import dataclass\n"),
+        (
+            "c.backward()",
+            "c.backward()\n@dataclass\nclass One:\n    x: object\n\n\n@dataclass\nclass Two(One):\n    y: object\n\n\n"
+            "print(Two(1, b.relu()).y.data)",
+        ),
+    ),
+    "in_a_context_manager": (
+        (
+            "c.backward()",
+            "c.backward()\nclass Held:\n    def __enter__(self):\n        return b.relu()\n\n"
+            "    def __exit__(self, *error):\n        pass\n\n\nwith Held() as held:\n    print(held.data)",
+        ),
+    ),
+    "in_a_property": (
+        (
+            "c.backward()",
+            "c.backward()\nclass Box:\n    @property\n    def x(self):\n        return b.relu()\n\n\nprint(Box().x.data)",
+        ),
+    ),
+    "in_an_iterator": (
+        (
+            "c.backward()",
+            "c.backward()\nclass All:\n    def __iter__(self):\n        return iter([b.relu()])\n\n\nfor x in All():\n    print(x.data)",
+        ),
+    ),
+    "in_an_assertion": (
+        (
+            "c.backward()",
+            "c.backward()\ntry:\n    assert a.data > 9, b.relu().data\nexcept AssertionError as error:\n    print(error)",
+        ),
+    ),
     "uses_super": (
         (
             "    def log(self):",

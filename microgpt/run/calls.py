@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import string
+from collections.abc import Hashable
 
 from microgpt.run.expressions import CORE, Expressions
-from microgpt.run.flow import Named
+from microgpt.run.flow import Named, may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, union, unwrap, wrap
 from microgpt.run.spelling import standard
 
@@ -72,6 +73,7 @@ class Sightings(Expressions):
                 rest |= unwrap(kind)
             else:
                 named[keyword.arg] = kind
+        self.passing = self.passed(node, scope) if self.linking else []
         dotted = self.dotted(node.func, scope)
         if dotted:
             return self.library(node, dotted, positional, named, rest, scope)
@@ -84,6 +86,15 @@ class Sightings(Expressions):
         if not target:
             return NONE
         return kind
+
+    def passed(self, node: ast.Call, scope: int) -> list[tuple[Kind, set[Hashable]]]:
+        """Return the kinds of a call's arguments, and what their containers go by."""
+        found = []
+        for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
+            kind = self.value(argument, scope)
+            if may_hold(kind):
+                found.append((kind, self.roots(argument, scope)))
+        return found
 
     def invoke(
         self, node: ast.Call, tag: object, positional: list[Kind], named: Named, rest: Kind
@@ -107,6 +118,9 @@ class Sightings(Expressions):
                     if name == "__init__":
                         self.call(id(method), [NONE, *positional], named, rest)
             if tag[0] == "class":  # a dataclass's or namedtuple's fields
+                self.foreign(
+                    node, self.classes.get(tag[1]), union(rest, *positional, *named.values())
+                )
                 for i, field in self.env.get((-1, str(tag[1])), NONE):
                     if i < len(positional):
                         self.put_attribute(field, positional[i])
@@ -115,6 +129,16 @@ class Sightings(Expressions):
                     self.put_attribute(field, rest)
             return kind
         return self.unknown(node, k(tag), [*positional, *named.values(), rest], "a call")
+
+    def foreign(self, node: ast.Call, cls: ast.ClassDef | None, arguments: Kind) -> None:
+        """Note numbers handed to a class that may keep them in ways of its base class."""
+        for base in cls.bases if cls else []:
+            script = isinstance(base, ast.Name) and self.names.of(base.id) in ("", "object")
+            if not script and tags(arguments) & ({"d", "s"} | VALUES):
+                self.see(node, f"hands a number to a class derived from {ast.unparse(base)}")
+            for fields in [kinds for (scope, _), kinds in self.env.items() if scope == -1]:
+                for _, field in fields:  # a base class's fields come first
+                    self.put_attribute(field, arguments)
 
     def new_value(self, node: ast.Call, positional: list[Kind], named: Named, rest: Kind) -> Kind:
         number = tags(positional[0] if positional else named.get("data", rest))
@@ -139,6 +163,8 @@ class Sightings(Expressions):
     ) -> Kind:
         base = self.value(func.value, scope)
         here = {tag for depth, tag in base if depth == 0}
+        if func.attr in CORE or func.attr in self.extra:
+            here |= tags(base) & VALUES  # no container has these: its depth is in doubt
         arguments = [*positional, *named.values(), rest]
         kind = NONE
         name = func.attr
@@ -206,7 +232,7 @@ class Sightings(Expressions):
             return kind | self.drawn(name, positional, named)
         if name == "shuffle":
             return k("o")
-        if here <= VALUES or (here and not here - {"x"}):
+        if (here and here <= VALUES | {"x"}) or not base:
             return kind
         return kind | self.unknown(node, k("o" if here == {"o"} else "?"), arguments, f".{name}()")
 

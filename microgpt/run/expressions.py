@@ -6,11 +6,18 @@ import ast
 import re
 from typing import Any
 
-from microgpt.run.flow import Flow
+from microgpt.run.flow import Flow, may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, pair, tags, union, unwrap, wrap
 
 CORE = frozenset(["log", "exp", "relu", "backward"])
 SHOWN = re.compile(r"%(?:\(\w+\))?[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?[hlL]?([a-zA-Z%])")
+
+
+NAMES = ["add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor"]
+OPERATORS = (
+    *(f"__{prefix}{name}__" for name in NAMES for prefix in ("", "r", "i")),
+    *("__neg__", "__pos__", "__abs__", "__lshift__", "__rshift__"),
+)
 
 
 class Expressions(Flow):
@@ -48,7 +55,7 @@ class Expressions(Flow):
         found = self.env.get((home, node.id))
         if found is None:
             found = k("?") if not home and self.names.of(node.id) else NONE
-        return found
+        return found | self.aliases.of((home, node.id), found) if may_hold(found) else found
 
     def value_attribute(self, node: ast.Attribute, scope: int) -> Kind:
         dotted = self.dotted(node, scope)
@@ -57,13 +64,21 @@ class Expressions(Flow):
         base = self.value(node.value, scope)
         here = {tag for depth, tag in base if depth == 0}
         kind: set[tuple[int, Any]] = set()
+        if node.attr in ("data", "grad", *CORE, *self.extra):
+            here |= tags(base) & VALUES  # no container has these: its depth is in doubt
+        elif any(depth for depth, _ in base):
+            kind.add((0, "?"))  # a container's method, as an object
         for tag in here:
             if tag in VALUES:
                 kind |= self.read_of_value(node, tag)
-            elif tag in ("?", "x"):
-                kind.add((0, tag))
+                continue
+            own = self.attributes.get(node.attr, NONE)
+            kind |= own | self.implied(("__getattr__",), k("o"))
+            if may_hold(own):
+                kind |= self.aliases.of(("attribute", node.attr), own)
+            if tag in ("?", "x", "o"):
+                kind.add((0, "x" if tag == "x" else "?"))
             elif isinstance(tag, tuple):
-                kind |= self.attributes.get(node.attr, NONE)
                 for method in self.methods.get(node.attr, []):
                     if (
                         any(
@@ -72,7 +87,7 @@ class Expressions(Flow):
                         )
                         and id(method) in self.bodies
                     ):
-                        kind |= self.returns[id(method)]
+                        kind |= self.call(id(method), [NONE], {}, NONE)
                     else:
                         kind.add((0, ("fn", id(method))))
         return frozenset(kind)
@@ -87,14 +102,16 @@ class Expressions(Flow):
             if any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list):
                 self.define(method, 0)
                 return self.call(id(method), [k(tag)], {}, NONE)
-        elif node.attr not in CORE:
-            self.see(node, f"reads .{node.attr} of a {self.cls.name}")
+        self.see(node, f"reads .{node.attr} of a {self.cls.name}")
         return NONE
 
     def value_subscript(self, node: ast.Subscript, scope: int) -> Kind:
         base = self.value(node.value, scope)
-        self.value(node.slice, scope)
-        return base if isinstance(node.slice, ast.Slice) else unwrap(base)
+        index = self.value(node.slice, scope)
+        kind = base if isinstance(node.slice, ast.Slice) else unwrap(base)
+        if any(isinstance(tag, tuple) or tag == "?" for _, tag in base):
+            kind |= self.implied(("__getitem__",), index)
+        return kind
 
     def value_slice(self, node: ast.Slice, scope: int) -> Kind:
         for part in (node.lower, node.upper, node.step):
@@ -148,7 +165,9 @@ class Expressions(Flow):
 
     def value_yield(self, node: ast.Yield, scope: int) -> Kind:
         if node.value is not None:
-            self.result(scope, wrap(self.value(node.value, scope)))
+            kind = self.value(node.value, scope)
+            self.result(scope, wrap(kind))
+            self.link(("returned", scope), kind, node.value, scope)
         return k("?")
 
     def value_yieldfrom(self, node: ast.YieldFrom, scope: int) -> Kind:
@@ -208,6 +227,8 @@ class Expressions(Flow):
 
     def arithmetic(self, node: ast.AST, op: ast.operator, left: Kind, right: Kind) -> Kind:
         kind: set[tuple[int, Any]] = set()
+        if any(isinstance(tag, tuple) for depth, tag in left | right if not depth):
+            kind |= self.implied(OPERATORS, left) | self.implied(OPERATORS, right)
         for depth, tag in left:
             if depth and isinstance(op, (ast.Add, ast.Mult, ast.BitOr, ast.BitAnd, ast.Sub)):
                 kind.add((depth, tag))
@@ -221,7 +242,9 @@ class Expressions(Flow):
 
     def shows(self, node: ast.expr, kind: Kind, as_float: bool = False) -> None:
         """Note a number or `Value` that is turned into text."""
-        text = ast.unparse(node) if hasattr(ast, "unparse") else "a number"
+        if not kind and self.here in self.called:
+            self.see(node, f"shows {ast.unparse(node)}, which cannot be followed")
+        text = ast.unparse(node)
         found = tags(kind)
         if "s" in found or ("d" in found and not as_float):
             self.see(node, f"shows {text}, which may be an int")

@@ -9,7 +9,9 @@ is added any more.
 from __future__ import annotations
 
 import ast
+from collections.abc import Hashable
 
+from microgpt.run.aliases import Aliases
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, unwrap, wrap
 from microgpt.run.spelling import Names, standard
 
@@ -43,6 +45,11 @@ class Flow:
         self.locals: dict[int, set[str]] = {0: set()}
         self.methods: dict[str, list[ast.FunctionDef]] = {}
         self.bodies: dict[int, tuple[ast.AST, int]] = {}
+        self.aliases = Aliases()
+        self.passing: list[tuple[Kind, set[Hashable]]] = []  # the current call's arguments
+        self.called: set[int] = {0}
+        self.here = 0
+        self.classes: dict[int, ast.ClassDef] = {}
         self.changed = True
         self.final = False
         self.found: list[tuple[int, str]] = []
@@ -51,18 +58,21 @@ class Flow:
                 for item in node.body:
                     if isinstance(item, ast.FunctionDef):
                         self.methods.setdefault(item.name, []).append(item)
-        for _ in range(60):
-            self.changed = False
-            self.run(tree)
-            if not self.changed:
-                break
-        else:
-            self.found.append((1, "what is computed could not be followed to the end"))
+        # Names are linked once their kinds are known: what is still empty then is an empty list.
+        for self.linking in (False, True):
+            for _ in range(60):
+                self.changed = False
+                self.run(tree)
+                if not self.changed:
+                    break
+            else:
+                self.found.append((1, "what is computed could not be followed to the end"))
         self.final = True
         self.run(tree)
         self.found = sorted(set(self.found))
 
     def run(self, tree: ast.Module) -> None:
+        self.here = 0
         self.block(tree.body, 0)
         for method in self.extra.values():
             self.define(method, 0)
@@ -110,9 +120,13 @@ class Flow:
         return k(("fn", key))
 
     def body(self, node: ast.AST, _: int) -> None:
-        key = id(node)
+        key = self.here = id(node)
+        name = getattr(node, "name", "")
+        if name.startswith("__") and name.endswith("__"):
+            self.called.add(key)  # by Python itself
         if isinstance(node, ast.Lambda):
             self.result(key, self.value(node.body, key))
+            self.link(("returned", key), self.returns[key], node.body, key)
         else:
             self.block(node.body, key)  # type: ignore[attr-defined]
 
@@ -123,26 +137,98 @@ class Flow:
 
     def call(self, key: int, positional: list[Kind], named: Named, rest: Kind) -> Kind:
         """Hand arguments to a function of the script and return its result."""
+        if key not in self.called:
+            self.called.add(key)
+            self.changed = True
         arguments = self.bodies[key][0].args  # type: ignore[attr-defined]
         parameters = [a.arg for a in arguments.posonlyargs + arguments.args]
         for i, kind in enumerate(positional):
             if i < len(parameters):
                 self.put((key, parameters[i]), kind)
+                self.link_argument((key, parameters[i]), kind)
             elif arguments.vararg:
                 self.put((key, arguments.vararg.arg), wrap(kind))
+                self.link_argument((key, arguments.vararg.arg), kind)
         keywords = parameters + [a.arg for a in arguments.kwonlyargs]
         for name, kind in named.items():
             if name in keywords:
                 self.put((key, name), kind)
+                self.link_argument((key, name), kind)
             elif arguments.kwarg:
                 self.put((key, arguments.kwarg.arg), wrap(kind))
+                self.link_argument((key, arguments.kwarg.arg), kind)
         if rest:
             for name in keywords:
                 self.put((key, name), rest)
+                self.link_argument((key, name), rest)
             for extra in (arguments.vararg, arguments.kwarg):
                 if extra:
                     self.put((key, extra.arg), wrap(rest))
         return self.returns[key]
+
+    def link_argument(self, parameter: tuple[int, str], kind: Kind) -> None:
+        """Note that a parameter may stand for the arguments of this kind."""
+        for passed, roots in self.passing:
+            if may_hold(kind) and (passed == kind or wrap(unwrap(passed)) == wrap(kind)):
+                self.changed |= self.aliases.link(parameter, roots)
+
+    def roots(self, node: ast.expr, scope: int) -> set[Hashable]:
+        """Return the names, attributes and results that an expression's containers go by.
+
+        A display or comprehension is a new container: only what its elements contain is shared.
+        """
+        found: set[Hashable] = set()
+        if isinstance(node, ast.Name):
+            key = (self.home(node.id, scope), node.id)
+            return {key} if may_hold(self.env.get(key, NONE)) else found
+        if isinstance(node, ast.Attribute):
+            held = self.attributes.get(node.attr)
+            return {("attribute", node.attr)} if held is not None and may_hold(held) else found
+        if isinstance(node, (ast.Compare, ast.Constant, ast.JoinedStr, ast.Lambda)):
+            return found
+        if isinstance(node, ast.Call):
+            results = self.results(node.func, scope)
+            if results:
+                return results
+            if isinstance(node.func, ast.Attribute):
+                found |= self.roots(node.func.value, scope)
+        inner = scope
+        if isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
+            inner = id(node)
+            parts = [node.value] if isinstance(node, ast.DictComp) else [node.elt]
+        elif isinstance(node, ast.Subscript):
+            parts = [node.value]
+        elif isinstance(node, ast.Call):
+            parts = [*node.args, *(keyword.value for keyword in node.keywords)]
+        else:
+            parts = [part for part in ast.iter_child_nodes(node) if isinstance(part, ast.expr)]
+        for part in parts:
+            if inner in self.locals and may_hold(self.value(part, inner)):
+                found |= self.roots(part, inner)
+        return found
+
+    def results(self, function: ast.expr, scope: int) -> set[Hashable]:
+        """Return the results of the script's functions that an expression may call."""
+        if isinstance(function, ast.Attribute):
+            return {("returned", id(method)) for method in self.methods.get(function.attr, [])}
+        called = tags(self.value(function, scope)) if isinstance(function, ast.Name) else set()
+        return {("returned", tag[1]) for tag in called if isinstance(tag, tuple) and tag[0] == "fn"}
+
+    def link(self, key: Hashable, kind: Kind, source: ast.expr, scope: int) -> None:
+        """Note that a key may stand for a container that an expression yields."""
+        if self.linking and may_hold(kind):
+            self.changed |= self.aliases.link(key, self.roots(source, scope))
+
+    def link_target(self, target: ast.expr, kind: Kind, source: ast.expr, scope: int) -> None:
+        if isinstance(target, (ast.Tuple, ast.List)):
+            for part in target.elts:
+                self.link_target(part, unwrap(kind), source, scope)
+        elif isinstance(target, (ast.Subscript, ast.Starred)):
+            self.link_target(target.value, kind, source, scope)
+        elif isinstance(target, ast.Name):
+            self.link((self.home(target.id, scope), target.id), kind, source, scope)
+        elif isinstance(target, ast.Attribute):
+            self.link(("attribute", target.attr), kind, source, scope)
 
     def block(self, body: list[ast.stmt], scope: int) -> None:
         for statement in body:
@@ -166,6 +252,7 @@ class Flow:
                     kind |= self.unknown(node, self.value(target, scope), [kind], "a decorator")
             self.put((self.home(node.name, scope), node.name), kind)
         elif isinstance(node, ast.ClassDef):
+            self.classes[id(node)] = node
             if node is self.cls:
                 self.put((scope, node.name), k(("class", "Value")))
                 return
@@ -198,11 +285,12 @@ class Flow:
                 self.assign(node.target, node.value, self.value(node.value, scope), scope)
         elif isinstance(node, ast.AugAssign):
             old = self.value(_loaded(node.target), scope)
-            self.store(
-                node.target,
-                self.arithmetic(node, node.op, old, self.value(node.value, scope)),
-                scope,
-            )
+            added = self.value(node.value, scope)
+            kind = self.arithmetic(node, node.op, old, added)
+            self.store(node.target, kind, scope)
+            self.link_target(node.target, kind, node.value, scope)
+            if any(depth for depth, _ in kind):  # in place
+                self.store_into(node.target, added, scope)
         elif isinstance(node, (ast.For, ast.AsyncFor)):
             self.loop(node.target, node.iter, scope)
             self.block(node.body + node.orelse, scope)
@@ -212,10 +300,16 @@ class Flow:
                     self.see(target, f"deletes .{target.attr} of a {self.cls.name}")
         elif isinstance(node, ast.Return):
             if node.value is not None:
-                self.result(scope, self.value(node.value, scope))
+                kind = self.value(node.value, scope)
+                self.result(scope, kind)
+                self.link(("returned", scope), kind, node.value, scope)
+        elif isinstance(node, ast.Assert):
+            self.value(node.test, scope)
+            if node.msg is not None:
+                self.shows(node.msg, self.value(node.msg, scope))
         elif isinstance(node, (ast.With, ast.AsyncWith)):
             for entered in node.items:
-                kind = self.value(entered.context_expr, scope)
+                kind = self.value(entered.context_expr, scope) | self.implied(("__enter__",))
                 if entered.optional_vars is not None:
                     self.store(entered.optional_vars, kind, scope)
             self.block(node.body, scope)
@@ -225,6 +319,8 @@ class Flow:
                 module = alias.name if isinstance(node, ast.Import) else node.module
                 self.put((self.home(name, scope), name), k("?" if standard(module) else "x"))
         elif isinstance(node, ast.ExceptHandler):
+            if node.name:
+                self.put((self.home(node.name, scope), node.name), k("?"))
             self.block(node.body, scope)
         else:
             for child in ast.iter_child_nodes(node):
@@ -263,6 +359,7 @@ class Flow:
                 self.assign(t, s, self.value(s, scope), scope)
             return
         self.store(target, kind, scope)
+        self.link_target(target, kind, source, scope)
 
     def store(self, target: ast.expr, kind: Kind, scope: int) -> None:
         if isinstance(target, ast.Name):
@@ -290,11 +387,18 @@ class Flow:
     def store_into(self, container: ast.expr, kind: Kind, scope: int) -> None:
         """Add to what a container holds, and to what holds that container."""
         self.value(container, scope)
-        if isinstance(container, (ast.Name, ast.Attribute)):
+        if isinstance(container, ast.Name):
+            key = (self.home(container.id, scope), container.id)
+            if self.env.get(key, NONE) & k("?", "x") and tags(kind) & ({"d", "s"} | VALUES):
+                self.see(container, f"keeps a {self.cls.name} where it cannot be followed")
+            self.put(key, kind)
+            self.changed |= self.aliases.add(key, kind)
+        elif isinstance(container, ast.Attribute):
             self.store(container, kind, scope)
+            self.changed |= self.aliases.add(("attribute", container.attr), kind)
         elif isinstance(container, ast.Subscript):
             self.store_into(container.value, wrap(kind), scope)
-        elif tags(kind) & {"d", "s", "R", "W", "S"}:
+        elif tags(kind) & ({"d", "s"} | VALUES):
             self.see(container, "keeps a number that may be an int where it cannot be followed")
 
     def store_in_value(self, target: ast.Attribute, kind: Kind) -> None:
@@ -340,9 +444,31 @@ class Flow:
                 self.store(target.elts[0], k("i"), scope)
                 self.loop(target.elts[1], source.args[0], scope)
                 return
-        self.store(target, unwrap(self.value(source, scope)), scope)
+        items = self.value(source, scope)
+        kind = unwrap(items) | self.iterated(items)
+        self.store(target, kind, scope)
+        self.link_target(target, kind, source, scope)
+
+    def iterated(self, kind: Kind) -> Kind:
+        """Return what Python gets from an object of the script's by going through it."""
+        if not any(isinstance(tag, tuple) or tag == "?" for _, tag in kind):
+            return NONE
+        names = ("__getitem__", "__next__")
+        return self.implied(names, k("i")) | unwrap(self.implied(("__iter__",)))
+
+    def implied(self, names: tuple[str, ...], *arguments: Kind) -> Kind:
+        """Return what methods that Python calls by itself give, whichever object's they are."""
+        kind = NONE
+        for name in names:
+            for method in self.methods.get(name, []):
+                if id(method) in self.bodies:
+                    kind |= self.call(id(method), [NONE, *arguments], {}, NONE)
+        return kind
 
     def value(self, node: ast.expr, scope: int) -> Kind:
+        raise NotImplementedError
+
+    def shows(self, node: ast.expr, kind: Kind, as_float: bool = False) -> None:
         raise NotImplementedError
 
     def dotted(self, node: ast.expr, scope: int) -> str:
@@ -353,6 +479,11 @@ class Flow:
 
     def unknown(self, node: ast.AST, kind: Kind, arguments: list[Kind], what: str) -> Kind:
         raise NotImplementedError
+
+
+def may_hold(kind: Kind) -> bool:
+    """Tell whether something of a kind may be a container; an empty list has no kind."""
+    return not kind or any(depth for depth, _ in kind)
 
 
 def _locals(node: ast.AST) -> set[str]:
