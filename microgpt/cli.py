@@ -213,6 +213,7 @@ def _add_training(parser: argparse.ArgumentParser, num_steps: int) -> None:
     _add_seed(run)
     _add(run, "--num-steps", _whole(1), num_steps, "how many times the weights are updated")
     _add(run, "--batch-size", _whole(1), 1, "documents a step")
+    _add(run, "--threads", _whole(1), 1, "threads of the fused engine; the bits stay the same")
     model = parser.add_argument_group("model")
     _add(model, "--n-embd", _whole(1), 16, "width of the model, a multiple of --n-head")
     _add(model, "--n-head", _whole(1), 4, "attention heads a layer")

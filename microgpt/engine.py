@@ -84,7 +84,7 @@ def _default() -> SimpleNamespace:
     if name is not None:
         return load(name)
     try:
-        return load("cython")
+        return load("fused")
     except ModuleNotFoundError:
         return load("python")
 

@@ -186,7 +186,8 @@ class Loss:
         Shapes:  (n_head, n, n): head, the position that looks, the one looked at;
                  zero where that would be ahead
         """
-        return self._pass.attention(layer, document)
+        weights: memoryview = self._pass.attention(layer, document)
+        return weights
 
     def backward(self) -> None:
         """Add the derivative of this loss by each weight into that weight's grad."""
@@ -250,8 +251,6 @@ class GPT(ScalarGPT):
 
     params: Any
     state_dict: Any
-    threads = 1
-    """How many threads `fit` uses; the bits are the same for every number."""
 
     def __init__(
         self,

@@ -133,6 +133,7 @@ class GPT:
     Value = oracle.Value
     Optimizer = Adam
     functions: Any = functions
+    threads = 1  # of the fused engine's fit; the others have one, and the same bits
 
     def __init__(
         self,

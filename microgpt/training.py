@@ -43,6 +43,7 @@ class Run:
         config = shape(arguments, self.tokenizer.vocab_size)
         _check_memory(config)
         self.model: GPT = engine.GPT(**vars(config), rng=self.rng)
+        self.model.threads = arguments.threads
         self.adam = engine.Adam(self.model.params, **settings(arguments))
         self.num_steps: int = arguments.num_steps
         self.batch_size: int = arguments.batch_size

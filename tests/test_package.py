@@ -65,7 +65,7 @@ def test_import_takes_no_third_party_package():
 
 def test_unset_takes_the_compiled_engine(compiled):
     done = python("import microgpt.engine as e; print(e.NAME, e.Value.__module__)")
-    assert done.stdout == "cython microgpt._engine\n"
+    assert done.stdout == "fused microgpt._engine\n"
 
 
 def test_unset_takes_the_oracle_where_nothing_is_built(pure_package):
