@@ -38,10 +38,11 @@ class Value(Closed):
 
     A new operation is a node with its derivatives:
     `Value(math.sin(x.data), (x,), "sin", local_grads=(math.cos(x.data),))`; without
-    local_grads nothing flows back through it.
+    local_grads nothing flows back through it. Where micrograd has _op, microgpt has
+    local_grads, which may stand there as well.
 
-    Raises:  TypeError if data is not a number, a child not a `Value` or _op not a
-             string; ValueError if there is not one local gradient for each child
+    Raises:  TypeError if data or a local gradient is not a number or a child not a
+             `Value`; ValueError if there is not one local gradient for each child
     Source:  micrograd `Value`
     """
 
@@ -51,16 +52,13 @@ class Value(Closed):
         self,
         data: float,
         _children: Iterable[oracle.Value] = (),
-        _op: str = "",
+        _op: str | Iterable[float] = "",
         label: str = "",
         *,
         local_grads: Iterable[float] | None = None,
     ) -> None:
         if not isinstance(_op, str):
-            raise TypeError(
-                f"_op must be a string, not {type(_op).__name__}: "
-                "name the derivatives by the children local_grads=..."
-            )
+            _op, local_grads = "", _op
         children = tuple(_children)
         grads = () if local_grads is None else tuple(local_grads)
         if local_grads is not None and len(grads) != len(children):

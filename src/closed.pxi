@@ -108,7 +108,8 @@ cdef class Closed(Value):
 
 
 cdef tuple TANH = ("", "tanh")
-cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "", "+")  # by Op
+# By Op, up to CUSTOM: the operations that a Closed can be.
+cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "")
 
 
 cdef str power_name(k):

@@ -270,6 +270,15 @@ def test_own_operation_is_given_by_its_local_gradients(micrograd):
     assert (y._op, list(y._prev)) == ("sin", [x])
 
 
+def test_third_argument_may_be_microgpts(micrograd):
+    x, y = micrograd.Value(0.5), micrograd.Value(3.0)
+    out = micrograd.Value(7.0, (x, y), (2.0, -1.0))
+    out.backward()
+    assert (x.grad, y.grad, out._op) == (2.0, -1.0, "")
+    with pytest.raises(TypeError):
+        micrograd.Value(7.0, (x,), 2.0)
+
+
 def test_node_of_unknown_derivative_passes_nothing_on(micrograd):
     x = micrograd.Value(0.5)
     y = micrograd.Value(math.sin(x.data), (x,), "sin")
@@ -282,8 +291,6 @@ def test_own_backward_function_is_refused_and_the_way_out_named(micrograd):
     y = micrograd.Value(math.sin(x.data), (x,), "sin")
     with pytest.raises(AttributeError, match="local_grads"):
         y._backward = lambda: None
-    with pytest.raises(TypeError, match="local_grads"):
-        micrograd.Value(1.0, (x,), (2.0,))
     with pytest.raises(ValueError, match="2 local gradients for 1 children"):
         micrograd.Value(1.0, (x,), "f", local_grads=(2.0, 3.0))
     with pytest.raises(AttributeError):

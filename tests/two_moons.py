@@ -79,16 +79,21 @@ class Plain:
         margins = [(1 + -y * score).relu() for y, score in zip(self.labels, scores)]
         return sum(margins) * (1 / len(margins)) + 1e-4 * self.squares()
 
-    def step(self, k):
-        """Train on all points once and return the loss before it."""
-        loss = self.loss()
+    def gradients(self):
+        """Set the parameters' grad to the loss's derivatives and return the loss."""
         for p in self.params:
             p.grad = 0.0
+        loss = self.loss()
         loss.backward()
+        return loss.data
+
+    def step(self, k):
+        """Train on all points once and return the loss before it."""
+        loss = self.gradients()
         learning_rate = 1.0 - 0.9 * k / NUM_STEPS
         for p in self.params:
             p.data -= learning_rate * p.grad
-        return loss.data
+        return loss
 
 
 class Micrograd(Plain):
@@ -125,4 +130,28 @@ class Vectors(Plain):
         return self.functions.dot(self.params, self.params)
 
 
-WAYS = {"plain Values": Plain, "micrograd's MLP": Micrograd, "vector operations": Vectors}
+class Replayed(Plain):
+    """The graph of plain Values recorded once; a new one each time where there is no replay."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.tape = None
+        if engine.NAME != "python":
+            self.tape = engine.Tape(self.loss(), inputs=self.params)
+
+    def gradients(self):
+        if self.tape is None:
+            return super().gradients()
+        for p in self.params:
+            p.grad = 0.0
+        loss = self.tape.forward()
+        self.tape.backward()
+        return loss
+
+
+WAYS = {
+    "plain Values": Plain,
+    "micrograd's MLP": Micrograd,
+    "vector operations": Vectors,
+    "a replayed tape": Replayed,
+}
