@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any, Callable, overload
 
+from microgpt import _engine
 from microgpt import _kernels as _baseline
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
@@ -220,6 +221,7 @@ class Adam(ScalarAdam):
     params: Any
     m: Any
     v: Any
+    _update = staticmethod(_engine.update)
 
     def __init__(
         self,
@@ -230,15 +232,20 @@ class Adam(ScalarAdam):
         eps_adam: float = 1e-8,
         num_steps: int = 1000,
     ) -> None:
-        super().__init__((), learning_rate, beta1, beta2, eps_adam, num_steps)
-        if not isinstance(params, Parameters):
-            raise TypeError("params must be the params of a fused model")
+        fused = isinstance(params, Parameters)
+        super().__init__(() if fused else params, learning_rate, beta1, beta2, eps_adam, num_steps)
+        self._moments: Any = None  # of any Values: what the scalar engine does
+        if not fused:
+            return
         self.params = params
         self._moments = _kernels.Moments(params._network)
         self.m = self._moments.view(False)
         self.v = self._moments.view(True)
 
     def step(self) -> None:
+        if self._moments is None:
+            super().step()
+            return
         if self.t >= self.num_steps:
             raise ValueError(f"all num_steps={self.num_steps} steps of this Adam are done")
         self._moments.step(self)

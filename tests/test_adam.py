@@ -75,3 +75,15 @@ def test_it_ends_after_num_steps(scalar):
 def test_settings_out_of_range_are_named(scalar, settings, named):
     with pytest.raises(ValueError, match=named):
         scalar.Adam([], **settings)
+
+
+def test_adam_of_every_engine_takes_any_values(engine, oracle):
+    def train(made, value):
+        params = [value(0.5), value(-2.0)]
+        adam = made.Adam(params, learning_rate=0.1)
+        for _ in range(3):
+            (params[0] * params[1] + params[0] ** 2).backward()
+            adam.step()
+        return bits(*[p.data for p in params], *adam.m, *adam.v)
+
+    assert train(engine, engine.Value) == train(oracle, oracle.Value)
