@@ -19,12 +19,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from layers cimport softmax_forward
-from matmul cimport PANEL, padded
+from matmul cimport LANES, PANEL, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Layer, Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
     loss_forward, losses_forward, meet, next_matrix,
 )
-from matmul cimport LANES, vec, vec_load, vec_set
 from optimizer cimport (
     AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, vec_sqrt,
 )
@@ -540,3 +539,33 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                     certain[1] += 1
                     wrong[1] += pow(y[k], 0.5) != sqrt(y[k])
     return {2.0: (certain[0], wrong[0]), 0.5: (certain[1], wrong[1])}
+
+
+def peak(double seconds):
+    """Return how many multiply-then-adds a second this instruction set reaches at best.
+
+    Sixteen vectors in registers, each multiplied and then added to, again and again:
+    more than the two units' latencies together, so that neither ever waits.
+    """
+    cdef vec x[16]
+    cdef vec factor = vec_set(0.999999)
+    cdef vec term = vec_set(1e-6)
+    cdef double total = 0.0
+    cdef double best = 0.0
+    cdef double until = now() + seconds
+    cdef double start
+    cdef double y[8]
+    cdef Py_ssize_t i, k
+    with nogil:
+        for k in range(16):
+            x[k] = vec_set(0.1 * k)
+        while now() < until:
+            start = now()
+            for i in range(20000):
+                for k in range(16):
+                    x[k] = x[k] * factor + term
+            best = max(best, 20000.0 * 16.0 * LANES / (now() - start))
+        for k in range(16):
+            vec_store(y, x[k])
+            total += y[0]
+    return best if total > 0.0 else 0.0
