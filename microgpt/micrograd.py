@@ -58,7 +58,7 @@ class Value(Closed):
         local_grads: Iterable[float] | None = None,
     ) -> None:
         if not isinstance(_op, str):
-            _op, local_grads = "", _op
+            local_grads, _op = _op, ""
         children = tuple(_children)
         grads = () if local_grads is None else tuple(local_grads)
         if local_grads is not None and len(grads) != len(children):

@@ -555,13 +555,13 @@ def peak(double seconds):
     cdef double until = now() + seconds
     cdef double start
     cdef double y[8]
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t _, k
     with nogil:
         for k in range(16):
             x[k] = vec_set(0.1 * k)
         while now() < until:
             start = now()
-            for i in range(20000):
+            for _ in range(20000):
                 for k in range(16):
                     x[k] = x[k] * factor + term
             best = max(best, 20000.0 * 16.0 * LANES / (now() - start))

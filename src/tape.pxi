@@ -191,7 +191,8 @@ cdef void play(Entry *entries, Py_ssize_t n) noexcept:
 
 
 cdef class Tape:
-    """Tape(loss, inputs=None)\n--\n\nThe nodes a value depends on, in the order in which they are finished.
+    """Tape(loss, inputs=None)\n--\n\n\
+The nodes a value depends on, in the order in which they are finished.
 
     With inputs, leaves whose numbers will change, the compiled engine's tape computes
     the graph again. The oracle keeps no operations: to it, that is a new graph.

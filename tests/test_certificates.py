@@ -6,7 +6,7 @@ from microgpt import fused
 
 
 def attack(n, seed):
-    """Hunt on this instruction set; assert that no certain result is wrong, and most are certain."""
+    """Hunt on this instruction set: no certain result is wrong, and most are certain."""
     for certain, wrong in fused._kernels.hunt(n, seed).values():
         assert wrong == 0
         assert certain > 0.5 * n
