@@ -75,6 +75,17 @@ def attention(
     Raises:  ValueError if n_embd is not a multiple of n_head
     Source:  arXiv:1706.03762; microgpt `gpt`
     """
+    return attend(q, keys, values, n_head, softmax)
+
+
+def attend(
+    q: Sequence[Value],
+    keys: Sequence[Sequence[Value]],
+    values: Sequence[Sequence[Value]],
+    n_head: int,
+    softmax: Callable[[Sequence[Value]], list[Value]],
+) -> list[Value]:
+    """Return `attention` by a softmax of one's own."""
     if n_head < 1 or len(q) % n_head:
         raise ValueError(f"a query of {len(q)} does not divide into {n_head} heads")
     head_dim = len(q) // n_head

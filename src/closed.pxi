@@ -134,7 +134,7 @@ cdef inline Value operand_like(object left, object x):
     cdef double number
     if isinstance(x, Value):
         return <Value>x
-    return own(left, new_leaf(number if is_plain(x, &number) else to_double(x)))
+    return own(left, new_constant(number if is_plain(x, &number) else to_double(x)))
 
 
 cdef inline Value own(object like, Value node):
@@ -154,6 +154,7 @@ cdef inline Value own(object like, Value node):
     moved.local_grad[1] = node.local_grad[1]
     moved.op = node.op
     moved.n = node.n
+    moved.flags = node.flags
     node.op = LEAF
     node.n = 0
     return moved

@@ -145,6 +145,37 @@ cdef list probabilities(tuple logits):
     return exps
 
 
+cdef object plain_softmax(object logits):
+    """Return the plain function's result; of a subclass's logits too a replay finds the largest."""
+    cdef PyObject *a
+    cdef PyObject *constant
+    cdef Block *block
+    cdef Py_ssize_t i
+    if type(logits) is not list and type(logits) is not tuple:
+        return plain("softmax")(logits)
+    own = tuple(logits)
+    out = plain("softmax")(own)
+    for value in own:
+        if not isinstance(value, Value):
+            return out
+    for probability in out:
+        # e / total, where e = (logit + constant).exp()
+        a = <PyObject *>probability
+        for op in (MUL, EXP, ADD):
+            if not isinstance(<object>a, Value) or (<Value>a).op != op:
+                return out
+            constant = (<Value>a).child[1]
+            a = (<Value>a).child[0]
+        if (<Value>constant).op == LEAF and (<Value>constant).flags & CONSTANT:
+            block = new_block(len(own), 0)
+            for i in range(len(own)):
+                block.children[i] = <PyObject *>own[i]
+                Py_INCREF(block.children[i])
+            (<Value>constant).child[0] = <PyObject *>block
+            (<Value>constant).op = LARGEST
+    return out
+
+
 def softmax(logits):
     """Return the probabilities proportional to exp(logits).
 
@@ -155,7 +186,7 @@ def softmax(logits):
     """
     cdef tuple own = own_values(logits)
     if own is None:
-        return plain("softmax")(logits)
+        return plain_softmax(logits)
     return probabilities(own)
 
 
@@ -170,7 +201,7 @@ def cross_entropy(logits, target):
     cdef list exps
     cdef Value total
     if own is None or not PyLong_CheckExact(target) or not 0 <= target < len(own):
-        return plain("cross_entropy")(logits, target)
+        return -softmax(logits)[target].log()
     exps = exponentials(own)
     total = sum_of_values(PySequence_Fast_ITEMS(exps), len(exps))
     # The other probabilities would be made and dropped.
@@ -215,12 +246,12 @@ def attention(q, keys, values, n_head):
     cdef PyObject **column
     cdef double root
     if own_q is None or type(n_head) is not int or not 1 <= n_head or len(own_q) % n_head:
-        return plain("attention")(q, keys, values, n_head)
+        return plain("attend")(q, keys, values, n_head, softmax)
     n = len(own_q)
     own_keys = own_rows(keys, n)
     own_values_ = own_rows(values, n)
     if own_keys is None or own_values_ is None or len(own_keys) > len(own_values_):
-        return plain("attention")(q, keys, values, n_head)
+        return plain("attend")(q, keys, values, n_head, softmax)
     n_positions = len(own_keys)
     head_dim = n // n_head
     root = c_pow(c_pow(<double>head_dim, 0.5), -1.0)

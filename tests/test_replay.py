@@ -253,3 +253,26 @@ def test_value_and_grad_records_once_and_decides_again():
 def test_value_and_grad_wants_a_value():
     with pytest.raises(TypeError, match="must return a Value, not float"):
         value_and_grad(lambda x: 2.0)(1.0)
+
+
+def test_functions_of_a_subclass_find_their_largest_logit_again(compiled, oracle):
+    def build(engine, kind):
+        leaves = [kind(x) for x in (0.5, -1.0, 2.0, 0.25)]
+        f = engine.functions
+        attended = f.attention(leaves, [leaves, leaves[::-1]], [leaves] * 2, 2)
+        loss = f.cross_entropy(leaves, 1) + f.softmax(leaves)[2] * f.dot(attended, leaves)
+        return leaves, loss
+
+    for name in ("Value", "Closed"):
+        leaves, loss = build(compiled, getattr(compiled, name))
+        tape = compiled.Tape(loss, inputs=leaves)
+        tape.forward([300.0, 1.0, -900.0, 3.0])
+        tape.backward()
+        new, specified = build(oracle, getattr(oracle, name))
+        for leaf, x in zip(new, (300.0, 1.0, -900.0, 3.0)):
+            leaf.data = x
+        f = oracle.functions
+        attended = f.attention(new, [new, new[::-1]], [new] * 2, 2)
+        specified = f.cross_entropy(new, 1) + f.softmax(new)[2] * f.dot(attended, new)
+        specified.backward()
+        assert seen(loss) == seen(specified)
