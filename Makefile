@@ -1,4 +1,4 @@
-.PHONY: build lint type test bench
+.PHONY: asan bench build fuzz lint matrix test type
 
 build:
 	pip install --no-build-isolation -e .
@@ -14,3 +14,12 @@ test:
 
 bench:
 	pytest benchmarks --benchmark-only --benchmark-timer=time.process_time --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --readme README.md --plot docs/benchmarks.svg
+
+asan:
+	.ci/sanitize gcc
+
+fuzz:
+	python -m microgpt.fuzz --seconds 600
+
+matrix:
+	.ci/matrix
