@@ -47,7 +47,7 @@ def test_a_wrong_bit_is_found_and_cut_down(monkeypatch):
 @pytest.mark.parametrize(
     ("fault", "how"),
     [
-        ("import os; os.kill(os.getpid(), 11)", "signal 11"),
+        ("import os; os.kill(os.getpid(), 9)", "signal 9"),
         ("import time; time.sleep(60)", "signal 14"),
         ("import os; os._exit(7)", "status 7"),
     ],
