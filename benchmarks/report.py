@@ -64,7 +64,11 @@ def table(rows: dict[Row, dict[str, float]], place: str) -> str:
         on, off = (rows.get((title, size, collector), {}) for collector in ("on", "off"))
         cells = [title, size, *(duration(on[n]) if n in on else "" for n in engines[:1])]
         for name in engines[1:]:
-            both = [f"{row[BASELINE] / row[name]:,.0f}" for row in (on, off) if name in row]
+            both = [
+                f"{row[BASELINE] / row[name]:,.0f}"
+                for row in (on, off)
+                if {name, BASELINE} <= {*row}
+            ]
             cells += [duration(on[name]) if name in on else "", " / ".join(both)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Best of all rounds, {place}."])

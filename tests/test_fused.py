@@ -388,3 +388,50 @@ def test_fit_calls_on_step_after_each_step():
     )
     assert [(t, loss) for t, loss, _ in seen] == list(enumerate(losses))
     assert len({data for _, _, data in seen}) > 1
+
+
+RESIDENT = """
+import resource
+from microgpt import fused
+
+def resident():
+    "Return the bytes of memory that the process holds now."
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * resource.getpagesize()
+
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (16, 1), (16, 2)])
+def test_memory_does_not_grow_with_the_number_of_steps(batch_size, threads):
+    script = f"""
+model = fused.GPT(27, n_layer=2)
+model.threads = {threads}
+adam = fused.Adam(model.params, num_steps=10**6)
+documents = [[26, *range(i % 20), 26] for i in range(1000)]
+
+def train(steps):
+    for _ in range(steps // 500):
+        model.fit(documents, 500, {batch_size}, adam=adam)
+
+train(2_000)  # the allocator's own stores fill, once
+before = resident()
+train(32_000 // {batch_size})
+assert resident() - before < 2**20, resident() - before
+"""
+    subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_training_takes_the_memory_of_four_times_the_weights_and_one_batch():
+    script = """
+before = resident()
+model = fused.GPT(27, n_embd=256, n_layer=2)
+model.fit([[26, *range(26), 26]] * 8, 3, 4)
+positions = 4 * 16
+layers = 2 * (13 * 256 + 2 * 4 * 256 + 2 * 4 * 16)
+numbers = 4 * len(model.params) + positions * (layers + 5 * 256 + 4 * 32) + 4 * 256 * 32
+assert resident() - before < 8 * numbers + 2**21, (resident() - before, 8 * numbers)
+"""
+    subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
