@@ -163,6 +163,56 @@ def _attention(m: Machine, i: int, j: int, k: Any) -> list[Any]:
     return out
 
 
+def _function(m: Machine, seed: int, inputs: list[Any]) -> Any:
+    """Return a value computed from inputs by a few steps that a Tape can replay."""
+    rng = Random(seed)
+    inner = copy.copy(m)
+    inner.nodes = list(inputs)
+    for _ in range(2 + seed % 10):
+        step = STEPS[rng.choice(REPLAYED)]
+        made = step(inner, rng.randrange(20), rng.randrange(20), rng.gauss(0, 1))
+        inner.nodes += made if isinstance(made, list) else [made]
+    return sum(inner.nodes)  # so that none is left out of the tape
+
+
+def _replayed(m: Machine, i: int, j: int, k: Any) -> list[Any]:
+    """Compute a function of three inputs, then again with other numbers."""
+    rng = Random(j)
+    inputs = [m.Value(rng.gauss(0, 1)) for _ in range(3)]
+    numbers = [float(k), rng.gauss(0, 1), rng.gauss(0, 2)]
+    out = _function(m, i, inputs)
+    if hasattr(m.Tape, "forward"):
+        tape = m.Tape(out, inputs)
+        tape.forward(numbers)
+    else:
+        inputs = [m.Value(number) for number in numbers]
+        out = _function(m, i, inputs)
+        tape = m.Tape(out)
+    tape.backward()
+    return [*inputs, out]
+
+
+def _replayed_rows(m: Machine, i: int, j: int, k: Any) -> list[Any]:
+    """Compute a function of three inputs for many rows of numbers."""
+    rng = Random(j)
+    inputs = [m.Value(rng.gauss(0, 1)) for _ in range(3)]
+    rows = [[rng.gauss(0, 1), float(k), rng.gauss(0, 1)] for _ in range(1 + j % 30)]
+    out = _function(m, i, inputs)
+    losses = []
+    m.nodes += inputs  # to be seen if a row raises
+    if hasattr(m.Tape, "run"):
+        losses = list(m.Tape(out, inputs).run(rows, threads=1 + i % 3))
+    else:
+        for row in rows:
+            for x, number in zip(inputs, row):
+                x.data = number
+            out = _function(m, i, inputs)
+            out.backward()
+            losses.append(out.data)
+    m.seen.append([_number(loss) for loss in losses])
+    return []
+
+
 def _tape(m: Machine, i: int, j: int, k: Any) -> None:
     m.tapes.append(m.Tape(m[i]))
     m.seen.append(len(m.tapes[-1]))
@@ -274,7 +324,17 @@ FUNCTIONS: dict[str, Callable[[Machine, int, int, Any], Any]] = {
     "rmsnorm": lambda m, i, j, k: m.functions.rmsnorm(m.row(i))[:: 1 + j % 3],
     "attention": _attention,
     "cross entropy": lambda m, i, j, k: m.functions.cross_entropy(m.row(i), j % 12),
+    "maximum": lambda m, i, j, k: m.functions.maximum(m[i], m[j]),
+    "where": lambda m, i, j, k: m.functions.where(m[i], m[j], m[i + j]),
+    "operation": lambda m, i, j, k: m.functions.Operation(math.sin, math.cos)(m[i]),
+    "replay": _replayed,
+    "replay of rows": _replayed_rows,
 }
+REPLAYED = [
+    *("a + b", "a * b", "a - b", "a / b", "a + k", "k * a", "k - a", "-a", "0 + a * b"),
+    *("exp", "log", "relu", "sum", "sum of products", "sum and more", "sum of squares"),
+    *("dot", "linear", "softmax", "rmsnorm", "attention", "maximum", "where", "operation"),
+]
 CHANGES: dict[str, Callable[[Machine, int, int, Any], Any]] = {
     "backward": lambda m, i, j, k: m[i].backward(),
     "tape": _tape,
