@@ -8,11 +8,11 @@ void *__libc_calloc(size_t, size_t);
 void *__libc_realloc(void *, size_t);
 void *__libc_memalign(size_t, size_t);
 
-static long left, stop; /* allocations until the next failure; whether all later ones fail */
+static long left, rest; /* allocations until the next failure; how many fail after it */
 
-/* Let the n-th allocation from now fail (0: none), and with more all that follow it. */
-void fail_at(long n, int more) {
-    stop = more;
+/* Let the n-th allocation from now fail (0: none), and so many more that follow it. */
+void fail_at(long n, long more) {
+    rest = more;
     __atomic_store_n(&left, n, __ATOMIC_SEQ_CST);
 }
 
@@ -22,7 +22,7 @@ int is_pending(void) { return __atomic_load_n(&left, __ATOMIC_SEQ_CST) > 0; }
 static int fails(void) {
     long n = __atomic_load_n(&left, __ATOMIC_SEQ_CST);
     if (n == 0) return 0;
-    if (n < 0) return stop ? (errno = ENOMEM) : 0;
+    if (n < 0) return __atomic_fetch_sub(&rest, 1, __ATOMIC_SEQ_CST) > 0 ? (errno = ENOMEM) : 0;
     if (__atomic_sub_fetch(&left, 1, __ATOMIC_SEQ_CST) > 0) return 0;
     __atomic_store_n(&left, -1, __ATOMIC_SEQ_CST);
     return errno = ENOMEM;
