@@ -12,6 +12,9 @@ DEBUG = os.environ.get("MICROGPT_DEBUG") == "1"
 # our back, and `**` goes to libm's pow as it does in CPython.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-builtin-pow", "-fno-math-errno", "-Wall"]
 
+# Named, pow, exp and log are the versions that CPython itself was linked with.
+LIBRARIES = ["m"] if os.name == "posix" else []
+
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -65,6 +68,7 @@ def kernels():
             [f"src/{name}.pyx"],
             include_dirs=["src"],
             extra_compile_args=FLAGS + SIMD[name],
+            libraries=LIBRARIES,
         )
         for name in names
     ]
@@ -76,7 +80,12 @@ def extensions():
     from Cython.Build import cythonize
 
     modules = [
-        Extension("microgpt._engine", ["src/_engine.pyx"], extra_compile_args=FLAGS),
+        Extension(
+            "microgpt._engine",
+            ["src/_engine.pyx"],
+            extra_compile_args=FLAGS,
+            libraries=LIBRARIES,
+        ),
         *kernels(),
     ]
     return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES)
