@@ -5,7 +5,7 @@
     python benchmarks/report.py FILE --readme README.md         put it there
     python benchmarks/report.py FILE --plot docs/benchmarks.svg (needs matplotlib)
 
-Figures are the fastest of all rounds; ratios are of the same run.
+Figures are medians of the rounds; ratios are of the same run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def read(path: Path) -> tuple[dict[Row, dict[str, float]], str]:
     for benchmark in saved["benchmarks"]:
         info = benchmark["extra_info"]
         row = rows.setdefault((info["title"], info["size"], info["collector"]), {})
-        row[info["engine"]] = benchmark["stats"]["min"] / info["count"]
+        row[info["engine"]] = benchmark["stats"]["median"] / info["count"]
     machine, cpu = saved["machine_info"], saved["machine_info"]["cpu"]
     timer = saved["benchmarks"][0]["options"]["timer"]
     place = (

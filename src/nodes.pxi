@@ -182,7 +182,7 @@ cdef inline void free_node(PyObject *node) noexcept:
     """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
     global free_nodes, n_free
     cdef PyTypeObject *kind = Py_TYPE(node)
-    if n_free < MAX_FREE and is_plain_sized(kind):
+    if n_free < MAX_FREE and (kind == <PyTypeObject *>Value or is_plain_sized(kind)):
         (<Value>node).child[0] = free_nodes
         free_nodes = node
         n_free += 1
