@@ -169,7 +169,8 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(distributions):
     listed = set(run("git", "ls-files", cwd=ROOT).stdout.split("\n"))
     needed = {n for n in listed if n.startswith(("src/", "microgpt/", "tests/", "benchmarks/"))}
     assert not needed - names
-    assert not {name for name in names if name.endswith((".so", ".c", ".pyc"))}
+    generated = {name for name in names if name.endswith((".so", ".c", ".pyc"))}
+    assert generated <= {"tests/allocation.c"}  # written by hand
 
 
 @pytest.mark.slow
