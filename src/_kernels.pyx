@@ -25,7 +25,8 @@ from model cimport (
     loss_forward, losses_forward, meet, next_matrix,
 )
 from optimizer cimport (
-    AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, vec_sqrt,
+    AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, square_is_either,
+    vec_neighbour, vec_residual, vec_sqrt,
 )
 from training cimport Job, now, work
 
@@ -497,17 +498,18 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     """Attack Adam's certificates with n numbers, for roots half of them next to a midpoint.
 
     Half of the numbers have few bits, so that their squares fall on midpoints and
-    near them.
+    near them. In doubt, the power has to be one of the two neighbours.
 
     Shapes:  returns {power: (certain, of these wrong)}
     """
     cdef double x[8]
     cdef double y[8]
-    cdef double size
+    cdef double other[8]
+    cdef double size, power
     cdef Py_ssize_t i, k
     cdef Py_ssize_t certain[2]
     cdef Py_ssize_t wrong[2]
-    cdef unsigned int bits
+    cdef unsigned int bits, either
     cdef vec v
     certain[:] = [0, 0]
     wrong[:] = [0, 0]
@@ -526,18 +528,27 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                 y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
             v = vec_load(x)
             bits = mask_bits(square_is_certain(v * v, v))
+            either = mask_bits(square_is_either(v * v))
+            vec_store(other, vec_neighbour(v * v, -vec_residual(v * v, v)))
             for k in range(LANES):
+                power = pow(x[k], 2.0)
                 if bits >> k & 1:
                     certain[0] += 1
-                    wrong[0] += pow(x[k], 2.0) != x[k] * x[k]
+                    wrong[0] += power != x[k] * x[k]
+                elif either >> k & 1:
+                    wrong[0] += power != x[k] * x[k] and power != other[k]
                 if i & 1:
                     y[k] = x[k]
             v = vec_load(y)
             bits = mask_bits(root_is_certain(vec_sqrt(v), v))
+            vec_store(other, vec_neighbour(vec_sqrt(v), vec_residual(v, vec_sqrt(v))))
             for k in range(LANES):
+                power = pow(y[k], 0.5)
                 if bits >> k & 1:
                     certain[1] += 1
-                    wrong[1] += pow(y[k], 0.5) != sqrt(y[k])
+                    wrong[1] += power != sqrt(y[k])
+                elif 1e-19 <= y[k] <= 1e19:
+                    wrong[1] += power != sqrt(y[k]) and power != other[k]
     return {2.0: (certain[0], wrong[0]), 0.5: (certain[1], wrong[1])}
 
 

@@ -5,7 +5,8 @@ correctly rounded result: it errs by up to half a unit in the last place and a
 little more. A vector multiplication or square root is correctly rounded, and its
 exact error is known (one fused multiply-add). So the two can differ only where the
 exact result lies within that "little more" of the midpoint between two doubles.
-There, in a few lanes of a hundred, pow itself is called: the certificate.
+There, in a few lanes of a hundred, pow is one of two neighbours: where both lead
+to the same weight it is all one, where they do not, pow itself is called.
 
 The margins, in units of the last place: glibc states for its pow (since 2.28,
 sysdeps/ieee754/dbl-64/e_pow.c) that exp adds 0.511 and the logarithm 1.5 * 2**-68
@@ -27,6 +28,7 @@ cdef extern from "simd.h" nogil:
     mask vec_within(vec low, vec x, vec high)
     mask vec_equal(vec a, vec b)
     vec vec_power_of_two(vec x)
+    vec vec_neighbour(vec x, vec side)
     vec vec_sqrt(vec x)
     vec vec_residual(vec x, vec s)
     unsigned int mask_bits(mask m)
@@ -74,54 +76,77 @@ cdef inline mask root_is_certain(vec root, vec square) noexcept nogil:
     return (inside & close) | vec_equal(square, vec_set(0.0))
 
 
+cdef inline mask square_is_either(vec square) noexcept nogil:
+    """Return where pow can only be square or its neighbour on the exact product's side."""
+    cdef mask inside = vec_within(vec_set(1e-19), square, vec_set(1e19))
+    return inside & ~vec_equal(vec_power_of_two(square), square)
+
+
 @cython.cdivision(True)
 cdef inline bint adam_block(
     double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a
 ) noexcept nogil:
-    """Update n <= BLOCK parameters, whole vectors, or none if one of them would raise."""
-    cdef double squares[BLOCK]
-    cdef double roots[BLOCK]
+    """Update n <= BLOCK parameters, whole vectors, or none if one of them would raise.
+
+    A doubt between two neighbours is none where both lead to the same v, or p.
+    """
+    cdef double firsts[BLOCK]
     cdef double seconds[BLOCK]
+    cdef double others[BLOCK]
+    cdef double steps[BLOCK]
+    cdef double updated[BLOCK]
     cdef unsigned long long every = ~(<unsigned long long>0) >> (64 - LANES)
     cdef unsigned long long doubt = 0
+    cdef unsigned int bits
+    cdef double square
     cdef Py_ssize_t i, j
-    cdef vec x, y
+    cdef vec x, y, old, new
     cdef vec correction1 = vec_set(a.correction1)
     cdef vec correction2 = vec_set(a.correction2)
     for j in range(n // LANES):
         i = j * LANES
         x = vec_load(g + i)
         y = x * x
-        vec_store(squares + i, y)
-        doubt |= (every & ~mask_bits(square_is_certain(y, x))) << i
+        old = a.beta2 * vec_load(v + i)
+        new = old + (1.0 - a.beta2) * y
+        vec_store(seconds + i, new)
+        bits = mask_bits(square_is_certain(y, x))
+        x = old + (1.0 - a.beta2) * vec_neighbour(y, -vec_residual(y, x))
+        bits |= mask_bits(square_is_either(y) & vec_equal(x, new))
+        doubt |= (every & ~bits) << i
     while doubt:
         i = first_bit(doubt)
         doubt &= doubt - 1
-        squares[i] = pow(fabs(g[i]), 2.0)
-        if isinf(squares[i]) and not isinf(g[i]):
+        square = pow(fabs(g[i]), 2.0)
+        if isinf(square) and not isinf(g[i]):
             return False
-    for j in range(n // LANES):
-        i = j * LANES
-        x = a.beta2 * vec_load(v + i) + (1.0 - a.beta2) * vec_load(squares + i)
-        vec_store(seconds + i, x)
-        x = x / correction2
-        vec_store(squares + i, x)
-        y = vec_sqrt(x)
-        vec_store(roots + i, y)
-        doubt |= (every & ~mask_bits(root_is_certain(y, x))) << i
-    while doubt:
-        i = first_bit(doubt)
-        doubt &= doubt - 1
-        if squares[i] < 0.0:
-            return False
-        roots[i] = pow(squares[i], 0.5)
+        seconds[i] = a.beta2 * v[i] + (1.0 - a.beta2) * square
     for j in range(n // LANES):
         i = j * LANES
         x = a.beta1 * vec_load(m + i) + (1.0 - a.beta1) * vec_load(g + i)
-        vec_store(m + i, x)
+        vec_store(firsts + i, x)
+        x = a.learning_rate * (x / correction1)
+        vec_store(steps + i, x)
+        y = vec_load(seconds + i) / correction2
+        new = vec_sqrt(y)
+        vec_store(updated + i, vec_load(p + i) - x / (new + a.eps_adam))
+        vec_store(others + i, vec_neighbour(new, vec_residual(y, new)))
+        doubt |= (every & ~mask_bits(root_is_certain(new, y))) << i
+    while doubt:
+        i = first_bit(doubt)
+        doubt &= doubt - 1
+        square = seconds[i] / a.correction2
+        if square < 0.0:
+            return False
+        # In this range pow can only be the rounded root or the other.
+        if 1e-19 <= square <= 1e19 and p[i] - steps[i] / (others[i] + a.eps_adam) == updated[i]:
+            continue
+        updated[i] = p[i] - steps[i] / (pow(square, 0.5) + a.eps_adam)
+    for j in range(n // LANES):
+        i = j * LANES
+        vec_store(p + i, vec_load(updated + i))
+        vec_store(m + i, vec_load(firsts + i))
         vec_store(v + i, vec_load(seconds + i))
-        x = a.learning_rate * (x / correction1) / (vec_load(roots + i) + a.eps_adam)
-        vec_store(p + i, vec_load(p + i) - x)
         vec_store(g + i, vec_set(0.0))
     return True
 

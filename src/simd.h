@@ -57,6 +57,11 @@ typedef long long ints __attribute__((vector_size(LANES * 8)));
 /* The largest power of two that is not above a normal positive number. */
 static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff0000000000000LL); }
 
+/* The double before a normal positive number where side is negative, else the one after it. */
+static inline vec vec_neighbour(vec x, vec side) {
+    return (vec)((ints)x + 1 + 2 * (ints)(side < vec_set(0.0)));
+}
+
 #if defined(__AVX512F__)
 typedef __mmask8 mask;
 static inline vec vec_sqrt(vec x) { return _mm512_sqrt_pd(x); }
