@@ -113,8 +113,8 @@ cdef struct Slab:
 
 cdef inline double *take(Slab *slab, Py_ssize_t n) noexcept nogil:
     """Return the next n numbers of the slab, or NULL while it is only being measured."""
-    slab.used += n
-    return slab.start + slab.used - n if slab.start != NULL else NULL
+    slab.used += padded(n)
+    return slab.start + slab.used - padded(n) if slab.start != NULL else NULL
 
 
 cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
