@@ -51,8 +51,14 @@ static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];
 }
 
-/* What follows serves certificates. A mask says in which lanes a comparison holds. */
+/* What follows compares. A mask says in which lanes a comparison holds. */
 typedef long long ints __attribute__((vector_size(LANES * 8)));
+
+/* The larger of size and |x|, or size where x is no number. */
+static inline vec vec_max_size(vec size, vec x) {
+    ints magnitude = (ints)x & 0x7fffffffffffffffLL, larger = (vec)magnitude > size;
+    return (vec)((magnitude & larger) | ((ints)size & ~larger));
+}
 
 /* The largest power of two that is not above a normal positive number. */
 static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff0000000000000LL); }

@@ -8,11 +8,16 @@ while they are still near. No sum is ever divided between threads.
 cimport cython
 from libc.math cimport fabs, pow
 
+from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Layer, Matrix, Trace, backward_inputs, backward_weights, begin, forward, loss_forward,
     losses_forward, meet, next_matrix,
 )
 from optimizer cimport AdamStep, adam_step
+
+
+cdef extern from "simd.h" nogil:
+    vec vec_max_size(vec size, vec x)
 
 
 cdef extern from "time.h" nogil:
@@ -75,15 +80,14 @@ cdef inline void work(Job *job, int thread) noexcept nogil:
         last = trace.m * (thread + 1) // size
         forward(trace, job.data, first, last, thread)
         losses_forward(trace, first, last)
+        backward_inputs(trace, job.data, first, last, thread)
+        if size > 1 and not is_tame(job, first, last):
+            job.alone = True
         meet(&trace.team)
         if trace.failed:
             break
-        backward_inputs(trace, job.data, first, last, thread)
-        meet(&trace.team)
         if thread == 0:
             loss_forward(trace)
-            job.alone = size > 1 and not is_tame(job)
-        meet(&trace.team)
         if not job.alone:
             learn(job, thread, size)
         elif thread == 0:
@@ -109,6 +113,7 @@ cdef inline void prepare(Job *job) noexcept nogil:
     )
     job.over = job.out_of_memory
     t = job.t + job.done
+    job.alone = not starts_tame(job)
     adam.learning_rate = adam.initial_rate * (1.0 - t / adam.num_steps)
     adam.correction1 = 1.0 - pow(adam.beta1, t + 1.0)
     adam.correction2 = 1.0 - pow(adam.beta2, t + 1.0)
@@ -143,41 +148,55 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
             row += rows
 
 
-cdef inline bint is_tame(Job *job) noexcept nogil:
-    """Return whether no parameter's update can raise, so that their order shows nowhere.
+cdef inline bint starts_tame(const Job *job) noexcept nogil:
+    """Return whether what the first step finds lets no parameter's update raise."""
+    cdef Py_ssize_t i
+    if job.trace.team.size == 1 or job.adam.eps_adam == 0.0:
+        return False
+    if job.done == 0:
+        for i in range(job.trace.sizes.n_params):
+            if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):
+                return False
+    return True
 
-    A gradient's size is at most that of the one before it plus, per position, the
-    product of the largest dy and x.
+
+cdef inline bint is_tame(const Job *job, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Return whether positions first up to last let no parameter's update raise.
+
+    Where none can, their order shows nowhere. A gradient's size is at most that of
+    the one before it plus, per position, the product of the largest dy and x.
     """
     cdef const Trace *trace = &job.trace
     cdef Py_ssize_t i, k
-    cdef double dy = 0.0
-    cdef double x = 1.0
-    cdef const double *a
-    cdef const double *b
+    cdef vec dy = vec_set(0.0)
+    cdef vec x = vec_set(1.0)
+    cdef double bound[LANES]
     cdef Matrix matrix
-    if job.adam.eps_adam == 0.0:
-        return False
-    if job.done == 0:
-        for i in range(trace.sizes.n_params):
-            if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):
-                return False
     for i in range(3 + 6 * trace.sizes.n_layer):
         matrix = next_matrix(trace, matrix, i)
         if i == 1:
             continue
-        for k in range(trace.m):
-            a = matrix.dy + k * matrix.dy_row
-            dy = largest(dy, a, matrix.n_in if matrix.ids != NULL else matrix.n_out)
+        for k in range(first, last):
+            dy = largest(
+                dy, matrix.dy + k * matrix.dy_row,
+                matrix.n_in if matrix.ids != NULL else matrix.n_out,
+            )
             if matrix.x != NULL:
-                b = matrix.x + k * matrix.x_row
-                x = largest(x, b, matrix.n_in)
-    return dy * x * trace.m < 1e140
+                x = largest(x, matrix.x + k * matrix.x_row, matrix.n_in)
+    vec_store(bound, dy)
+    for i in range(1, LANES):
+        bound[0] = max(bound[0], bound[i])
+    vec_store(bound, x * (bound[0] * trace.m))
+    for i in range(LANES):
+        if not bound[i] < 1e140:
+            return False
+    return True
 
 
-cdef inline double largest(double size, const double *x, Py_ssize_t n) noexcept nogil:
-    """Return the largest of size and the sizes of x (n,); what is no number is none."""
+@cython.cdivision(True)
+cdef inline vec largest(vec size, const double *x, Py_ssize_t n) noexcept nogil:
+    """Return the larger of size and the sizes of x (n,), lane by lane; NaN is left out."""
     cdef Py_ssize_t i
-    for i in range(n):
-        size = fabs(x[i]) if fabs(x[i]) > size else size
+    for i in range(padded(n) // LANES):
+        size = vec_max_size(size, vec_load(x + i * LANES))
     return size
