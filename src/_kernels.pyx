@@ -28,7 +28,7 @@ from optimizer cimport (
     AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, square_is_either,
     vec_neighbour, vec_residual, vec_sqrt,
 )
-from training cimport Job, now, work
+from training cimport NEAR, Job, now, rows_at_once, work
 
 
 cdef extern from "memory.h":
@@ -292,7 +292,9 @@ cdef class Pass:
             backward_inputs(trace, self.kept.at, 0, trace.m, 0)
             for i in range(3 + 6 * trace.sizes.n_layer):
                 matrix = next_matrix(trace, matrix, i)
-                backward_weights(trace, &matrix, self.network.grad.at, 0, matrix.n_out)
+                backward_weights(
+                    trace, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out
+                )
 
 
 cdef class Moments:
@@ -359,8 +361,13 @@ cdef class Trainer:
     cdef Team team
     cdef bint closed
     cdef list helpers
+    cdef Buffer near
 
     def __init__(self, Moments moments, int threads):
+        cdef Py_ssize_t n_in = 4 * moments.network.sizes.n_embd  # at most
+        self.job.near_size = padded(max(<Py_ssize_t>NEAR, rows_at_once(n_in) * n_in))
+        self.near = Buffer(threads * self.job.near_size)
+        self.job.near = self.near.at
         self.moments = moments
         self.job.trace.sizes = moments.network.sizes
         self.job.trace.team.size = threads

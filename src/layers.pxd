@@ -39,7 +39,7 @@ cdef inline void embedding_backward(
 ) noexcept nogil:
     """Add each position's gradient to the row that it came from, for rows first up to last.
 
-    Shapes:  dw (any, n), dx (m, n), ids (m,)
+    Shapes:  dw (last - first, n), dx (m, n), ids (m,)
     Order:   positions last to first
     Adds to: dw
     """
@@ -48,7 +48,7 @@ cdef inline void embedding_backward(
     for i in range(m - 1, -1, -1):
         if not first <= ids[i] < last:
             continue
-        to = dw + ids[i] * n
+        to = dw + (ids[i] - first) * n
         for k in range(n):
             to[k] += dx[i * row + k]
 

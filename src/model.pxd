@@ -549,14 +549,13 @@ cdef inline void backward_weights(
     """Add the gradients of a matrix's rows first up to last.
 
     Order:   positions last to first, the last document first
-    Adds to: dw (n_params,)
+    Adds to: dw (last - first, n_in)
     """
     cdef Py_ssize_t n_in = matrix.n_in
-    dw += matrix.start
     if matrix.ids != NULL:
         embedding_backward(dw, matrix.dy, matrix.ids, first, last, trace.m, n_in, matrix.dy_row)
     else:
         linear_backward_weights(
-            dw + first * n_in, matrix.dy + first, matrix.x, trace.m, last - first, n_in,
+            dw, matrix.dy + first, matrix.x, trace.m, last - first, n_in,
             matrix.dy_row, matrix.x_row,
         )

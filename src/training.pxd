@@ -7,6 +7,7 @@ while they are still near. No sum is ever divided between threads.
 
 cimport cython
 from libc.math cimport fabs, pow
+from libc.string cimport memmove
 
 from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
@@ -41,6 +42,8 @@ cdef struct Job:
     double *grad
     double *m
     double *v
+    double *near  # (threads, near_size), zero between the updates
+    Py_ssize_t near_size
     const Py_ssize_t *tokens
     const Py_ssize_t *ends  # (n_steps * batch_size + 1,)
     Py_ssize_t n_steps
@@ -123,29 +126,45 @@ cdef inline void prepare(Job *job) noexcept nogil:
 cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
     """Compute the gradients of this thread's rows of every matrix, and update them.
 
+    Between two steps all gradients are zero, so they need no memory but a little
+    that stays near; only what the first step finds is added to.
+
     Order:   rows first to last; where Adam raises, the gradients behind are
              still computed, as the oracle has them by then
     """
     cdef const Trace *trace = &job.trace
     cdef Py_ssize_t n_matrices = 3 + 6 * trace.sizes.n_layer
-    cdef Py_ssize_t i, row, last, rows, start, done
+    cdef Py_ssize_t n_params = trace.sizes.n_params
+    cdef Py_ssize_t i, row, last, rows, start, n, done
+    cdef double *grad
     cdef Matrix matrix
     for i in range(n_matrices):
         matrix = next_matrix(trace, matrix, i)
         row = matrix.n_out * thread // size
         last = matrix.n_out * (thread + 1) // size
         while row < last:
-            rows = min(last - row, max(<Py_ssize_t>8, NEAR // matrix.n_in))
-            backward_weights(trace, &matrix, job.grad, row, row + rows)
-            if job.raises == trace.sizes.n_params:
-                start = matrix.start + row * matrix.n_in
+            rows = min(last - row, rows_at_once(matrix.n_in))
+            start = matrix.start + row * matrix.n_in
+            n = rows * matrix.n_in
+            if job.done == 0 or job.raises < n_params:
+                grad = job.grad + start
+            else:
+                grad = job.near + thread * job.near_size
+            backward_weights(trace, &matrix, grad, row, row + rows)
+            if job.raises == n_params:
                 done = adam_step(
-                    job.data + start, job.grad + start, job.m + start, job.v + start,
-                    rows * matrix.n_in, &job.adam,
+                    job.data + start, grad, job.m + start, job.v + start, n, &job.adam
                 )
-                if done < rows * matrix.n_in:
+                if done < n:
                     job.raises = start + done
+                    memmove(job.grad + job.raises, grad + done, (n - done) * sizeof(double))
             row += rows
+
+
+@cython.cdivision(True)
+cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
+    """Return how many rows of a matrix are updated together."""
+    return max(<Py_ssize_t>8, NEAR // n_in)
 
 
 cdef inline bint starts_tame(const Job *job) noexcept nogil:
