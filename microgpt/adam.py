@@ -72,10 +72,11 @@ class Adam:
         if num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, not {num_steps}")
         self.params = list(params)
-        self.learning_rate = learning_rate
-        self.beta1 = beta1
-        self.beta2 = beta2
-        self.eps_adam = eps_adam
+        # A numpy.float32 would make the oracle's arithmetic single precision.
+        self.learning_rate = float(learning_rate)
+        self.beta1 = float(beta1)
+        self.beta2 = float(beta2)
+        self.eps_adam = float(eps_adam)
         self.num_steps = num_steps
         self.m = array("d", [0.0]) * len(self.params)
         self.v = array("d", [0.0]) * len(self.params)

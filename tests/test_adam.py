@@ -87,3 +87,17 @@ def test_adam_of_every_engine_takes_any_values(engine, oracle):
         return bits(*[p.data for p in params], *adam.m, *adam.v)
 
     assert train(engine, engine.Value) == train(oracle, oracle.Value)
+
+
+def test_settings_of_single_precision_are_computed_in_double(engine, oracle):
+    np = pytest.importorskip("numpy")
+    settings = {"learning_rate": np.float32(0.01), "beta1": np.float32(0.85)}
+    results = []
+    for made in (engine, oracle):
+        x = made.Value(1.0)
+        adam = made.Adam([x], **settings)
+        x.grad = 0.3
+        adam.step()
+        assert type(x.data) is float
+        results.append(bits(x.data))
+    assert results[0] == results[1]
