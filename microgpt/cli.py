@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TextIO
 
 import microgpt
 from microgpt import engine
+from microgpt.gpt import MAX_THREADS
 
 TRAIN = """\
 examples:
@@ -213,7 +214,7 @@ def _add_training(parser: argparse.ArgumentParser, num_steps: int) -> None:
     _add_seed(run)
     _add(run, "--num-steps", _whole(1), num_steps, "how many times the weights are updated")
     _add(run, "--batch-size", _whole(1), 1, "documents a step")
-    _add(run, "--threads", _whole(1), 1, "threads of the fused engine; the bits stay the same")
+    _add(run, "--threads", _whole(1, MAX_THREADS), 1, "of the fused engine; the bits stay the same")
     model = parser.add_argument_group("model")
     _add(model, "--n-embd", _whole(1), 16, "width of the model, a multiple of --n-head")
     _add(model, "--n-head", _whole(1), 4, "attention heads a layer")
@@ -257,7 +258,7 @@ def _add(parser: Any, flag: str, kind: Callable[[str], Any], default: Any, text:
     )
 
 
-def _whole(least: int | None) -> Callable[[str], int]:
+def _whole(least: int | None, most: int | None = None) -> Callable[[str], int]:
     def whole(text: str) -> int:
         try:
             number = int(text)
@@ -265,6 +266,8 @@ def _whole(least: int | None) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}") from None
         if least is not None and number < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {number}")
+        if most is not None and number > most:
+            raise argparse.ArgumentTypeError(f"must be at most {most}, not {number}")
         return number
 
     return whole

@@ -19,7 +19,7 @@ from microgpt import _engine
 from microgpt import _kernels as _baseline
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
-from microgpt.gpt import Config
+from microgpt.gpt import MAX_THREADS, Config
 
 __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 
@@ -314,8 +314,8 @@ class GPT(ScalarGPT):
             adam = Adam(self.params, num_steps=num_steps)
         if not (isinstance(adam, Adam) and adam.params is self.params):
             return super().fit(documents, num_steps, batch_size, adam=adam, on_step=on_step)
-        if self.threads < 1:
-            raise ValueError(f"threads must be at least 1, not {self.threads}")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise ValueError(f"threads must be in 1..{MAX_THREADS}, not {self.threads}")
         losses: list[float] = []
         trainer = _kernels.Trainer(adam._moments, self.threads)
         try:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     Cache = list[list[list[Value]]]
 
 
+MAX_THREADS = 1024  # of the fused engine; a system that has no more to give must not stall
+
+
 @dataclass(frozen=True)
 class Config:
     """The shape of a model; the defaults are the original's.
