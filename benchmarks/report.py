@@ -71,7 +71,7 @@ def table(rows: dict[Row, dict[str, float]], place: str) -> str:
             ]
             cells += [duration(on[name]) if name in on else "", " / ".join(both)]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Best of all rounds, {place}."])
+    return "\n".join([*lines, "", f"Medians of all rounds, {place}."])
 
 
 def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
