@@ -13,6 +13,7 @@ import os
 import random
 from array import array
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any, Callable, overload
 
 from microgpt import _engine
@@ -275,11 +276,13 @@ class GPT(ScalarGPT):
         self.params = Parameters(
             self._network, self._network.view(False, 0, n), self._network.view(True, 0, n)
         )
-        self.state_dict = {}
+        matrices = {}
         start = 0
         for name, (n_out, n_in) in self.config.shapes().items():
-            self.state_dict[name] = Matrix(self._network, start, n_out, n_in)
+            matrices[name] = Matrix(self._network, start, n_out, n_in)
             start += n_out * n_in
+        # Weights change in their buffers; another matrix in a name's place would go unseen.
+        self.state_dict = MappingProxyType(matrices)
         gauss = (rng or random.Random(42)).gauss
         data = self.params.data
         for i in range(n):

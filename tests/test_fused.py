@@ -435,3 +435,9 @@ numbers = 4 * len(model.params) + positions * (layers + 5 * 256 + 4 * 32) + 4 * 
 assert resident() - before < 8 * numbers + 2**21, (resident() - before, 8 * numbers)
 """
     subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
+
+
+def test_matrix_cannot_be_put_in_anothers_place():
+    model = fused.GPT(3)
+    with pytest.raises(TypeError, match="item assignment"):
+        model.state_dict["wte"] = model.state_dict["lm_head"]
