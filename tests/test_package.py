@@ -191,7 +191,7 @@ def test_it_installs_and_works_in_an_empty_environment(distributions, empty, tmp
     done = run(empty, "-m", "pip", "install", distributions[kind], cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     oracle = python(TRAIN, tmp_path, MICROGPT_ENGINE="python").stdout.split()[1]
-    assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split() == ["cython", oracle]
+    assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split() == ["fused", oracle]
     command = empty.with_name("microgpt")
     done = run(command, "train", "--num-steps", "2", "--num-samples", "1", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
