@@ -83,6 +83,7 @@ def extensions():
         Extension(
             "microgpt._engine",
             ["src/_engine.pyx"],
+            include_dirs=["src"],
             extra_compile_args=FLAGS,
             libraries=LIBRARIES,
         ),

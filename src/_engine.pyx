@@ -14,17 +14,21 @@ a list of pending ones. No Python code runs between the start of a walk and the
 end of its backward, so marks on nodes are never seen half done.
 """
 
+cimport cython
 from cpython.array cimport array
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact, PyFloat_AS_DOUBLE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
-from scalar cimport NO_ERROR, PowError, c_exp, c_log, c_pow, pow_or_error
+from scalar cimport (
+    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, invert, pow_or_error,
+)
 
 import copyreg
 from importlib import import_module
@@ -63,6 +67,10 @@ cdef extern from "Python.h":
         vectorcallfunc tp_vectorcall
 
 
+cdef extern from "simd.h" nogil:
+    bint pow_keeps_bound()
+
+
 cdef extern from *:
     """
     #define OWNED(reference) ((PyObject *)(reference))
@@ -71,11 +79,12 @@ cdef extern from *:
 
 
 cdef enum Op:
-    LEAF, ADD, MUL, POW, LOG, EXP, RELU, CUSTOM, SUM, MAXIMUM, WHERE, OPERATION
+    LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, CUSTOM, SUM, MAXIMUM, WHERE, OPERATION
     LARGEST  # a leaf that replay computes: minus the largest of some values
 
 
 cdef enum:
+    LANES = 8  # rows of a batch that a tape computes side by side
     IN_BLOCK = 255  # n of a node whose children are in a Block (CUSTOM) or Terms (SUM)
 
 
@@ -84,6 +93,7 @@ cdef enum Flag:
     PLAYED = 2    # a backward has gone through it
     EDITED = 4    # its data was written by hand
     CONSTANT = 8  # an operator made it of a number
+    HELD = 16     # a replayed tape has its numbers
 
 
 cdef struct Block:
@@ -94,6 +104,7 @@ cdef struct Block:
     double *local_grads
     PyObject *operation  # of an OPERATION node, or NULL
     Py_ssize_t shared  # how many more nodes have this block
+    uint32_t slot  # of a LARGEST in the program being compiled, or NONE
 
 
 cdef struct Term:
@@ -139,7 +150,7 @@ cdef class Value:
     @property
     def data(self):
         """The number; to change it leaves local gradients already taken as they are."""
-        return self.c_data
+        return number_of(<PyObject *>self)
 
     @data.setter
     def data(self, number):
@@ -275,8 +286,7 @@ cdef class Value:
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
-        cdef bint positive = self.c_data > 0.0
-        return new_unary(RELU, self.c_data if positive else 0.0, self, 1.0 if positive else 0.0)
+        return rectified(self)
 
     def backward(self):
         """Add the derivative of this value by each node into that node's `grad`.
@@ -364,7 +374,6 @@ cdef inline Value new_constant(double data):
 
 
 cdef inline Value new_unary(Op op, double data, Value a, double grad_a):
-    reclaim(<PyObject *>a)
     cdef Value node = new_node()
     node.op = op
     node.n = 1
@@ -376,9 +385,6 @@ cdef inline Value new_unary(Op op, double data, Value a, double grad_a):
 
 
 cdef inline Value new_binary(Op op, double data, Value a, Value b, double grad_a, double grad_b):
-    if (a.flags | b.flags) & ABSORBED:
-        reclaim(<PyObject *>a)
-        reclaim(<PyObject *>b)
     cdef Value node = new_node()
     node.op = op
     node.n = 2
@@ -398,6 +404,7 @@ cdef inline Value add(Value a, Value b):
         and is_temporary(<PyObject *>a) and has_no_witness(<PyObject *>a)
     ):
         return append_to_sum(a, b)
+    reclaim_both(a, b)
     return new_binary(ADD, a.c_data + b.c_data, a, b, 1.0, 1.0)
 
 
@@ -408,6 +415,7 @@ cdef inline Value number_plus(double number, Value a):
 
 
 cdef inline Value mul(Value a, Value b):
+    reclaim_both(a, b)
     return new_binary(MUL, a.c_data * b.c_data, a, b, b.c_data, a.c_data)
 
 
@@ -415,7 +423,21 @@ cdef inline Value neg(Value a):
     return mul(a, new_constant(-1.0))
 
 
+cdef inline int reclaim_both(Value a, Value b) except -1:
+    if (a.flags | b.flags) & (ABSORBED | HELD):
+        reclaim(<PyObject *>a)
+        reclaim(<PyObject *>b)
+    return 0
+
+
+cdef inline Value rectified(Value a):
+    reclaim(<PyObject *>a)
+    cdef bint positive = a.c_data > 0.0
+    return new_unary(RELU, a.c_data if positive else 0.0, a, 1.0 if positive else 0.0)
+
+
 cdef inline Value power(Value a, double k, double k_minus_1):
+    reclaim(<PyObject *>a)
     cdef double data = c_pow(a.c_data, k)
     cdef double grad_a = k * c_pow(a.c_data, k_minus_1)
     cdef Value node = new_unary(POW, data, a, grad_a)
@@ -425,6 +447,7 @@ cdef inline Value power(Value a, double k, double k_minus_1):
 
 cdef Value power_of_object(Value a, object k):
     """Return a ** k for what is neither a float nor a moderate int: the oracle's own words."""
+    reclaim(<PyObject *>a)
     x = a.c_data
     data = x**k
     if isinstance(data, complex):
@@ -456,6 +479,8 @@ cdef PyObject *given_repr(PyObject *self) except NULL:
 include "nodes.pxi"
 include "sums.pxi"
 include "tape.pxi"
+include "program.pxi"
+include "steps.pxi"
 include "replay.pxi"
 include "batch.pxi"
 include "vectors.pxi"

@@ -55,6 +55,7 @@ cdef class Closed(Value):
             isinstance(right, Value) and is_reflected(left, right, "__radd__")
         ):
             other = operand_like(left, right)
+            reclaim_both(<Value>left, other)
             return own(left, new_binary(
                 ADD, (<Value>left).c_data + other.c_data, <Value>left, other, 1.0, 1.0
             ))
@@ -84,32 +85,28 @@ cdef class Closed(Value):
 
         Raises:  ValueError if data is zero or negative
         """
-        cdef double data = c_log(self.c_data)
-        return own(self, new_unary(LOG, data, self, 1.0 / self.c_data))
+        return own(self, logarithm(self))
 
     def exp(self):
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        cdef double data = c_exp(self.c_data)
-        return own(self, new_unary(EXP, data, self, data))
+        return own(self, exponential(self))
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
-        cdef bint positive = self.c_data > 0.0
-        cdef double data = self.c_data if positive else 0.0
-        return own(self, new_unary(RELU, data, self, 1.0 if positive else 0.0))
+        return own(self, rectified(self))
 
     def tanh(self):
         """Return the hyperbolic tangent."""
+        reclaim(<PyObject *>self)
         cdef double data = tanh(self.c_data)
-        return name(own(self, new_unary(CUSTOM, data, self, 1.0 - c_pow(data, 2.0))), TANH)
+        return own(self, new_unary(TANH, data, self, 1.0 - c_pow(data, 2.0)))
 
 
-cdef tuple TANH = ("", "tanh")
 # By Op, up to CUSTOM: the operations that a Closed can be.
-cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "")
+cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "tanh", "")
 
 
 cdef str power_name(k):

@@ -33,6 +33,7 @@ cdef Block *new_block(Py_ssize_t n, Py_ssize_t m) except NULL:
     block.local_grads = <double *>(block.children + n)
     block.operation = NULL
     block.shared = 0
+    block.slot = NONE
     return block
 
 

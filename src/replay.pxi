@@ -4,6 +4,160 @@
 # with the numbers and local gradients that a new graph would hold. The order
 # of computing is that of a walk in which a LARGEST leaf comes after the values
 # whose largest it is; it need not be the order of backward.
+#
+# The tape's program does that without the nodes. They are HELD meanwhile: whoever
+# asks one for its numbers has all of them computed and played as the program was,
+# which needs no more than the leaves' numbers. A HELD node has its tape in place of
+# its first local gradient and its slot in the program in place of its gradient.
+
+cdef enum State:
+    IN_NODES       # the nodes have their numbers
+    FORWARD_DONE   # the program has them, after forward
+    BACKWARD_DONE  # and after backward
+
+
+cdef inline bint has_program(Tape tape) except -1:
+    """Return whether a tape can run without its nodes."""
+    if not tape.is_compiled:
+        tape.program = compile_tape(tape)
+        tape.is_compiled = True
+    return tape.program is not None
+
+
+cdef int read_constants(Tape tape) except -1:
+    """Read the numbers that only the nodes have, unless they are held already.
+
+    Raises:  ValueError if a node is no longer what it was
+    """
+    cdef Program program = tape.program
+    cdef PyObject *node
+    cdef Py_ssize_t i
+    if tape.state != IN_NODES:
+        return 0
+    for i in range(program.n_sites):
+        node = program.sites[i].node
+        reclaim(node)
+        if (<Value>node).op != program.ops[i]:
+            raise ValueError(f"{<object>node!r} is no longer what the tape has recorded")
+        if program.ops[i] == LEAF:
+            program.data[program.sites[i].slot] = (<Value>node).c_data
+    return 0
+
+
+cdef double replay(Tape tape) except? -1.0:
+    """Compute the program; if something raises, the nodes, which tell what and when."""
+    cdef Program program = tape.program
+    cdef PyObject *node
+    cdef Py_ssize_t i
+    read_constants(tape)
+    memcpy(program.before, program.data, program.n_kept * sizeof(double))
+    for i in range(program.n_kept):
+        node = program.sites[i].node
+        reclaim(node)
+        if (<Value>node).op != program.ops[i]:
+            raise ValueError(f"{<object>node!r} is no longer what the tape has recorded")
+        program.data[i] = (<Value>node).c_data
+    if not compute_rows(program, program.data, 1):
+        memcpy(program.data, program.before, program.n_kept * sizeof(double))
+        show(tape)
+        return compute_nodes(tape)
+    for i in range(program.n_kept):
+        if (<Value>program.sites[i].node).flags & CONSTANT:
+            (<Value>program.sites[i].node).c_grad = 0.0
+    if tape.state == IN_NODES:
+        for i in range(program.n_kept, program.n_sites):
+            node = program.sites[i].node
+            (<Value>node).flags |= HELD
+            keep_pointer(&(<Value>node).local_grad[0], <void *>tape)
+            (<Value>node).c_grad = program.sites[i].slot
+    tape.state = FORWARD_DONE
+    return program.data[program.root]
+
+
+cdef double compute_nodes(Tape tape) except? -1.0:
+    cdef Py_ssize_t i
+    for i in range(tape.n_computed):
+        reclaim(tape.computed[i].node)
+    for i in range(tape.n_computed):
+        compute(tape.computed[i].node)
+    return (<Value>tape.entries[tape.n - 1].node).c_data
+
+
+cdef void show(Tape tape) noexcept:
+    """Give all nodes the numbers that the program has computed for them."""
+    cdef Program program = tape.program
+    cdef State state = tape.state
+    cdef PyObject *node
+    cdef double now
+    cdef Py_ssize_t i
+    if state == IN_NODES:
+        return
+    tape.state = IN_NODES
+    for i in range(program.n_kept, program.n_sites):
+        (<Value>program.sites[i].node).flags &= ~HELD
+    for i in range(program.n_kept):
+        node = program.sites[i].node
+        now = (<Value>node).c_data
+        (<Value>node).c_data = program.data[i]
+        program.data[i] = now
+        program.grads[i] = (<Value>node).c_grad
+    for i in range(program.n_kept, program.n_sites):
+        if program.ops[i] == LEAF:
+            (<Value>program.sites[i].node).c_grad = 0.0
+    for i in range(tape.n_computed):
+        compute(tape.computed[i].node)
+    if state == BACKWARD_DONE:
+        play(tape.entries, tape.n)
+    for i in range(program.n_kept):
+        node = program.sites[i].node
+        (<Value>node).c_data = program.data[i]
+        (<Value>node).c_grad = program.grads[i]
+
+
+cdef int play_back(Tape tape) except -1:
+    """Play the tape: in the program where nobody has looked since forward, else on the nodes."""
+    cdef Program program = tape.program
+    cdef double *grads
+    cdef double grad
+    cdef Py_ssize_t i
+    if tape.state == FORWARD_DONE:
+        grads = program.grads
+        for i in range(program.n_kept):
+            grad = (<Value>program.sites[i].node).c_grad
+            if is_negative_zero(grad):
+                show(tape)
+                break
+            grads[i] = grad
+    if tape.state == FORWARD_DONE:
+        memset(grads + program.n_kept, 0, (program.n_grads - program.n_kept) * sizeof(double))
+        grads[program.root_grad] = 1.0
+        play_rows(program, program.edges, program.data, grads, NULL, 1)
+        for i in range(program.n_kept):
+            (<Value>program.sites[i].node).c_grad = grads[i]
+        tape.state = BACKWARD_DONE
+        return 0
+    for i in range(tape.n):
+        reclaim(tape.entries[i].node)
+    play(tape.entries, tape.n)
+    return 0
+
+
+cdef inline bint is_negative_zero(double x) noexcept:
+    return x == 0.0 and signbit(x)
+
+
+cdef inline Tape holder_of(PyObject *node):
+    return <Tape><object>pointer_in(&(<Value>node).local_grad[0])
+
+
+cdef double held_data(PyObject *node) noexcept:
+    """Return a held node's number, if it need not be computed for that."""
+    cdef Tape tape = holder_of(node)
+    cdef uint32_t slot = <uint32_t>(<Value>node).c_grad
+    if slot != NONE:
+        return tape.program.data[slot]
+    show(tape)
+    return (<Value>node).c_data
 
 
 cdef Value new_largest(tuple values, double largest, Value sibling):
@@ -64,6 +218,7 @@ cdef int compute(PyObject *node) except -1:
     cdef Block *block
     if op == ADD:
         (<Value>node).c_data = (<Value>a).c_data + (<Value>b).c_data
+        (<Value>node).local_grad[0] = 1.0
     elif op == MUL:
         (<Value>node).c_data = (<Value>a).c_data * (<Value>b).c_data
         (<Value>node).local_grad[0] = (<Value>b).c_data
@@ -85,6 +240,10 @@ cdef int compute(PyObject *node) except -1:
         k = (<Value>node).local_grad[1]
         (<Value>node).c_data = c_pow(x, k)
         (<Value>node).local_grad[0] = k * c_pow(x, k - 1.0)
+    elif op == TANH:
+        x = tanh((<Value>a).c_data)
+        (<Value>node).c_data = x
+        (<Value>node).local_grad[0] = 1.0 - c_pow(x, 2.0)
     elif op == LARGEST:
         block = <Block *>a
         (<Value>node).c_data = -largest_of(block.children, block.n_children)

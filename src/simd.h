@@ -112,6 +112,24 @@ static inline vec vec_residual(vec x, vec s) {
 #endif
 }
 
+/* The number of the first 26 bits of a double; what is left of it has 27. */
+static inline double first_half(double x) {
+    unsigned long long bits;
+    memcpy(&bits, &x, sizeof x);
+    bits &= ~0x7ffffffULL;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* The largest power of two that is not above a normal positive number. */
+static inline double power_of_two(double x) {
+    unsigned long long bits;
+    memcpy(&bits, &x, sizeof x);
+    bits &= 0x7ff0000000000000ULL;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* Whether libm is glibc 2.28 or later, whose pow has the bound of optimizer.pxd. */
 #if defined(__GLIBC__)
 #include <gnu/libc-version.h>

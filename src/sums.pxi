@@ -144,10 +144,23 @@ cdef inline void leave_sum(PyObject *absorbed) noexcept:
 
 
 cdef inline int reclaim(PyObject *node) except -1:
-    """Make a node that a sum has absorbed a node of its own again."""
-    if (<Value>node).flags & ABSORBED and not expand(sum_of(node).owner):
+    """Give a node that a sum has absorbed, or a tape holds, its own numbers again."""
+    if (<Value>node).flags & (ABSORBED | HELD):
+        give_back(node)
+    return 0
+
+
+cdef int give_back(PyObject *node) except -1:
+    if (<Value>node).flags & HELD:
+        show(holder_of(node))
+    elif not expand(sum_of(node).owner):
         raise MemoryError("no memory for the nodes of a sum")
     return 0
+
+
+cdef inline double number_of(PyObject *node) noexcept:
+    """Return a node's number, wherever it is."""
+    return held_data(node) if (<Value>node).flags & HELD else (<Value>node).c_data
 
 
 cdef int unfold(PyObject *node) except -1:

@@ -22,8 +22,9 @@ cdef struct Walk:
     Frame *frames
     Py_ssize_t depth
     Py_ssize_t max_depth
+    PyObject *held  # a node that has to be shown first
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0, NULL)
 
 cdef enum:
     MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
@@ -34,6 +35,17 @@ cdef enum Purpose:
 
 
 cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
+    """Do `walk_shown`, where a tape holds nodes after it has shown them."""
+    w.held = NULL
+    while not walk_shown(root, w, purpose):
+        if w.held is NULL:
+            return False
+        show(holder_of(w.held))
+        w.held = NULL
+    return True
+
+
+cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
     """Write what root depends on, in the order in which the nodes are finished.
 
     For a tape, sums are expanded and leaves included. For one backward, leaves, which
@@ -42,7 +54,7 @@ cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
     rest. For replay, constants are included, a LARGEST after the values it depends on.
     Leaves a mark in `place` of every node written, which `play` or `unmark` clears.
 
-    Return False, with no mark left, if there is no memory.
+    Return False, with no mark left, if there is no memory, or a tape holds a node.
     """
     cdef PyObject *node = root
     cdef PyObject *child
@@ -61,6 +73,9 @@ cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
                 child = term[i >> 1].b if i & 1 else term[i >> 1].a
                 i += 1
                 if child is not NULL:
+                    if (<Value>child).flags & HELD:
+                        w.held = child
+                        return fail(w, node)
                     if (<Value>child).n and not (<Value>child).place:
                         break
                     child = NULL
@@ -76,6 +91,9 @@ cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
             while i < n:
                 child = children[i]
                 i += 1
+                if (<Value>child).flags & HELD:
+                    w.held = child
+                    return fail(w, node)
                 if not (<Value>child).place and (
                     (<Value>child).n
                     or purpose == FOR_TAPE
@@ -211,6 +229,8 @@ The nodes a value depends on, in the order in which they are finished.
     cdef Py_ssize_t n_computed
     cdef tuple inputs
     cdef Program program
+    cdef bint is_compiled
+    cdef State state
 
     def __cinit__(self, loss, inputs=None):
         if not isinstance(loss, Value):
@@ -226,7 +246,7 @@ The nodes a value depends on, in the order in which they are finished.
         for value in self.inputs:
             if not isinstance(value, Value):
                 raise TypeError(f"inputs must be Values, not {type(value).__name__}")
-            if (<Value>value).n:
+            if (<Value>value).n or (<Value>value).op == LARGEST:
                 raise ValueError(f"an input must be a leaf: {value!r} has been computed")
         for i in range(self.n):
             if (<Value>self.entries[i].node).op == CUSTOM:
@@ -238,6 +258,7 @@ The nodes a value depends on, in the order in which they are finished.
 
     def __dealloc__(self):
         cdef Py_ssize_t i
+        show(self)
         for i in range(self.n):
             Py_DECREF(self.entries[i].node)
         PyMem_Free(self.entries)
@@ -255,7 +276,6 @@ The nodes a value depends on, in the order in which they are finished.
         Raises:  what the operations raise, as in a new graph; ValueError if there
                  are not as many values as inputs; TypeError without inputs
         """
-        cdef Py_ssize_t i
         if self.inputs is None:
             raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
         if values is not None:
@@ -263,17 +283,18 @@ The nodes a value depends on, in the order in which they are finished.
             if len(numbers) != len(self.inputs):
                 raise ValueError(f"{len(numbers)} values for {len(self.inputs)} inputs")
             for value, number in zip(self.inputs, numbers):
+                reclaim(<PyObject *>value)
                 (<Value>value).c_data = number
-        for i in range(self.n_computed):
-            compute(self.computed[i].node)
-        return (<Value>self.entries[self.n - 1].node).c_data
+        if has_program(self):
+            return replay(self)
+        return compute_nodes(self)
 
     def backward(self):
         """Play the tape in reverse: set the value's grad to 1.0, add into the others.
 
         Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
         """
-        play(self.entries, self.n)
+        play_back(self)
 
     def run(self, batch, threads=1):
         """Do `forward` and `backward` for every row of a batch, and return the losses.
@@ -296,7 +317,7 @@ The nodes a value depends on, in the order in which they are finished.
 
 cdef Entry *own_walk(PyObject *root, Purpose purpose, Py_ssize_t *n) except NULL:
     """Return the entries of a walk, which the caller frees, and their number."""
-    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0, NULL)
     cdef bint walked = walk(root, &w, purpose)
     PyMem_Free(w.frames)
     if not walked:

@@ -116,11 +116,13 @@ def linear(x, w):
 
 
 cdef inline Value exponential(Value a):
+    reclaim(<PyObject *>a)
     cdef double data = c_exp(a.c_data)
     return new_unary(EXP, data, a, data)
 
 
 cdef inline Value logarithm(Value a):
+    reclaim(<PyObject *>a)
     cdef double data = c_log(a.c_data)
     return new_unary(LOG, data, a, 1.0 / a.c_data)
 
@@ -302,6 +304,7 @@ def maximum(a, b):
     """
     if type(a) is not Value or type(b) is not Value:
         return plain("maximum")(a, b)
+    reclaim_both(<Value>a, <Value>b)
     cdef bint first = (<Value>a).c_data >= (<Value>b).c_data
     if first:
         return new_binary(MAXIMUM, (<Value>a).c_data, <Value>a, <Value>b, 1.0, 0.0)
