@@ -6,10 +6,10 @@ import ast
 import string
 from collections.abc import Hashable
 
-from microgpt.run.expressions import CORE, Expressions
+from microgpt.run.expressions import CORE, OURS, Expressions
 from microgpt.run.flow import Named, may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, union, unwrap, wrap
-from microgpt.run.spelling import standard
+from microgpt.run.names import standard
 
 FLOATS = frozenset(
     [
@@ -74,17 +74,22 @@ class Sightings(Expressions):
             else:
                 named[keyword.arg] = kind
         self.passing = self.passed(node, scope) if self.linking else []
+        around, self.at = self.at, id(node)
+        result = self.result_of_call(node, positional, named, rest, scope)
+        self.at = around
+        return result
+
+    def result_of_call(
+        self, node: ast.Call, positional: list[Kind], named: Named, rest: Kind, scope: int
+    ) -> Kind:
         dotted = self.dotted(node.func, scope)
         if dotted:
             return self.library(node, dotted, positional, named, rest, scope)
         if isinstance(node.func, ast.Attribute):
             return self.method(node, node.func, positional, named, rest, scope)
         kind = NONE
-        target = self.value(node.func, scope)
-        for _, tag in target:
+        for _, tag in self.value(node.func, scope):
             kind |= self.invoke(node, tag, positional, named, rest)
-        if not target:
-            return NONE
         return kind
 
     def passed(self, node: ast.Call, scope: int) -> list[tuple[Kind, set[Hashable]]]:
@@ -150,7 +155,9 @@ class Sightings(Expressions):
         ):
             self.see(node, f"makes a {self.cls.name} from what may not be a plain number")
         kind = {"f": "V", "s": "S"}
-        return k(*[kind.get(tag, "W") for tag in number if tag != "o"]) if number else NONE
+        self.ints |= self.here in self.called and bool(number - {"f", "o", "N"})
+        made = k("N") if number and len(positional) + len(named) > 1 else NONE
+        return made | k(*[kind.get(tag, "W") for tag in number if tag not in ("o", "N")])
 
     def method(
         self,
@@ -171,14 +178,16 @@ class Sightings(Expressions):
         for tag in here & VALUES:
             if name in self.extra:
                 self.define(self.extra[name], 0)
-                kind |= self.call(id(self.extra[name]), [k(tag), *positional], named, rest)
+                me = k(tag, "N") if "N" in here else k(tag)
+                kind |= self.call(id(self.extra[name]), [me, *positional], named, rest)
             elif name in CORE:
+                self.ints |= name == "relu"
                 kind |= {
-                    "exp": k("V"),
-                    "log": k("V"),
-                    "relu": k(self.relu),
+                    "exp": k("V", "N"),
+                    "log": k("V", "N"),
+                    "relu": k(self.relu, "N"),
                 }.get(name, k("o"))
-            else:
+            elif name in OURS:  # else it is missing in both
                 self.see(node, f"calls .{name} of a {self.cls.name}")
         objects = [tag for tag in here if isinstance(tag, tuple) and tag[0] in ("object", "class")]
         if objects or (name in self.methods and not any(depth for depth, _ in base)):
@@ -232,7 +241,7 @@ class Sightings(Expressions):
             return kind | self.drawn(name, positional, named)
         if name == "shuffle":
             return k("o")
-        if (here and here <= VALUES | {"x"}) or not base:
+        if (here and here <= VALUES | {"x", "N"}) or not base:
             return kind
         return kind | self.unknown(node, k("o" if here == {"o"} else "?"), arguments, f".{name}()")
 
@@ -426,4 +435,5 @@ class Sightings(Expressions):
         for tag in found:
             if isinstance(tag, tuple) and tag[0] == "fn" and tag[1] in self.bodies:
                 returned |= blur(self.call(tag[1], [], {}, kind))
+                self.handed.add(tag[1])
         return returned | blur(frozenset((d, t) for d, t in every if isinstance(t, tuple)))

@@ -11,7 +11,9 @@ from __future__ import annotations
 import ast
 import copy
 
-from microgpt.run.spelling import Names, match, means, normal, plain
+from microgpt.run.closures import Translation, rule_of
+from microgpt.run.names import Names, RefusalError
+from microgpt.run.spelling import empty, match, means, normal, plain
 
 # `V` is the class, C and G its attributes for children and local gradients.
 LIFT = (
@@ -109,14 +111,6 @@ BACKWARD = [
 ]
 
 
-class RefusalError(Exception):
-    """The reason why something stays as it is, with the line that it is about."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(reason)
-        self.line = line
-
-
 def resembles(node: ast.ClassDef) -> bool:
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     return {"backward", "__add__", "__mul__"} <= methods
@@ -129,10 +123,16 @@ class Contract:
     """
 
     def __init__(self, node: ast.ClassDef, names: Names) -> None:
-        self.node, self.names = node, names
+        self.names = names
+        self.translation = None
+        if rule_of(node):
+            self.translation = Translation(node, names, frozenset(METHODS))
+            node = self.translation.node
+        self.node = node
         self.same: set[str] = set()
         self.extra: dict[str, ast.FunctionDef] = {}
         self.added: list[ast.stmt] = []
+        self.labelled = False
         self.float_grad = self.float_root = False
         self.relu_int = True
         if node.keywords or any(
@@ -219,19 +219,12 @@ class Contract:
                 f"it has other fields than data, grad, {self.children}, {self.slopes}",
             )
         self._zero(roles["grad"], self.node.lineno)
-        if not all(_empty(roles[name]) for name in (self.children, self.slopes)):
+        if not all(empty(roles[name]) for name in (self.children, self.slopes)):
             raise RefusalError(self.node.lineno, "a leaf has children")
         self.parameters = positional[:3]
 
     def _init(self, function: ast.FunctionDef) -> None:
         line = function.lineno
-        kept = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
-        if "_backward" in kept:
-            raise RefusalError(
-                line,
-                "its derivatives are closures that read data when backward runs, the compiled "
-                "one's are numbers taken when a node is made: see microgpt.micrograd",
-            )
         arguments = function.args
         parameters = [a.arg for a in arguments.args]
         if (
@@ -243,7 +236,7 @@ class Contract:
             or len(parameters) != 4
         ):
             raise RefusalError(line, "__init__ does not take data, children and local gradients")
-        if len(arguments.defaults) != 2 or not all(_empty(d) for d in arguments.defaults):
+        if len(arguments.defaults) != 2 or not all(empty(d) for d in arguments.defaults):
             raise RefusalError(line, "a leaf has children")
         me, data, children, slopes = parameters
         self.parameters = [data, children, slopes]
@@ -288,6 +281,11 @@ class Contract:
         ):
             raise RefusalError(line, "grad does not start as 0")
         self.float_grad = type(value.value) is float
+
+    def hidden(self) -> set[str]:
+        """Return the attributes by which a script could look into the graph."""
+        more = self.translation.hidden if self.translation else set()
+        return {self.children, self.slopes, *more}
 
     def attributes(self) -> dict[str, str]:
         return {self.children: "C", self.slopes: "G"}
@@ -394,14 +392,9 @@ class Contract:
             seen.add(name)
             if name in ("__init__", "backward"):
                 continue
-            if name in METHODS:
-                if not means(
-                    _unguarded(item), METHODS[name], self.names, attributes, self.node.name
-                ):
-                    raise RefusalError(
-                        item.lineno,
-                        f"{name} does not compute what the oracle's does, or not in that order",
-                    )
+            if name in METHODS and means(
+                _unguarded(item), METHODS[name], self.names, attributes, self.node.name
+            ):
                 self.same.add(name)
                 if name == "relu":
                     self.relu_int = any(
@@ -409,6 +402,11 @@ class Contract:
                         for n in ast.walk(item)
                     )
                 continue
+            if name in METHODS and name.startswith("__"):
+                raise RefusalError(
+                    item.lineno,
+                    f"{name} does not compute what the oracle's does, or not in that order",
+                )
             if (
                 name.startswith("__")
                 and name.endswith("__")
@@ -429,23 +427,24 @@ class Contract:
     def replacement(self, place: ast.stmt) -> ast.stmt:
         """Return the statement that stands for the class, which is at that place."""
         assert isinstance(place, ast.ClassDef)
-        if not self.added:
+        if not self.added and not self.labelled:
             return fetched("Value", place.name, place)
+        if self.translation:
+            translation = Translation(place, self.names, frozenset(METHODS))
+            place = translation.labelled() if self.labelled else translation.node
         lines = {member.lineno for member in self.added}
         node = copy.copy(place)
         node.bases = []
-        node.decorator_list = [expression("__import__('_microgpt_run').extended", place)]
-        node.body = [member for member in place.body if member.lineno in lines]
+        function = "labelled" if self.labelled else "extended"
+        node.decorator_list = [expression(f"__import__('_microgpt_run').{function}", place)]
+        node.body = [m for m in place.body if m.lineno in lines] or [ast.Pass()]
         return ast.fix_missing_locations(node)
 
     def described(self) -> str:
-        if not self.added:
-            return "microgpt.Value"
-        return f"microgpt.Value with the script's own {', '.join(self.extra)}"
-
-
-def _empty(value: ast.expr | None) -> bool:
-    return isinstance(value, (ast.Tuple, ast.List)) and not value.elts
+        base = "microgpt.micrograd.Value" if self.labelled else "microgpt.Value"
+        own = f" with the script's own {', '.join(self.extra)}" if self.added else ""
+        unordered = self.translation is not None and self.translation.unordered
+        return base + own + (", children from left to right" if unordered else "")
 
 
 def _unguarded(function: ast.FunctionDef) -> ast.FunctionDef:

@@ -9,11 +9,12 @@ is added any more.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Hashable
 
 from microgpt.run.aliases import Aliases
-from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, unwrap, wrap
-from microgpt.run.spelling import Names, standard
+from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, union, unwrap, wrap
+from microgpt.run.names import Names, locals_of, standard
 
 Named = dict[str, Kind]
 
@@ -34,13 +35,17 @@ class Flow:
         float_grads: bool,
         relu_int: bool,
         keeps_repr: bool,
+        late: bool = False,
+        labelled: bool = False,
     ) -> None:
         self.names, self.cls, self.extra = names, cls, extra
         self.float_grads, self.relu = float_grads, "R" if relu_int else "V"
-        self.keeps_repr = keeps_repr
+        self.keeps_repr, self.late, self.labelled = keeps_repr, late, labelled
+        self.ints = False  # whether a Value may hold an int
         self.env: dict[tuple[int, str], Kind] = {}
         self.attributes: dict[str, Kind] = {}
         self.returns: dict[int, Kind] = {}
+        self.parts: dict[int, list[Kind] | None] = {}  # of results that are always such a tuple
         self.parents: dict[int, int] = {}
         self.locals: dict[int, set[str]] = {0: set()}
         self.methods: dict[str, list[ast.FunctionDef]] = {}
@@ -48,7 +53,10 @@ class Flow:
         self.aliases = Aliases()
         self.passing: list[tuple[Kind, set[Hashable]]] = []  # the current call's arguments
         self.called: set[int] = {0}
-        self.here = 0
+        self.here = self.at = 0  # the function and the statement or call that is looked at
+        self.calls: dict[int, set[int]] = {}  # by statement or call: the functions it may run
+        self.handed: set[int] = set()  # functions that code which is not followed may run
+        self.writes: set[int] = set()  # targets by which data of a Value may change
         self.classes: dict[int, ast.ClassDef] = {}
         self.changed = True
         self.final = False
@@ -81,6 +89,7 @@ class Flow:
 
     def see(self, node: ast.AST, what: str) -> None:
         if self.final:
+            what = re.sub(r"@\d+", "", what)  # see `versioned`
             self.found.append((getattr(node, "lineno", 0), what))
 
     def put(self, key: tuple[int, str], kind: Kind) -> None:
@@ -105,7 +114,7 @@ class Flow:
         if key not in self.bodies:
             self.bodies[key] = (node, scope)
             self.parents[key] = scope
-            self.locals[key] = _locals(node)
+            self.locals[key] = locals_of(node)
             self.returns[key] = NONE
             self.changed = True
         arguments = node.args
@@ -120,9 +129,9 @@ class Flow:
         return k(("fn", key))
 
     def body(self, node: ast.AST, _: int) -> None:
-        key = self.here = id(node)
+        key = self.here = self.at = id(node)
         name = getattr(node, "name", "")
-        if name.startswith("__") and name.endswith("__"):
+        if name.startswith("__") and name.endswith("__") and name not in self.extra:
             self.called.add(key)  # by Python itself
         if isinstance(node, ast.Lambda):
             self.result(key, self.value(node.body, key))
@@ -135,8 +144,38 @@ class Flow:
             self.returns[key] |= kind
             self.changed = True
 
+    def result_parts(self, key: int, value: ast.expr | None, scope: int) -> None:
+        """Note the kinds of a returned tuple's elements, one by one."""
+        plain = isinstance(value, ast.Tuple) and not any(
+            isinstance(e, ast.Starred) for e in value.elts
+        )
+        new = [self.value(e, scope) for e in value.elts] if plain else None  # type: ignore[union-attr]
+        old = self.parts.get(key, new)
+        if old is None or new is None or len(old) != len(new):
+            self.parts[key] = None
+        else:
+            self.parts[key] = [a | b for a, b in zip(old, new)]
+        self.changed |= self.parts[key] != old
+
+    def called_parts(self, source: ast.expr, scope: int) -> list[list[Kind] | None]:
+        """Return the parts of what a call may give; none if it may call something else too."""
+        if not isinstance(source, ast.Call):
+            return []
+        if isinstance(source.func, ast.Attribute):
+            known = tags(self.value(source.func.value, scope))
+            functions = [id(method) for method in self.methods.get(source.func.attr, [])]
+            kind = "object"
+        else:
+            known = tags(self.value(source.func, scope))
+            functions = [tag[1] for tag in known if isinstance(tag, tuple)]
+            kind = "fn"
+        if not all(isinstance(tag, tuple) and tag[0] == kind for tag in known):
+            return []
+        return [self.parts.get(key) for key in functions]
+
     def call(self, key: int, positional: list[Kind], named: Named, rest: Kind) -> Kind:
         """Hand arguments to a function of the script and return its result."""
+        self.calls.setdefault(self.at, set()).add(key)
         if key not in self.called:
             self.called.add(key)
             self.changed = True
@@ -232,7 +271,9 @@ class Flow:
 
     def block(self, body: list[ast.stmt], scope: int) -> None:
         for statement in body:
+            around, self.at = self.at, id(statement)
             self.statement(statement, scope)
+            self.at = around
 
     def statement(self, node: ast.stmt, scope: int) -> None:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -303,6 +344,7 @@ class Flow:
                 kind = self.value(node.value, scope)
                 self.result(scope, kind)
                 self.link(("returned", scope), kind, node.value, scope)
+            self.result_parts(scope, node.value, scope)
         elif isinstance(node, ast.Assert):
             self.value(node.test, scope)
             if node.msg is not None:
@@ -327,7 +369,7 @@ class Flow:
                 if isinstance(child, ast.expr):
                     self.value(child, scope)
                 elif isinstance(child, (ast.stmt, ast.ExceptHandler)):
-                    self.statement(child, scope)  # type: ignore[arg-type]
+                    self.block([child], scope)  # type: ignore[list-item]
                 elif type(child).__name__ == "match_case":
                     self.case(node, child, scope)
 
@@ -358,7 +400,12 @@ class Flow:
             for t, s in zip(target.elts, source.elts):
                 self.assign(t, s, self.value(s, scope), scope)
             return
-        self.store(target, kind, scope)
+        parts = self.called_parts(source, scope) if isinstance(target, sequence) else []
+        if parts and all(part and len(part) == len(target.elts) for part in parts):  # type: ignore[attr-defined]
+            for i, element in enumerate(target.elts):  # type: ignore[attr-defined]
+                self.store(element, union(*[part[i] for part in parts if part]), scope)
+        else:
+            self.store(target, kind, scope)
         self.link_target(target, kind, source, scope)
 
     def store(self, target: ast.expr, kind: Kind, scope: int) -> None:
@@ -381,7 +428,7 @@ class Flow:
             here = {tag for depth, tag in base if depth == 0}
             if here & VALUES or ("?" in here and target.attr in ("data", "grad")):
                 self.store_in_value(target, kind)
-            if here - VALUES:
+            if here - VALUES - {"N"}:
                 self.put_attribute(target.attr, kind)
 
     def store_into(self, container: ast.expr, kind: Kind, scope: int) -> None:
@@ -404,6 +451,7 @@ class Flow:
     def store_in_value(self, target: ast.Attribute, kind: Kind) -> None:
         number = tags(kind)
         if target.attr == "data":
+            self.writes.add(id(target))
             if number & {"i", "d", "s", "o", "x"} or number & VALUES:
                 self.see(target, "sets .data to what may not be a float")
         elif target.attr == "grad":
@@ -412,7 +460,7 @@ class Flow:
             if number - {"f"} and self.float_grads:
                 self.float_grads = False
                 self.changed = True
-        else:
+        elif not (self.labelled and target.attr == "label"):
             self.see(
                 target,
                 f"sets .{target.attr} of a {self.cls.name}, which the compiled one has no room for",
@@ -484,38 +532,6 @@ class Flow:
 def may_hold(kind: Kind) -> bool:
     """Tell whether something of a kind may be a container; an empty list has no kind."""
     return not kind or any(depth for depth, _ in kind)
-
-
-def _locals(node: ast.AST) -> set[str]:
-    """Return the names that are local to a function."""
-    found = {a.arg for a in ast.walk(node.args) if isinstance(a, ast.arg)}  # type: ignore[attr-defined]
-    outer: set[str] = set()
-    stack = list(node.body) if isinstance(node.body, list) else []  # type: ignore[attr-defined]
-    while stack:
-        inner = stack.pop()
-        if isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            found.add(inner.name)
-            continue
-        if isinstance(
-            inner, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp, ast.Lambda)
-        ):
-            found |= {
-                n.target.id
-                for n in ast.walk(inner)
-                if isinstance(n, ast.NamedExpr) and isinstance(n.target, ast.Name)
-            }
-            continue
-        if isinstance(inner, (ast.Global, ast.Nonlocal)):
-            outer |= set(inner.names)
-        if isinstance(inner, ast.Name) and not isinstance(inner.ctx, ast.Load):
-            found.add(inner.id)
-        if isinstance(inner, (ast.Import, ast.ImportFrom)):
-            found |= {(a.asname or a.name).split(".")[0] for a in inner.names}
-        if isinstance(inner, ast.ExceptHandler) or type(inner).__name__.startswith("Match"):
-            captured = (getattr(inner, field, None) for field in ("name", "rest"))
-            found |= {name for name in captured if isinstance(name, str)}
-        stack += list(ast.iter_child_nodes(inner))
-    return found - outer
 
 
 def _loaded(target: ast.expr) -> ast.expr:

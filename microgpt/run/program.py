@@ -13,8 +13,8 @@ import copy
 import os
 import sys
 
+from microgpt.run.names import BUILTINS, Names
 from microgpt.run.recognise import Plan, plan
-from microgpt.run.spelling import BUILTINS, Names
 
 STRIDE = 1_000_000
 
@@ -72,7 +72,7 @@ class Program:
                 return Plan(
                     kept=[(i * STRIDE + 1, "the script", f"it has a {shadowed[0]} of its own")]
                 )
-        return plan(ast.Module(body=body, type_ignores=[]))
+        return plan(ast.Module(body=body, type_ignores=[]), one_file=not modules)
 
     def place(self, line: int) -> str:
         """Return the file and line of a line numbered through."""

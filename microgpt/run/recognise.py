@@ -9,13 +9,16 @@ ints). Whatever is not certain is left alone, with the reason and its line.
 from __future__ import annotations
 
 import ast
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 from microgpt.run.calls import Sightings
-from microgpt.run.contract import Contract, RefusalError, fetched, resembles
-from microgpt.run.spelling import Names, means, standard
+from microgpt.run.contract import Contract, fetched, resembles
+from microgpt.run.freshness import Freshness
+from microgpt.run.names import Names, RefusalError, standard, versioned
+from microgpt.run.spelling import means
 
 FUNCTIONS = {
     "linear": (
@@ -109,10 +112,12 @@ class Plan:
     replacements: dict[int, Callable[[ast.stmt], ast.stmt]] = field(default_factory=dict)
 
 
-def plan(tree: ast.Module) -> Plan:
+def plan(tree: ast.Module, *, one_file: bool = True) -> Plan:
     """Return the plan for a script; the tree itself is not changed."""
     result = Plan()
     names = Names(tree)
+    if one_file:
+        tree = versioned(copy.deepcopy(tree), names)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     nested = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n not in classes]
     candidates = [node for node in classes + nested if resembles(node)]
@@ -128,6 +133,10 @@ def plan(tree: ast.Module) -> Plan:
             )
         return result
     contract = recognised[0]
+    tree = ast.Module(
+        body=[contract.node if n.lineno == contract.node.lineno else n for n in tree.body],
+        type_ignores=[],
+    )
     try:
         _undetected(contract, tree, names)
     except RefusalError as refusal:
@@ -177,7 +186,7 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             _import(node)
         if isinstance(node, ast.Attribute):
-            if node.attr in (contract.children, contract.slopes):
+            if node.attr in contract.hidden() and not _shown(node, parents, contract):
                 raise RefusalError(line, f"the script looks into the graph: .{node.attr}")
             if node.attr.startswith("__") and node.attr.endswith("__") and node.attr not in DUNDERS:
                 raise RefusalError(line, f"the script uses .{node.attr}")
@@ -195,8 +204,7 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
             known = (
                 len(node.args) > 1
                 and isinstance(node.args[1], ast.Constant)
-                and node.args[1].value
-                not in (contract.children, contract.slopes, "__dict__", "__class__")
+                and node.args[1].value not in {"__dict__", "__class__", *contract.hidden()}
             )
             if not known:
                 raise RefusalError(
@@ -211,12 +219,31 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
         contract.extra,
         float_grads=contract.float_grad and contract.float_root,
         relu_int=contract.relu_int,
+        late=contract.translation is not None,
+        labelled=contract.labelled,
         keeps_repr=False,
     )
     if sightings.found:
         line, what = sightings.found[0]
         more = f" (and {len(sightings.found) - 1} more)" if len(sightings.found) > 1 else ""
         raise RefusalError(line, f"the script {what}{more}")
+    if contract.translation:
+        for line, what in sorted(Freshness(sightings, tree).found)[:1]:
+            raise RefusalError(line, f"its derivatives are closures, and the script {what}")
+
+
+def _shown(node: ast.Attribute, parents: dict[int, ast.AST], contract: Contract) -> bool:
+    """Tell whether a node with names shows in an attribute what the script's own would."""
+    parent = parents[id(node)]
+    translation = contract.translation
+    if translation is None or not translation.shown(node.attr):
+        return False
+    if node.attr == translation.children and getattr(parent, "iter", None) is not node:
+        return False
+    if node.attr == "_op" and not isinstance(node.ctx, ast.Load):
+        return False
+    contract.labelled = True
+    return True
 
 
 def _import(node: ast.Import | ast.ImportFrom) -> None:
@@ -243,19 +270,29 @@ def _use_of_class(
     """Refuse a use of the class but to make a Value, to test for one, or to annotate."""
     parent = parents[id(node)]
     if isinstance(parent, ast.Call) and parent.func is node:
+        if hasattr(parent, "named"):
+            return  # written by Translation
         wanted = dict(zip(contract.parameters, ("data", "children", "local_grads")))
         for keyword in parent.keywords:
+            translation = contract.translation
+            if keyword.arg == "label" and translation and translation.shown("label"):
+                contract.labelled = True
+                continue
             if wanted.get(keyword.arg or "") != keyword.arg:
                 raise RefusalError(
                     node.lineno,
                     f"{node.id} is called with {keyword.arg}=, a name that the compiled one lacks",
                 )
-        if len(parent.args) + len(parent.keywords) > 3 or any(
+        if len(parent.args) > (1 if contract.translation else 3) or any(
             isinstance(a, ast.Starred) for a in parent.args
         ):
             raise RefusalError(
                 node.lineno, f"{node.id} is called with arguments that are not known here"
             )
+        return
+    called = parent.func if isinstance(parent, ast.Call) else None
+    builtin = names.of(called.id) if isinstance(called, ast.Name) else ""
+    if builtin == "map" and parent.args[0] is node and len(parent.args) == 2:  # type: ignore[attr-defined]
         return
     if isinstance(parent, ast.Tuple):
         parent = parents[id(parent)]
