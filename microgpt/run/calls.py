@@ -12,47 +12,17 @@ from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, union, u
 from microgpt.run.names import standard
 
 FLOATS = frozenset(
-    [
-        "gauss",
-        "uniform",
-        "random",
-        "normalvariate",
-        "expovariate",
-        "triangular",
-        "betavariate",
-        "gammavariate",
-        "lognormvariate",
-        "vonmisesvariate",
-        "paretovariate",
-        "weibullvariate",
-        "time",
-        "perf_counter",
-        "monotonic",
-        "process_time",
-    ]
+    """
+    gauss uniform random normalvariate expovariate triangular betavariate gammavariate
+    lognormvariate vonmisesvariate paretovariate weibullvariate time perf_counter monotonic
+    process_time
+    """.split()
 )
 INTS = frozenset(
-    [
-        "randint",
-        "randrange",
-        "getrandbits",
-        "index",
-        "count",
-        "find",
-        "floor",
-        "ceil",
-        "trunc",
-        "gcd",
-        "lcm",
-        "comb",
-        "perm",
-        "factorial",
-        "isqrt",
-        "ord",
-        "len",
-        "time_ns",
-        "perf_counter_ns",
-    ]
+    """
+    randint randrange getrandbits index count find floor ceil trunc gcd lcm comb perm factorial
+    isqrt ord len time_ns perf_counter_ns
+    """.split()
 )
 
 

@@ -16,7 +16,7 @@ from microgpt.run.names import Names, RefusalError
 from microgpt.run.spelling import empty, plain
 
 # What cannot fail where the operation itself did not.
-TOTAL = frozenset(["math.sin", "math.cos", "math.tanh", "math.atan", "abs", "float", "int", "bool"])
+TOTAL = frozenset("math.sin math.cos math.tanh math.atan abs float int bool".split())
 PLAIN = (
     *(ast.Constant, ast.BinOp, ast.UnaryOp, ast.Compare, ast.IfExp, ast.BoolOp, ast.Call),
     *(ast.operator, ast.unaryop, ast.cmpop, ast.boolop, ast.expr_context),
@@ -52,8 +52,8 @@ class Translation:
     Raises:  RefusalError if what a function adds is not a factor times the node's gradient
     """
 
-    def __init__(self, cls: ast.ClassDef, names: Names, exact: frozenset[str]) -> None:
-        self.cls, self.names, self.exact = cls, names, exact
+    def __init__(self, cls: ast.ClassDef, names: Names) -> None:
+        self.cls, self.names = cls, names
         self.rule, self.children, self.unordered = rule_of(cls), "", False
         self.parameters: list[str] = []
         self.hidden: dict[str, str] = {}  # with what they hold at first
@@ -89,7 +89,8 @@ class Translation:
         return attribute == "label" or (attribute == "_op" and self._composed() and self._named())
 
     def _composed(self) -> bool:
-        return not set(self.operations) & set(self.exact) - {*NAMED, "__pow__"}
+        """Tell whether minus and division are made of plus, times and powers, as ours are."""
+        return {n for n in self.operations if n[:2] == "__"} <= {"__add__", "__mul__", "__pow__"}
 
     def _named(self) -> bool:
         given = {name: ast.unparse(text) for name, text in self.operations.items()}

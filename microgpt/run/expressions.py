@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 from microgpt import micrograd
-from microgpt.run.flow import Flow, may_hold
+from microgpt.run.flow import may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, pair, tags, union, unwrap, wrap
+from microgpt.run.statements import Statements
 
 CORE = frozenset(["log", "exp", "relu", "backward"])
 OURS = frozenset(dir(micrograd.Value))
@@ -22,7 +23,7 @@ OPERATORS = (
 )
 
 
-class Expressions(Flow):
+class Expressions(Statements):
     """`value` returns the kind of an expression, from those of its parts."""
 
     def dotted(self, node: ast.expr, scope: int) -> str:
@@ -280,9 +281,9 @@ class Expressions(Flow):
             self.see(node, f"shows {text}, which may be an int")
         for tag in found & VALUES:
             method = self.extra.get("__str__") or self.extra.get("__repr__")
-            if method is None and not self.keeps_repr:
+            if method is None:
                 self.see(node, f"shows {text}, a {self.cls.name} without a __repr__ of its own")
-            elif method is not None:
+            else:
                 self.define(method, 0)
                 self.call(id(method), [k(tag, "N")], {}, NONE)
 

@@ -53,50 +53,18 @@ USES = {
 
 
 # Names by which a script can look at itself; after them nothing is certain.
-MIRRORS = frozenset(
-    [
-        "exec",
-        "eval",
-        "globals",
-        "locals",
-        "compile",
-        "__import__",
-        "delattr",
-        "__builtins__",
-        "dir",
-    ]
-)
+MIRRORS = frozenset("exec eval globals locals compile __import__ delattr __builtins__ dir".split())
 
 
 REFLECTION = frozenset(
-    [
-        "ast",
-        "builtins",
-        "code",
-        "ctypes",
-        "dis",
-        "gc",
-        "imp",
-        "importlib",
-        "inspect",
-        "multiprocessing",
-        "concurrent",
-        "pdb",
-        "runpy",
-        "sysconfig",
-        "symtable",
-        "tracemalloc",
-        "trace",
-        "types",
-        "unittest.mock",
-        "weakref",
-    ]
+    """
+    ast builtins code ctypes dis gc imp importlib inspect multiprocessing concurrent pdb runpy
+    sysconfig symtable tracemalloc trace types unittest.mock weakref
+    """.split()
 )
 
 
-DUNDERS = frozenset(
-    ["__name__", "__init__", "__call__", "__file__", "__version__", "__doc__", "__post_init__"]
-)
+DUNDERS = frozenset("__name__ __init__ __call__ __file__ __version__ __doc__ __post_init__".split())
 
 
 @dataclass
@@ -212,17 +180,7 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
                 )
         if isinstance(node, ast.Name) and node.id == cls.name and isinstance(node.ctx, ast.Load):
             _use_of_class(node, parents, contract, names)
-    sightings = Sightings(
-        tree,
-        names,
-        cls,
-        contract.extra,
-        float_grads=contract.float_grad and contract.float_root,
-        relu_int=contract.relu_int,
-        late=contract.translation is not None,
-        labelled=contract.labelled,
-        keeps_repr=False,
-    )
+    sightings = Sightings(tree, names, contract)
     if sightings.found:
         line, what = sightings.found[0]
         more = f" (and {len(sightings.found) - 1} more)" if len(sightings.found) > 1 else ""

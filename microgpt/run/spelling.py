@@ -25,7 +25,8 @@ def plain(body: list[ast.stmt]) -> list[ast.stmt]:
         if isinstance(statement, ast.AnnAssign):
             if statement.value is None:
                 continue
-            statement = ast.Assign(targets=[statement.target], value=statement.value)
+            assigned = ast.Assign(targets=[statement.target], value=statement.value)
+            statement = ast.copy_location(assigned, statement)
         statement = copy.deepcopy(statement)
         for field in ("body", "orelse"):
             if isinstance(getattr(statement, field, None), list):
@@ -36,8 +37,9 @@ def plain(body: list[ast.stmt]) -> list[ast.stmt]:
                 if isinstance(argument, ast.arg):
                     argument.annotation = None
         if isinstance(statement, ast.Assign) and _parallel(statement):
-            target, value = statement.targets[0], statement.value
-            kept += [ast.Assign(targets=[t], value=v) for t, v in zip(target.elts, value.elts)]  # type: ignore[attr-defined]
+            pairs = zip(statement.targets[0].elts, statement.value.elts)  # type: ignore[attr-defined]
+            single = [ast.Assign(targets=[target], value=value) for target, value in pairs]
+            kept += [ast.copy_location(assigned, statement) for assigned in single]
         else:
             kept.append(statement)
     return kept
