@@ -834,9 +834,11 @@ def test_script_called_microgpt_is_no_obstacle(tmp_path):
 
 def test_page_about_running_scripts_shows_what_is_printed(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "run.md").read_text(encoding="utf-8")
-    (tmp_path / "slope.py").write_text(page.split("```python\n")[1].split("```")[0])
-    commands = page.split("```console\n")[1].split("```")[0].split("$ microgpt ")[1:]
-    assert len(commands) == 3
+    shown = re.findall("```python\n(.*?)```\n+```console\n(.*?)```", page, re.DOTALL)
+    commands = [part for _, console in shown for part in console.split("$ microgpt ")[1:]]
+    assert len(commands) == 5
+    for name, (source, _) in zip(["slope.py", "fit.py"], shown):
+        (tmp_path / name).write_text(source)
     for command in commands:
         line, _, expected = command.partition("\n")
         done = start(["-m", "microgpt", *line.split()], tmp_path)

@@ -4,8 +4,17 @@ Where children stand in a tuple the script has bits of its own, and they have to
 out; where they stand in a set, what has to come out is what the tuple gives.
 """
 
+import ast
+import contextlib
+import io
+import random
+import sys
+
 import pytest
 from running import SCRIPTS, both, edited, reasons, replaced, same, start
+
+from microgpt.run import execution
+from microgpt.run.recognise import plan
 
 MOONS = (SCRIPTS / "moons.py").read_text(encoding="utf-8")
 CLASS = MOONS[MOONS.index("class Value:") : MOONS.index("class Module:")]
@@ -110,6 +119,15 @@ SPELLINGS = {
         (
             "            v._backward()",
             "            if v._backward is not None:\n                v._backward()",
+        ),
+    ),
+    "dataclass": (
+        ("import math\n", "import math\nfrom dataclasses import dataclass, field\n"),
+        (
+            SMALL[SMALL.index("class Value:") : SMALL.index("    def __add__")],
+            "@dataclass(eq=False, repr=False)\nclass Value:\n    data: float\n    _prev: tuple = ()\n"
+            "    _op: str = ''\n    grad: float = field(default=0.0, init=False)\n"
+            "    _backward: object = field(default_factory=lambda: lambda: None, init=False)\n\n",
         ),
     ),
     "type_hints": (
@@ -286,6 +304,19 @@ STALE = {
     "kept_by_a_method": "class Model:\n    def __init__(self):\n        self.out = None\n\n    def __call__(self):\n        self.out = a * b\n        return self.out\n\n\n"
     "model = Model()\nmodel()\nb.data = 5.0\nmodel.out.backward()\n",
     "handed_to_the_library": "import threading\nd = a * b\n\n\ndef change():\n    b.data = 5.0\n\n\nt = threading.Thread(target=change)\nt.start()\nt.join()\nd.backward()\n",
+    "changed_by_a_generator": "def change():\n    while True:\n        b.data = 5.0\n        yield 1\n\n\nit = change()\nd = a * b\nnext(it)\nd.backward()\n",
+    "changed_by_a_generator_expression": "def change():\n    b.data = 5.0\n\n\nit = (change() for _ in (1, 2))\nd = a * b\nnext(it)\nd.backward()\n",
+    "changed_by_a_map": "def change(x):\n    b.data = x\n\n\nit = map(change, [5.0])\nd = a * b\nlist(it)\nd.backward()\n",
+    "changed_by_name": "class Box:\n    def change(self):\n        b.data = 5.0\n\n\nd = a * b\ngetattr(Box(), 'change')()\nd.backward()\n",
+    "changed_by_a_comparison": "class Box:\n    def __lt__(self, other):\n        b.data = 5.0\n        return True\n\n\nd = a * b\nBox() < 3\nd.backward()\n",
+    "changed_on_leaving": "class Box:\n    def __enter__(self):\n        return self\n\n    def __exit__(self, *error):\n        b.data = 5.0\n\n\nwith Box():\n    d = a * b\nd.backward()\n",
+    "changed_by_a_context_manager": "import contextlib\n\n\n@contextlib.contextmanager\ndef change():\n    yield\n    b.data = 5.0\n\n\nwith change():\n    d = a * b\nd.backward()\n",
+    "changed_by_a_partial": "import functools\n\n\ndef change(x):\n    b.data = x\n\n\nd = a * b\nfunctools.partial(change, 5.0)()\nd.backward()\n",
+    "changed_by_a_bound_method": "class Box:\n    def change(self):\n        b.data = 5.0\n\n\nf = Box().change\nd = a * b\nf()\nd.backward()\n",
+    "changed_by_a_property": "class Box:\n    @property\n    def change(self):\n        b.data = 5.0\n        return 1.0\n\n\nbox = Box()\nd = a * b\nbox.change\nd.backward()\n",
+    "changed_by_a_key": "def change(x):\n    b.data = 5.0\n    return x\n\n\nd = a * b\nsorted([1, 2], key=change)\nd.backward()\n",
+    "changed_in_a_table_of_functions": "def change():\n    b.data = 5.0\n\n\ntable = {'change': change}\nd = a * b\ntable['change']()\nd.backward()\n",
+    "changed_in_the_else_of_a_try": "d = a * b\ntry:\n    try:\n        pass\n    except ValueError:\n        pass\n    else:\n        b.data = 5.0\n        1 / 0\n        d = a\n    finally:\n        d.backward()\nexcept ZeroDivisionError:\n    pass\n",
     "computed_node_changed": "d = a * b\ne = d * a\nd.data = 7.0\ne.backward()\n",
 }
 
@@ -434,3 +465,133 @@ def test_class_in_a_module_beside_the_script_is_replaced(tmp_path):
     )
     alone, compiled = same(tmp_path, script)
     assert (alone.returncode, alone.stderr, compiled.stderr) == (0, "", "")
+
+
+# ------------------------------------------------------------------- random programs
+
+BARE = CLASS[: CLASS.index("    def relu")] + CLASS[CLASS.index("    def backward") :]
+BARE = edited(BARE[: BARE.index("    def __repr__")], *FLOATS)
+PRELUDE = """
+def change():
+    b.data = b.data - 0.125
+
+
+class Descent:
+    def step(self):
+        for p in (a, b):
+            p.data -= 0.01 * p.grad
+
+
+def build(x):
+    return x * a + b
+
+
+def play(x):
+    x.backward()
+
+
+def train(x):
+    BODY
+    return x
+
+
+descent = Descent()
+a, b = Value(0.5), Value(-1.25)
+d, e, f = a * 1.0, b * 1.0, a * b
+kept = []
+"""
+
+
+class Writer:
+    """Random programs that build graphs, play them and change data, in any order."""
+
+    def __init__(self, seed):
+        self.random = random.Random(seed)
+
+    def name(self):
+        return self.random.choice("def")
+
+    def expression(self, depth=0):
+        kinds = ["a", "b", self.name(), "sum(kept, a)"]
+        if depth < 3:
+            one, two = self.expression(depth + 1), self.expression(depth + 1)
+            kinds += [f"({one} * {two})", f"({one} + {two})", f"({one} - 0.5)", f"build({one})"]
+            kinds.append(f"sum([x * a for x in ({self.name()}, b)])")
+        return self.random.choice(kinds)
+
+    def statement(self, depth, loop):
+        pick, name = self.random.choice, self.name()
+        level = pick([0, 1, 2])
+        simple = [
+            [f"{name} = {self.expression()}"],
+            [f"{name}, rate = {self.expression()}, 1.0"],
+            [
+                pick(
+                    [
+                        "a.data += 0.25",
+                        "b.data *= 0.5",
+                        "a.data = 1.5",
+                        "change()",
+                        "descent.step()",
+                    ]
+                )
+            ],
+            [f"{name}.backward()"],
+            [pick([f"{name}.backward()", f"play({name})"])],
+            [pick(["kept = []", "kept = [a]", f"kept.append({name})"])],
+            [f"{name} = train({pick(['a', 'b', self.name()])})"],
+        ]
+        if loop:
+            simple.append([f"if a.data > {level}:", f"    {pick(['break', 'continue'])}"])
+        if depth > 2 or self.random.random() < 0.7:
+            return pick(simple)
+        first, second = self.block(depth + 1, loop), self.block(depth + 1, loop)
+        return pick(
+            [
+                [f"if a.data > {level}:", *first],
+                [f"if a.data > {level}:", *first, "else:", *second],
+                [f"for k{depth} in range({level + 1}):", *self.block(depth + 1, True)],
+                [
+                    *("try:", *first, f"    {pick(['pass', '1 / 0'])}", *second),
+                    *("except ZeroDivisionError:", *self.block(depth + 1, loop)),
+                ],
+                ["try:", *first, "finally:", *self.block(depth + 1, False)],
+            ]
+        )
+
+    def block(self, depth, loop):
+        count = self.random.choice([1, 2, 3])
+        return ["    " + line for _ in range(count) for line in self.statement(depth, loop)]
+
+    def program(self):
+        bodies = [
+            "y = x * a\n    y.backward()\n    b.data -= 0.1",
+            "x = b * a\n    a.data += 0.1\n    x = x * 1.0",
+            "y = a * b\n    y.backward()\n    a.data += 0.1\n    x = a * b",
+        ]
+        count = self.random.choice([2, 3, 5, 8])
+        lines = [line for _ in range(count) for line in self.statement(0, False)]
+        shown = "\nprint(a.grad.hex(), b.grad.hex(), a.data, b.data)\n"
+        return (
+            BARE + edited(PRELUDE, ("BODY", self.random.choice(bodies))) + "\n".join(lines) + shown
+        )
+
+
+def printed(tree):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(RecursionError):
+        exec(compile(tree, "script", "exec"), {"__name__": "script"})
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_program_is_replaced_only_where_no_function_reads_changed_data(seed, monkeypatch):
+    monkeypatch.setitem(sys.modules, "_microgpt_run", execution._replacements())
+    writer, count = Writer(seed), 0
+    for _ in range(24):
+        source = writer.program()
+        tree, new = ast.parse(source), plan(ast.parse(source)).replacements
+        count += bool(new)
+        body = [new[s.lineno](s) if s.lineno in new else s for s in tree.body]
+        assert printed(ast.Module(body=body, type_ignores=[])) == printed(ast.parse(source)), source
+    assert 4 < count < 20

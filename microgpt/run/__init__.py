@@ -1,4 +1,12 @@
-"""Somebody's microgpt script, unchanged, on the compiled engine."""
+"""Somebody's microgpt script, unchanged, on the compiled engine.
+
+`program` reads the script and the modules beside it, `recognise` decides what is
+replaced, `execution` runs the result. The class is judged by `contract`, after
+`fields` has written out a dataclass and `closures` a class of micrograd's kind;
+functions and methods are compared by `spelling`, names by `names`. What a script
+could notice is followed by `flow`, `statements`, `expressions` and `calls`, in the
+terms of `kinds` and `aliases`; what data could change too early, by `freshness`.
+"""
 
 from __future__ import annotations
 

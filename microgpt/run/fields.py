@@ -58,7 +58,13 @@ def _default(value: ast.expr | None, names: Names) -> tuple[str, bool]:
     """Return a field's default as text, and whether the constructor takes the field."""
     if not isinstance(value, ast.Call):
         return (ast.unparse(value) if value is not None else ""), True
-    options = {keyword.arg: ast.unparse(keyword.value) for keyword in value.keywords}
-    factory = names.of(options.get("default_factory", ""))
-    empty = "()" if factory in ("tuple", "list") else ""
-    return options.get("default", empty), options.get("init") != "False"
+    options = {keyword.arg: keyword.value for keyword in value.keywords}
+    given = ast.unparse(options.get("init", value)) != "False"
+    default, factory = options.get("default"), options.get("default_factory")
+    if isinstance(factory, ast.Lambda):
+        return ast.unparse(factory.body), given
+    if factory is not None:
+        return ("()" if names.of(ast.unparse(factory)) in ("tuple", "list") else ""), given
+    if not given and not isinstance(default, ast.Constant):
+        return "", given  # an attribute of the class, which as a function would be a method
+    return (ast.unparse(default) if default is not None else ""), given

@@ -18,6 +18,8 @@ from microgpt.run.calls import Sightings
 from microgpt.run.kinds import tags
 from microgpt.run.names import COMPREHENSIONS
 
+LAZY = frozenset(["map", "filter", "iter"])
+INDIRECT = frozenset(["getattr", "methodcaller", "attrgetter"])
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 
 
@@ -96,15 +98,16 @@ class Freshness:
         if isinstance(node, (ast.For, ast.AsyncFor, ast.While)):
             return self.loop(node, after)
         if isinstance(node, (ast.With, ast.AsyncWith)):
-            return self.evaluated(
-                node, self.guarded(node.body, after, after).without(_stored(node))
-            )
+            left = self.evaluated(node, after)  # a context manager also runs at the end
+            entered = self.guarded(node.body, left, left)
+            return self.evaluated(node, entered.without(_stored(node)))
         if isinstance(node, ast.Try) or type(node).__name__ == "TryStar":
             final = self.block(node.finalbody, after)  # type: ignore[attr-defined]
             handled = final
             for handler in node.handlers:  # type: ignore[attr-defined]
                 handled |= self.guarded(handler.body, final, final)
-            return self.guarded(node.body, self.block(node.orelse, final), handled)  # type: ignore[attr-defined]
+            after = self.guarded(node.orelse, final, final)  # type: ignore[attr-defined]
+            return self.guarded(node.body, after, handled)  # type: ignore[attr-defined]
         if type(node).__name__ == "Match":
             for case in node.cases:  # type: ignore[attr-defined]
                 after |= self.block(case.body, after)
@@ -212,20 +215,37 @@ class Freshness:
         return found
 
     def kept(self, scope: ast.AST) -> None:
-        """Note nodes kept where no name tells when they were made, and calls at any time."""
+        """Note what no liveness of names can tell: nodes kept elsewhere, calls at other times."""
         for node in _inside(scope):
+            kept, runs = set(), self.runs(node)
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                held_by = tags(self.flow.attributes.get(node.attr, frozenset()))
-                if "N" in held_by:
+                kept = tags(self.flow.attributes.get(node.attr, frozenset()))
+                if "N" in kept:
                     self.see(node, f"changes .data and keeps what it computes in .{node.attr}")
-            if isinstance(node, FUNCTIONS):
-                held = [self.flow.value(d, self.key) for d in _defaults(node)]
+            elif isinstance(node, FUNCTIONS):
+                kept = {tag for d in _defaults(node) for tag in tags(self.flow.value(d, self.key))}
                 if getattr(node, "decorator_list", []):
-                    held.append(self.flow.returns.get(id(node), frozenset()))
-                if "N" in {tag for kind in held for tag in tags(kind)}:
+                    kept |= tags(self.flow.returns.get(id(node), frozenset()))
+                if "N" in kept:
                     self.see(node, "changes .data and lets a function keep what was computed")
-                if id(node) in self.flow.handed & (self.writing | self.playing):
-                    self.see(node, "changes .data in a function that may be called at any time")
+                if _strays(node) or id(node) in self.flow.handed:
+                    runs = {id(node)}
+            elif isinstance(node, ast.GeneratorExp):
+                runs = {key for inner in ast.walk(node) for key in self.runs(inner)}
+            elif not (isinstance(node, ast.Call) and ast.unparse(node.func) in LAZY):
+                runs = set()
+            if runs & (self.writing | self.playing):
+                self.see(node, "changes .data in a function that may run at another time")
+            if getattr(node, "id", getattr(node, "attr", "")) in INDIRECT:
+                self.see(node, "changes .data and calls functions by their names")
+
+
+def _strays(node: ast.AST) -> bool:
+    """Tell whether a function runs elsewhere than where it is called: a generator, an operator."""
+    name = getattr(node, "name", "")
+    if name[:2] == name[-2:] == "__" and name not in ("__init__", "__call__"):
+        return True
+    return any(isinstance(n, (ast.Yield, ast.YieldFrom, ast.Await)) for n in _inside(node))
 
 
 def _plays(node: ast.AST) -> bool:
