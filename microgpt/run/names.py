@@ -168,7 +168,7 @@ def locals_of(node: ast.AST) -> set[str]:
     return found - outer
 
 
-def versioned(tree: ast.Module, names: Names) -> ast.Module:
+def versioned(tree: ast.Module, names: Names) -> None:
     """Give a name of the top level another one, in place, wherever it is assigned anew.
 
     The statements of the top level run once, in their order: what a name held before an
@@ -203,7 +203,6 @@ def versioned(tree: ast.Module, names: Names) -> ast.Module:
             now[name] = f"{name}@{statement.lineno}"
         for node in stored:
             node.id = now[node.id]
-    return tree
 
 
 def _shared(node: ast.AST, bound: frozenset[str] | None) -> Iterator[str]:

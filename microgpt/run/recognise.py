@@ -9,7 +9,6 @@ ints). Whatever is not certain is left alone, with the reason and its line.
 from __future__ import annotations
 
 import ast
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -81,11 +80,11 @@ class Plan:
 
 
 def plan(tree: ast.Module, *, one_file: bool = True) -> Plan:
-    """Return the plan for a script; the tree itself is not changed."""
+    """Return the plan for a script, of which this tree may be changed."""
     result = Plan()
     names = Names(tree)
     if one_file:
-        tree = versioned(copy.deepcopy(tree), names)
+        versioned(tree, names)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     nested = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n not in classes]
     candidates = [node for node in classes + nested if resembles(node)]
