@@ -72,6 +72,10 @@ def test_children_in_a_set_are_taken_from_left_to_right(tmp_path, collection):
     assert (compiled.stdout, compiled.stderr) == (ordered.stdout, "")
     explained = start(["-m", "microgpt", "run", "--explain", "script.py"], tmp_path).stdout
     assert explained.endswith(", children from left to right\n")
+    (tmp_path / "script.py").write_text(source + "import time\nprint(time.perf_counter_ns())\n")
+    checked = start(["-m", "microgpt", "run", "--check", "9", "script.py"], tmp_path)
+    assert checked.returncode == 1
+    assert checked.stdout.endswith("children in a set: by itself it differs from run to run)\n")
 
 
 SPELLINGS = {

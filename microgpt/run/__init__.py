@@ -148,6 +148,8 @@ def _check(program: Program, args: list[str], steps: int) -> int:
             print(f"{path}: different at line {number} of what is printed in {words}")
             print(f"  by itself:    {left.decode(errors='replace')}")
             print(f"  microgpt run: {right.decode(errors='replace')}")
+            if program.found.unordered:
+                print("  (its nodes keep children in a set: by itself it differs from run to run)")
             return 1
     print(f"{path}: different: exit status {status} by itself, {other_status} under microgpt run")
     return 1

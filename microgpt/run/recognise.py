@@ -71,12 +71,14 @@ class Plan:
     """What to run instead of a script's definitions, and what to say about it.
 
     replaced and kept hold (line, name, text), kept with the reason as its text;
-    replacements the new statement by the line of the definition, made from that.
+    replacements the new statement by the line of the definition, made from that;
+    unordered tells whether the script leaves the order of children open.
     """
 
     replaced: list[tuple[int, str, str]] = field(default_factory=list)
     kept: list[tuple[int, str, str]] = field(default_factory=list)
     replacements: dict[int, Callable[[ast.stmt], ast.stmt]] = field(default_factory=dict)
+    unordered: bool = False
 
 
 def plan(tree: ast.Module, *, one_file: bool = True) -> Plan:
@@ -110,6 +112,7 @@ def plan(tree: ast.Module, *, one_file: bool = True) -> Plan:
         result.kept.append((refusal.line, contract.node.name, str(refusal)))
         return result
     result.replacements[contract.node.lineno] = contract.replacement
+    result.unordered = contract.translation is not None and contract.translation.unordered
     result.replaced.append((contract.node.lineno, contract.node.name, contract.described()))
     for function in tree.body:
         if isinstance(function, ast.FunctionDef):
