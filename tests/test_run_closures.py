@@ -247,6 +247,15 @@ SPELLINGS = {
             "    for p in (a, b):\n        p.data -= 0.01 * p.grad\n    print(k, loss.data)\nprint(loss)\n"
         ),
     ),
+    "labels_in_a_loop": (
+        ('_op=""):', '_op="", label=""):'),
+        ("self._op = _op\n", "self._op = _op\n        self.label = label\n"),
+        shown(
+            "p = [Value(0.5, label='p'), Value(0.25, label='q')]\nfor k in range(3):\n"
+            "    loss = (p[0] * a - p[1]) ** 2\n    loss.backward()\n    for x in p:\n        x.data -= 0.1 * x.grad\n"
+            "        x.grad = 0.0\nprint([(x.label, x.data) for x in p])\n"
+        ),
+    ),
     "step_in_a_function": (
         shown(
             "def step(k, rate=0.01):\n    losses = []\n    for x in (1.0, 2.0):\n        losses.append((a * x - b) ** 2)\n"
@@ -321,6 +330,10 @@ STALE = {
     "changed_by_a_key": "def change(x):\n    b.data = 5.0\n    return x\n\n\nd = a * b\nsorted([1, 2], key=change)\nd.backward()\n",
     "changed_in_a_table_of_functions": "def change():\n    b.data = 5.0\n\n\ntable = {'change': change}\nd = a * b\ntable['change']()\nd.backward()\n",
     "changed_in_the_else_of_a_try": "d = a * b\ntry:\n    try:\n        pass\n    except ValueError:\n        pass\n    else:\n        b.data = 5.0\n        1 / 0\n        d = a\n    finally:\n        d.backward()\nexcept ZeroDivisionError:\n    pass\n",
+    "kept_by_a_list_as_default": "def play(kept=[]):\n    kept.append(a * b)\n    sum(kept).backward()\n    b.data -= 0.5\n\n\nplay()\nplay()\n",
+    "kept_in_a_field": "from dataclasses import dataclass\n\n\n@dataclass\nclass Box:\n    d: object\n\n\nbox = Box(a * b)\nb.data = 5.0\nbox.d.backward()\n",
+    "kept_by_an_alias_in_an_object": "class Box:\n    def __init__(self, xs):\n        self.xs = xs\n\n\nkept = []\nbox = Box(kept)\nkept.append(a * b)\nb.data = 5.0\nsum(box.xs).backward()\n",
+    "kept_in_an_attribute_of_a_function": "def f():\n    pass\n\n\nf.d = a * b\nb.data = 5.0\nf.d.backward()\n",
     "computed_node_changed": "d = a * b\ne = d * a\nd.data = 7.0\ne.backward()\n",
 }
 
@@ -369,6 +382,10 @@ NEAR_MISSES = {
     "rule_set": (shown("c._backward = lambda: None\nc.backward()\nprint(a)\n"),),
     "graph_read": (shown("print(len(c._prev))\n"),),
     "name_read": (shown("print(c._op)\n"), ('_op=""', "_op=None")),
+    "children_by_keyword": (
+        shown("d = Value(1.0, children=(a,))\nd.backward()\nprint(a, d)\n"),
+        ("_children", "children"),
+    ),
     "node_written_out": (shown("d = Value(1.0, (a,), 'own')\nd.backward()\nprint(a, d)\n"),),
     "int_gradient": (("self.grad = 0.0", "self.grad = 0"),),
     "clears": (

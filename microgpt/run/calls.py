@@ -126,7 +126,7 @@ class Sightings(Expressions):
             self.see(node, f"makes a {self.cls.name} from what may not be a plain number")
         kind = {"f": "V", "s": "S"}
         self.ints |= self.here in self.called and bool(number - {"f", "o", "N"})
-        made = k("N") if number and len(positional) + len(named) > 1 else NONE
+        made = k("N") if number and len(positional) + len({*named} - {"label"}) > 1 else NONE
         return made | k(*[kind.get(tag, "W") for tag in number if tag not in ("o", "N")])
 
     def method(

@@ -63,6 +63,12 @@ class Freshness:
                 else:
                     self.block(node.body, self.exit)  # type: ignore[attr-defined]
                     self.kept(node)
+        for name, kind in flow.attributes.items():
+            if "N" in tags(kind | flow.aliases.of(("attribute", name), kind)):
+                every = [n for node in self.scopes.values() for n in _inside(node)]
+                places = [n for n in every if isinstance(n, ast.Attribute) and n.attr == name]
+                first = min(places, key=lambda n: n.lineno, default=flow.cls)
+                self.see(first, f"changes .data and keeps what it computes in .{name}")
 
     def _reaching(self, does: Callable[[ast.AST], bool]) -> set[int]:
         """Return the functions that may do something, by what they call too."""
@@ -214,19 +220,27 @@ class Freshness:
                         found[key] |= {pair for pair in found[other] if pair[0] != key}
         return found
 
+    def held_by(self, function: ast.AST) -> set[object]:
+        """Return the tags of what a function's defaults and decorators keep from call to call."""
+        arguments: ast.arguments = function.args  # type: ignore[attr-defined]
+        named = [*arguments.posonlyargs, *arguments.args]
+        pairs = [*zip(named[::-1], arguments.defaults[::-1])]
+        pairs += [(a, d) for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults) if d]
+        kept: set[object] = set()
+        for argument, default in pairs:
+            kept |= tags(self.flow.value(default, self.key))
+            if not isinstance(default, ast.Constant):  # a list grows from call to call
+                kept |= tags(self.flow.env.get((id(function), argument.arg), frozenset()))
+        if getattr(function, "decorator_list", []):
+            kept |= tags(self.flow.returns.get(id(function), frozenset()))
+        return kept
+
     def kept(self, scope: ast.AST) -> None:
         """Note what no liveness of names can tell: nodes kept elsewhere, calls at other times."""
         for node in _inside(scope):
-            kept, runs = set(), self.runs(node)
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
-                kept = tags(self.flow.attributes.get(node.attr, frozenset()))
-                if "N" in kept:
-                    self.see(node, f"changes .data and keeps what it computes in .{node.attr}")
-            elif isinstance(node, FUNCTIONS):
-                kept = {tag for d in _defaults(node) for tag in tags(self.flow.value(d, self.key))}
-                if getattr(node, "decorator_list", []):
-                    kept |= tags(self.flow.returns.get(id(node), frozenset()))
-                if "N" in kept:
+            runs = self.runs(node)
+            if isinstance(node, FUNCTIONS):
+                if "N" in self.held_by(node):
                     self.see(node, "changes .data and lets a function keep what was computed")
                 if _strays(node) or id(node) in self.flow.handed:
                     runs = {id(node)}

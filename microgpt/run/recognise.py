@@ -238,7 +238,8 @@ def _use_of_class(
             if keyword.arg == "label" and translation and translation.shown("label"):
                 contract.labelled = True
                 continue
-            if wanted.get(keyword.arg or "") != keyword.arg:
+            own = translation is not None and keyword.arg != "data"
+            if own or wanted.get(keyword.arg or "") != keyword.arg:
                 raise RefusalError(
                     node.lineno,
                     f"{node.id} is called with {keyword.arg}=, a name that the compiled one lacks",

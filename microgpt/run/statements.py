@@ -169,6 +169,8 @@ class Statements(Flow):
         elif isinstance(target, ast.Attribute):
             base = self.value(target.value, scope)
             here = {tag for depth, tag in base if depth == 0}
+            if not base and target.attr == "data":
+                self.writes.add(id(target))  # of what could not be followed
             if here & VALUES or ("?" in here and target.attr in ("data", "grad")):
                 self.store_in_value(target, kind)
             if here - VALUES - {"N"}:
