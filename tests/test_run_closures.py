@@ -376,6 +376,14 @@ NEAR_MISSES = {
     "may_fail": (own("root", "math.sqrt(self.data)", "self.grad += 0.5 / out.data * out.grad"),),
     "counts": (own("counted", "self.data", "self.grad += out.grad", "print('played')"),),
     "children_of_a_name": (own("same", "self.data", "self.grad += out.grad", children="other"),),
+    "lambda_as_rule": (
+        (
+            BEFORE_RELU,
+            "    def detach(self):\n        out = Value(self.data, (self,), 'detach')\n"
+            "        out._backward = lambda: None\n        return out\n\n" + BEFORE_RELU,
+        ),
+        shown("d = (a * b).detach()\nd.backward()\nprint(a, d)\n"),
+    ),
     "root_power": (shown("print((a**0.5).data)\n"),),
     "power_of_a_name": (shown("for k in range(3):\n    print((a**k).data)\n"),),
     "rule_called": (shown("c._backward()\nprint(a)\n"),),

@@ -62,7 +62,7 @@ class Freshness:
                     self.evaluated(node, self.exit)
                 else:
                     self.block(node.body, self.exit)  # type: ignore[attr-defined]
-                    self.kept(node)
+                self.kept(node)
         for name, kind in flow.attributes.items():
             if "N" in tags(kind | flow.aliases.of(("attribute", name), kind)):
                 every = [n for node in self.scopes.values() for n in _inside(node)]
@@ -88,8 +88,6 @@ class Freshness:
 
     def see(self, node: ast.AST, what: str) -> None:
         self.found.add((getattr(node, "lineno", 1), re.sub(r"@\d+", "", what)))
-
-    # ------------------------------------------------------------ backwards, statement by statement
 
     def block(self, body: list[ast.stmt], after: State) -> State:
         for statement in reversed(body):

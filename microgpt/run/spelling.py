@@ -204,9 +204,6 @@ def empty(value: ast.expr | None) -> bool:
     return isinstance(value, (ast.Tuple, ast.List)) and not value.elts
 
 
-# ------------------------------------------------------------------ matching
-
-
 def match(pattern: object, node: object, bound: dict[str, str]) -> dict[str, str] | None:
     """Return the renaming of the pattern's locals under which both are equal, or None.
 
