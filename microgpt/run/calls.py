@@ -25,6 +25,18 @@ INTS = frozenset(
     """.split()
 )
 
+RESULTS = {
+    **dict.fromkeys("len ord id hash int".split(), "i"),
+    **dict.fromkeys("bool any all callable hasattr input open chr slice".split(), "o"),
+}
+# What holds, or goes through, what it is given.
+CONTAINERS = frozenset(
+    """
+    sorted reversed list tuple set frozenset iter filter itertools.chain itertools.islice
+    itertools.cycle itertools.takewhile collections.deque copy.copy
+    """.split()
+)
+
 
 class Sightings(Expressions):
     """The places of a script where an int could be told from a float: `found`."""
@@ -290,21 +302,14 @@ class Sightings(Expressions):
                 return k("o")
             if last in INTS:
                 return k("i")
-        if name in ("len", "ord", "id", "hash"):
-            return k("i")
+        if name in RESULTS:
+            return k(RESULTS[name])
         if name == "range":
             return frozenset({(1, "i")})
-        if (
-            name in ("bool", "any", "all", "callable", "hasattr", "input", "open", "chr", "iter")
-            and name != "iter"
-        ):
-            return k("o")
         if name == "float":
             return k("s" if "s" in tags(first) else "f")
-        if name == "int" or (name == "round" and len(positional) == 1):
-            return k("i")
         if name == "round":
-            return first
+            return k("i") if len(positional) == 1 else first
         if name == "abs":
             return frozenset((0, {"s": "d"}.get(tag, tag)) for tag in tags(first))
         if name == "sum":
@@ -317,22 +322,7 @@ class Sightings(Expressions):
             self.apply(node, named.get("key", NONE), unwrap(first))
             items = unwrap(first) if len(positional) == 1 else union(*positional)
             return items | named.get("default", NONE)
-        if name in (
-            "sorted",
-            "reversed",
-            "list",
-            "tuple",
-            "set",
-            "frozenset",
-            "iter",
-            "filter",
-            "itertools.chain",
-            "itertools.islice",
-            "itertools.cycle",
-            "collections.deque",
-            "copy.copy",
-            "itertools.takewhile",
-        ):
+        if name in CONTAINERS:
             self.apply(
                 node,
                 named.get("key", NONE) | frozenset(x for x in first if isinstance(x[1], tuple)),
@@ -340,7 +330,7 @@ class Sightings(Expressions):
             )
             if name == "filter":
                 return positional[1] if len(positional) > 1 else NONE
-            return frozenset(x for x in union(rest and wrap(rest), *positional))
+            return union(rest and wrap(rest), *positional)
         if name == "next":
             return unwrap(first) | union(*positional[1:])
         if name == "zip":
@@ -355,11 +345,8 @@ class Sightings(Expressions):
             operation = self.dotted(node.args[0], scope) if node.args else ""
             op = {"operator.add": ast.Add(), "operator.mul": ast.Mult()}.get(operation)
             if op is not None:
-                return (
-                    total
-                    | self.arithmetic(node, op, total, items)
-                    | self.arithmetic(node, op, items, items)
-                )
+                total |= self.arithmetic(node, op, total, items)
+                return total | self.arithmetic(node, op, items, items)
             return total | self.apply(
                 node, first, total | self.apply(node, first, total, items), items
             )
@@ -367,13 +354,11 @@ class Sightings(Expressions):
             held = unwrap(unwrap(first)) | unwrap(first) | union(*named.values()) | rest
             return wrap(held) | keys(held)
         if name in ("collections.defaultdict", "collections.Counter", "collections.OrderedDict"):
-            return NONE | wrap(self.apply(node, first))
+            return wrap(self.apply(node, first))
         if name == "pow" and len(positional) == 2:
             return self.arithmetic(node, ast.Pow(), positional[0], positional[1])
         if name == "super":
             return k(("object", 0))
-        if name == "slice":
-            return k("o")
         if name in ("getattr", "setattr", "vars") and tags(first) & VALUES:
             self.see(node, f"uses {name} on a {self.cls.name}")
         root = name.split(".")[0]
