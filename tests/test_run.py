@@ -4,68 +4,14 @@ Every script here runs as two real processes, by Python itself and by `microgpt 
 standard output, exit status and the last line of standard error have to be equal.
 """
 
-import ast
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from running import CLASS, SCRIPTS, TRAIN, both, edited, reasons, replaced, same, start
 
 import microgpt
-from microgpt.run.recognise import plan
-
-SCRIPTS = Path(__file__).parent / "scripts"
-TRAIN = (SCRIPTS / "train.py").read_text(encoding="utf-8")
-CLASS = TRAIN[TRAIN.index("class Value:") : TRAIN.index("n_embd = 8")]
-
-
-def replaced(source):
-    """Return the names that a script's plan replaces."""
-    return [name for _, name, _ in sorted(plan(ast.parse(source)).replaced)]
-
-
-def reasons(source):
-    return " / ".join(reason for _, _, reason in plan(ast.parse(source)).kept)
-
-
-def start(command, cwd, stdin="", **environment):
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=cwd,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONHASHSEED": "0", **environment},
-        timeout=120,
-    )
-
-
-def both(tmp_path, source, *args, stdin="", name="script.py"):
-    """Run a script in both ways; return the two completed processes."""
-    (tmp_path / "words.txt").write_bytes((SCRIPTS / "words.txt").read_bytes())
-    (tmp_path / name).write_text(source, encoding="utf-8")
-    return (
-        start([name, *args], tmp_path, stdin),
-        start(["-m", "microgpt.run", name, *args], tmp_path, stdin),
-    )
-
-
-def same(tmp_path, source, *args, **options):
-    alone, compiled = both(tmp_path, source, *args, **options)
-    assert compiled.stdout == alone.stdout, compiled.stderr
-    assert compiled.returncode == alone.returncode, compiled.stderr
-    return alone, compiled
-
-
-def edited(source, *pairs):
-    """Return a script with texts replaced; each has to be there."""
-    for old, new in pairs:
-        assert old in source, old
-        source = source.replace(old, new)
-    return source
-
 
 EXTRA = CLASS.replace(
     "    def exp(self):",
@@ -293,14 +239,8 @@ print(c.data.hex(), float(a.grad).hex(), float(b.grad).hex())
 SMALL = "import math\n\n\n" + CLASS + SHOW
 SET_GRAD = "self.grad = 1\n"
 NEAR_MISSES = {
-    "wrong_derivative": (("(1 / self.data,)", "(1.0001 / self.data,)"),),
-    "derivative_by_quotient": (("(math.exp(self.data),)", "(math.exp(self.data) * 1.5,)"),),
     "swapped_derivatives": (("(other.data, self.data)", "(self.data, other.data)"),),
     "swapped_children": (("(self, other), (1, 1)", "(other, self), (1, 1)"),),
-    "squared_relu": (("Value(max(0, self.data)", "Value(max(0, self.data) ** 2"),),
-    "relu_keeps_nan": (("max(0, self.data)", "max(self.data, 0)"),),
-    "relu_of_negative_zero": (("max(0, self.data)", "max(-0.0, self.data)"),),
-    "leaky_relu": (("max(0, self.data)", "max(0.01 * self.data, self.data)"),),
     "direct_division": (
         (
             "self * other**-1",
@@ -362,14 +302,6 @@ NEAR_MISSES = {
         ("class Value:", "class Meta(type):\n    pass\n\n\nclass Value(metaclass=Meta):"),
     ),
     "base_class": (("class Value:", "class Base:\n    __slots__ = ()\n\n\nclass Value(Base):"),),
-    "own_max": (("import math\n", "import math\n\n\ndef max(a, b):\n    return a + b\n\n\n"),),
-    "own_math": (
-        (
-            "import math\n",
-            "class math:\n    exp = staticmethod(lambda x: 2.0**x)\n    log = staticmethod(abs)\n\n\n",
-        ),
-    ),
-    "rebound_math": (("import math\n", "import math\nimport cmath as other_math\nmath = math\n"),),
     "patched_class": (("a, b =", "Value.relu = lambda self: self\na, b ="),),
     "patched_by_setattr": (("a, b =", "setattr(Value, 'relu', lambda self: self)\na, b ="),),
     "class_redefined": (("\na, b =", "\nFirst = Value\n\n\n" + CLASS + "\na, b ="),),
@@ -570,6 +502,35 @@ NEAR_MISSES = {
 }
 
 
+# Each has a formula of its own where an operation of the oracle has another.
+OWN_FORMULAS = {
+    "wrong_derivative": (("(1 / self.data,)", "(1.0001 / self.data,)"),),
+    "derivative_by_quotient": (("(math.exp(self.data),)", "(math.exp(self.data) * 1.5,)"),),
+    "squared_relu": (("Value(max(0, self.data)", "Value(max(0, self.data) ** 2"),),
+    "relu_keeps_nan": (("max(0, self.data)", "max(self.data, 0)"),),
+    "relu_of_negative_zero": (("max(0, self.data)", "max(-0.0, self.data)"),),
+    "leaky_relu": (("max(0, self.data)", "max(0.01 * self.data, self.data)"),),
+    "own_max": (("import math\n", "import math\n\n\ndef max(a, b):\n    return a + b\n\n\n"),),
+    "own_math": (
+        (
+            "import math\n",
+            "class math:\n    exp = staticmethod(lambda x: 2.0**x)\n    log = staticmethod(abs)\n\n\n",
+        ),
+    ),
+    "rebound_math": (("import math\n", "import math\nimport cmath as other_math\nmath = math\n"),),
+}
+
+
+@pytest.mark.parametrize("name", OWN_FORMULAS)
+def test_formula_of_the_scripts_own_stays_its_own(tmp_path, name):
+    source = edited(SMALL, *OWN_FORMULAS[name])
+    assert replaced(source) == ["Value"], reasons(source)
+    alone, compiled = same(tmp_path, source)
+    assert (alone.stderr, compiled.stderr) == ("", "")
+    explained = start(["-m", "microgpt", "run", "--explain", "script.py"], tmp_path).stdout
+    assert re.search("with the script's own .*(relu|exp|log)", explained)
+
+
 @pytest.mark.parametrize("name", NEAR_MISSES)
 def test_near_miss_is_left_alone_with_one_line_that_says_so(tmp_path, name):
     source = edited(SMALL, *NEAR_MISSES[name])
@@ -580,69 +541,6 @@ def test_near_miss_is_left_alone_with_one_line_that_says_so(tmp_path, name):
         _, compiled = same(tmp_path, source)
     assert compiled.stderr.startswith("microgpt run: script.py"), compiled.stderr
     assert "is left as it is: " in compiled.stderr.splitlines()[0]
-
-
-MICROGRAD = """
-class Value:
-    def __init__(self, data, _children=(), _op=""):
-        self.data = data
-        self.grad = 0.0
-        self._backward = lambda: None
-        self._prev = CHILDREN
-        self._op = _op
-
-    def __add__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        out = Value(self.data + other.data, (self, other), "+")
-
-        def _backward():
-            self.grad += out.grad
-            other.grad += out.grad
-
-        out._backward = _backward
-        return out
-
-    def __mul__(self, other):
-        other = other if isinstance(other, Value) else Value(other)
-        out = Value(self.data * other.data, (self, other), "*")
-
-        def _backward():
-            self.grad += other.data * out.grad
-            other.grad += self.data * out.grad
-
-        out._backward = _backward
-        return out
-
-    def backward(self):
-        topo, visited = [], set()
-
-        def build(v):
-            if v not in visited:
-                visited.add(v)
-                for child in v._prev:
-                    build(child)
-                topo.append(v)
-
-        build(self)
-        self.grad = 1.0
-        for v in reversed(topo):
-            v._backward()
-
-
-a, b = Value(2.0), Value(-3.0)
-c = a * b + a
-b.data = 5.0
-c.backward()
-print(c.data, a.grad, b.grad)
-"""
-
-
-@pytest.mark.parametrize("children", ["_children", "set(_children)"])
-def test_closures_that_read_data_at_backward_are_left_alone(tmp_path, children):
-    # a.grad is 5 + 1 here; with numbers taken when the nodes are made it would be -3 + 1.
-    alone, compiled = same(tmp_path, MICROGRAD.replace("CHILDREN", children))
-    assert alone.stdout == "-4.0 6.0 2.0\n"
-    assert "closures" in compiled.stderr
 
 
 def test_small_script_without_a_near_miss_is_replaced(tmp_path):
@@ -936,9 +834,11 @@ def test_script_called_microgpt_is_no_obstacle(tmp_path):
 
 def test_page_about_running_scripts_shows_what_is_printed(tmp_path):
     page = (Path(__file__).parents[1] / "docs" / "run.md").read_text(encoding="utf-8")
-    (tmp_path / "slope.py").write_text(page.split("```python\n")[1].split("```")[0])
-    commands = page.split("```console\n")[1].split("```")[0].split("$ microgpt ")[1:]
-    assert len(commands) == 3
+    shown = re.findall("```python\n(.*?)```\n+```console\n(.*?)```", page, re.DOTALL)
+    commands = [part for _, console in shown for part in console.split("$ microgpt ")[1:]]
+    assert len(commands) == 5
+    for name, (source, _) in zip(["slope.py", "fit.py"], shown):
+        (tmp_path / name).write_text(source)
     for command in commands:
         line, _, expected = command.partition("\n")
         done = start(["-m", "microgpt", *line.split()], tmp_path)

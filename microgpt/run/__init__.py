@@ -1,4 +1,12 @@
-"""Somebody's microgpt script, unchanged, on the compiled engine."""
+"""Somebody's microgpt script, unchanged, on the compiled engine.
+
+`program` reads the script and the modules beside it, `recognise` decides what is
+replaced, `execution` runs the result. The class is judged by `contract`, after
+`fields` has written out a dataclass and `closures` a class of micrograd's kind;
+functions and methods are compared by `spelling`, names by `names`. What a script
+could notice is followed by `flow`, `statements`, `expressions` and `calls`, in the
+terms of `kinds` and `aliases`; what data could change too early, by `freshness`.
+"""
 
 from __future__ import annotations
 
@@ -140,6 +148,8 @@ def _check(program: Program, args: list[str], steps: int) -> int:
             print(f"{path}: different at line {number} of what is printed in {words}")
             print(f"  by itself:    {left.decode(errors='replace')}")
             print(f"  microgpt run: {right.decode(errors='replace')}")
+            if program.found.unordered:
+                print("  (its nodes keep children in a set: by itself it differs from run to run)")
             return 1
     print(f"{path}: different: exit status {status} by itself, {other_status} under microgpt run")
     return 1

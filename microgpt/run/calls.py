@@ -6,53 +6,35 @@ import ast
 import string
 from collections.abc import Hashable
 
-from microgpt.run.expressions import CORE, Expressions
+from microgpt.run.expressions import CORE, OURS, Expressions
 from microgpt.run.flow import Named, may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, tags, union, unwrap, wrap
-from microgpt.run.spelling import standard
+from microgpt.run.names import standard
 
 FLOATS = frozenset(
-    [
-        "gauss",
-        "uniform",
-        "random",
-        "normalvariate",
-        "expovariate",
-        "triangular",
-        "betavariate",
-        "gammavariate",
-        "lognormvariate",
-        "vonmisesvariate",
-        "paretovariate",
-        "weibullvariate",
-        "time",
-        "perf_counter",
-        "monotonic",
-        "process_time",
-    ]
+    """
+    gauss uniform random normalvariate expovariate triangular betavariate gammavariate
+    lognormvariate vonmisesvariate paretovariate weibullvariate time perf_counter monotonic
+    process_time
+    """.split()
 )
 INTS = frozenset(
-    [
-        "randint",
-        "randrange",
-        "getrandbits",
-        "index",
-        "count",
-        "find",
-        "floor",
-        "ceil",
-        "trunc",
-        "gcd",
-        "lcm",
-        "comb",
-        "perm",
-        "factorial",
-        "isqrt",
-        "ord",
-        "len",
-        "time_ns",
-        "perf_counter_ns",
-    ]
+    """
+    randint randrange getrandbits index count find floor ceil trunc gcd lcm comb perm factorial
+    isqrt ord len time_ns perf_counter_ns
+    """.split()
+)
+
+RESULTS = {
+    **dict.fromkeys("len ord id hash int".split(), "i"),
+    **dict.fromkeys("bool any all callable hasattr input open chr slice".split(), "o"),
+}
+# What holds, or goes through, what it is given.
+CONTAINERS = frozenset(
+    """
+    sorted reversed list tuple set frozenset iter filter itertools.chain itertools.islice
+    itertools.cycle itertools.takewhile collections.deque copy.copy
+    """.split()
 )
 
 
@@ -74,17 +56,22 @@ class Sightings(Expressions):
             else:
                 named[keyword.arg] = kind
         self.passing = self.passed(node, scope) if self.linking else []
+        around, self.at = self.at, id(node)
+        result = self.result_of_call(node, positional, named, rest, scope)
+        self.at = around
+        return result
+
+    def result_of_call(
+        self, node: ast.Call, positional: list[Kind], named: Named, rest: Kind, scope: int
+    ) -> Kind:
         dotted = self.dotted(node.func, scope)
         if dotted:
             return self.library(node, dotted, positional, named, rest, scope)
         if isinstance(node.func, ast.Attribute):
             return self.method(node, node.func, positional, named, rest, scope)
         kind = NONE
-        target = self.value(node.func, scope)
-        for _, tag in target:
+        for _, tag in self.value(node.func, scope):
             kind |= self.invoke(node, tag, positional, named, rest)
-        if not target:
-            return NONE
         return kind
 
     def passed(self, node: ast.Call, scope: int) -> list[tuple[Kind, set[Hashable]]]:
@@ -150,7 +137,9 @@ class Sightings(Expressions):
         ):
             self.see(node, f"makes a {self.cls.name} from what may not be a plain number")
         kind = {"f": "V", "s": "S"}
-        return k(*[kind.get(tag, "W") for tag in number if tag != "o"]) if number else NONE
+        self.ints |= self.here in self.called and bool(number - {"f", "o", "N"})
+        made = k("N") if number and len(positional) + len({*named} - {"label"}) > 1 else NONE
+        return made | k(*[kind.get(tag, "W") for tag in number if tag not in ("o", "N")])
 
     def method(
         self,
@@ -171,14 +160,16 @@ class Sightings(Expressions):
         for tag in here & VALUES:
             if name in self.extra:
                 self.define(self.extra[name], 0)
-                kind |= self.call(id(self.extra[name]), [k(tag), *positional], named, rest)
+                me = k(tag, "N") if "N" in here else k(tag)
+                kind |= self.call(id(self.extra[name]), [me, *positional], named, rest)
             elif name in CORE:
+                self.ints |= name == "relu"
                 kind |= {
-                    "exp": k("V"),
-                    "log": k("V"),
-                    "relu": k(self.relu),
+                    "exp": k("V", "N"),
+                    "log": k("V", "N"),
+                    "relu": k(self.relu, "N"),
                 }.get(name, k("o"))
-            else:
+            elif name in OURS:  # else it is missing in both
                 self.see(node, f"calls .{name} of a {self.cls.name}")
         objects = [tag for tag in here if isinstance(tag, tuple) and tag[0] in ("object", "class")]
         if objects or (name in self.methods and not any(depth for depth, _ in base)):
@@ -232,7 +223,7 @@ class Sightings(Expressions):
             return kind | self.drawn(name, positional, named)
         if name == "shuffle":
             return k("o")
-        if (here and here <= VALUES | {"x"}) or not base:
+        if (here and here <= VALUES | {"x", "N"}) or not base:
             return kind
         return kind | self.unknown(node, k("o" if here == {"o"} else "?"), arguments, f".{name}()")
 
@@ -311,21 +302,14 @@ class Sightings(Expressions):
                 return k("o")
             if last in INTS:
                 return k("i")
-        if name in ("len", "ord", "id", "hash"):
-            return k("i")
+        if name in RESULTS:
+            return k(RESULTS[name])
         if name == "range":
             return frozenset({(1, "i")})
-        if (
-            name in ("bool", "any", "all", "callable", "hasattr", "input", "open", "chr", "iter")
-            and name != "iter"
-        ):
-            return k("o")
         if name == "float":
             return k("s" if "s" in tags(first) else "f")
-        if name == "int" or (name == "round" and len(positional) == 1):
-            return k("i")
         if name == "round":
-            return first
+            return k("i") if len(positional) == 1 else first
         if name == "abs":
             return frozenset((0, {"s": "d"}.get(tag, tag)) for tag in tags(first))
         if name == "sum":
@@ -338,22 +322,7 @@ class Sightings(Expressions):
             self.apply(node, named.get("key", NONE), unwrap(first))
             items = unwrap(first) if len(positional) == 1 else union(*positional)
             return items | named.get("default", NONE)
-        if name in (
-            "sorted",
-            "reversed",
-            "list",
-            "tuple",
-            "set",
-            "frozenset",
-            "iter",
-            "filter",
-            "itertools.chain",
-            "itertools.islice",
-            "itertools.cycle",
-            "collections.deque",
-            "copy.copy",
-            "itertools.takewhile",
-        ):
+        if name in CONTAINERS:
             self.apply(
                 node,
                 named.get("key", NONE) | frozenset(x for x in first if isinstance(x[1], tuple)),
@@ -361,7 +330,7 @@ class Sightings(Expressions):
             )
             if name == "filter":
                 return positional[1] if len(positional) > 1 else NONE
-            return frozenset(x for x in union(rest and wrap(rest), *positional))
+            return union(rest and wrap(rest), *positional)
         if name == "next":
             return unwrap(first) | union(*positional[1:])
         if name == "zip":
@@ -376,11 +345,8 @@ class Sightings(Expressions):
             operation = self.dotted(node.args[0], scope) if node.args else ""
             op = {"operator.add": ast.Add(), "operator.mul": ast.Mult()}.get(operation)
             if op is not None:
-                return (
-                    total
-                    | self.arithmetic(node, op, total, items)
-                    | self.arithmetic(node, op, items, items)
-                )
+                total |= self.arithmetic(node, op, total, items)
+                return total | self.arithmetic(node, op, items, items)
             return total | self.apply(
                 node, first, total | self.apply(node, first, total, items), items
             )
@@ -388,13 +354,11 @@ class Sightings(Expressions):
             held = unwrap(unwrap(first)) | unwrap(first) | union(*named.values()) | rest
             return wrap(held) | keys(held)
         if name in ("collections.defaultdict", "collections.Counter", "collections.OrderedDict"):
-            return NONE | wrap(self.apply(node, first))
+            return wrap(self.apply(node, first))
         if name == "pow" and len(positional) == 2:
             return self.arithmetic(node, ast.Pow(), positional[0], positional[1])
         if name == "super":
             return k(("object", 0))
-        if name == "slice":
-            return k("o")
         if name in ("getattr", "setattr", "vars") and tags(first) & VALUES:
             self.see(node, f"uses {name} on a {self.cls.name}")
         root = name.split(".")[0]
@@ -426,4 +390,5 @@ class Sightings(Expressions):
         for tag in found:
             if isinstance(tag, tuple) and tag[0] == "fn" and tag[1] in self.bodies:
                 returned |= blur(self.call(tag[1], [], {}, kind))
+                self.handed.add(tag[1])
         return returned | blur(frozenset((d, t) for d, t in every if isinstance(t, tuple)))

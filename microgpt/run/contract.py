@@ -11,7 +11,10 @@ from __future__ import annotations
 import ast
 import copy
 
-from microgpt.run.spelling import Names, match, means, normal, plain
+from microgpt.run.closures import Translation, rule_of
+from microgpt.run.fields import written_out
+from microgpt.run.names import Names, RefusalError
+from microgpt.run.spelling import empty, match, means, normal, plain
 
 # `V` is the class, C and G its attributes for children and local gradients.
 LIFT = (
@@ -109,14 +112,6 @@ BACKWARD = [
 ]
 
 
-class RefusalError(Exception):
-    """The reason why something stays as it is, with the line that it is about."""
-
-    def __init__(self, line: int, reason: str) -> None:
-        super().__init__(reason)
-        self.line = line
-
-
 def resembles(node: ast.ClassDef) -> bool:
     methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
     return {"backward", "__add__", "__mul__"} <= methods
@@ -129,7 +124,9 @@ class Contract:
     """
 
     def __init__(self, node: ast.ClassDef, names: Names) -> None:
-        self.node, self.names = node, names
+        self.names = names
+        self.labelled = False
+        self.node = node = self._plain(node)
         self.same: set[str] = set()
         self.extra: dict[str, ast.FunctionDef] = {}
         self.added: list[ast.stmt] = []
@@ -141,97 +138,23 @@ class Contract:
             raise RefusalError(node.lineno, "it has a base class or a metaclass")
         if len(names.bound[node.name]) > 1:
             raise RefusalError(node.lineno, "its name is bound more than once")
-        own_init = any(
-            isinstance(item, ast.FunctionDef) and item.name == "__init__" for item in node.body
-        )
-        fields = self._decorated(own_init)
         methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
-        if fields is not None:
-            self._dataclass(fields)
-        elif own_init:
-            self._init(methods["__init__"])
-        else:
+        if "__init__" not in methods:
             raise RefusalError(node.lineno, "it has no __init__")
+        self._init(methods["__init__"])
         self._backward(methods["backward"])
         self._members(methods)
 
-    def _decorated(self, own_init: bool) -> list[ast.AnnAssign] | None:
-        """Return the fields of a dataclass, None for a class without decorators."""
-        if not self.node.decorator_list:
-            return None
-        decorator = self.node.decorator_list[0]
-        call = decorator if isinstance(decorator, ast.Call) else None
-        target = call.func if call else decorator
-        dotted = ""
-        if isinstance(target, ast.Name):
-            dotted = self.names.of(target.id)
-        elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
-            dotted = f"{self.names.of(target.value.id)}.{target.attr}"
-        if len(self.node.decorator_list) > 1 or dotted != "dataclasses.dataclass" or own_init:
-            raise RefusalError(decorator.lineno, "it has a decorator")
-        settings = {
-            keyword.arg: keyword.value.value
-            for keyword in (call.keywords if call else [])
-            if isinstance(keyword.value, ast.Constant)
-        }
-        allowed = {"eq", "repr", "slots"}
-        if (
-            settings.get("eq", True) is not False
-            or (call and (call.args or len(settings) != len(call.keywords)))
-            or not set(settings) <= allowed
-        ):
-            raise RefusalError(
-                decorator.lineno, "as a dataclass it compares or behaves in ways of its own"
-            )
-        return [item for item in self.node.body if isinstance(item, ast.AnnAssign)]
-
-    def _dataclass(self, fields: list[ast.AnnAssign]) -> None:
-        positional, roles = [], {}
-        for item in fields:
-            name = item.target.id if isinstance(item.target, ast.Name) else ""
-            default, init = item.value, True
-            if isinstance(default, ast.Call) and isinstance(
-                default.func, (ast.Name, ast.Attribute)
-            ):
-                options = {keyword.arg: keyword.value for keyword in default.keywords}
-                flag = options.get("init")
-                init = not (isinstance(flag, ast.Constant) and flag.value is False)
-                default = options.get("default")
-                factory = options.get("default_factory")
-                if isinstance(factory, ast.Name) and self.names.of(factory.id) in ("tuple", "list"):
-                    default = ast.Tuple(elts=[], ctx=ast.Load())
-            roles[name] = default
-            if init:
-                positional.append(name)
-        if (
-            positional[:1] != ["data"]
-            or roles["data"] is not None
-            or "grad" not in roles
-            or len(positional) < 3
-        ):
-            raise RefusalError(
-                self.node.lineno, "its fields are not data, children, local gradients and grad"
-            )
-        self.children, self.slopes = positional[1], positional[2]
-        if set(roles) != {"data", "grad", self.children, self.slopes} or len(roles) != 4:
-            raise RefusalError(
-                self.node.lineno,
-                f"it has other fields than data, grad, {self.children}, {self.slopes}",
-            )
-        self._zero(roles["grad"], self.node.lineno)
-        if not all(_empty(roles[name]) for name in (self.children, self.slopes)):
-            raise RefusalError(self.node.lineno, "a leaf has children")
-        self.parameters = positional[:3]
+    def _plain(self, node: ast.ClassDef) -> ast.ClassDef:
+        """Return the class as one with a constructor and local gradients."""
+        node = written_out(node, self.names)
+        self.translation = Translation(node, self.names) if rule_of(node) else None
+        if self.translation is None:
+            return node
+        return self.translation.labelled() if self.labelled else self.translation.node
 
     def _init(self, function: ast.FunctionDef) -> None:
         line = function.lineno
-        kept = {n.attr for n in ast.walk(function) if isinstance(n, ast.Attribute)}
-        if "_backward" in kept:
-            raise RefusalError(
-                line,
-                "its derivatives are closures that read data when backward runs, the compiled "
-                "one's are numbers taken when a node is made: see microgpt.micrograd",
-            )
         arguments = function.args
         parameters = [a.arg for a in arguments.args]
         if (
@@ -243,51 +166,33 @@ class Contract:
             or len(parameters) != 4
         ):
             raise RefusalError(line, "__init__ does not take data, children and local gradients")
-        if len(arguments.defaults) != 2 or not all(_empty(d) for d in arguments.defaults):
+        if len(arguments.defaults) != 2 or not all(empty(d) for d in arguments.defaults):
             raise RefusalError(line, "a leaf has children")
         me, data, children, slopes = parameters
         self.parameters = [data, children, slopes]
-        roles: dict[str, ast.expr] = {}
+        roles: dict[str, str] = {}
         for statement in plain(function.body):
-            target = (
-                statement.targets[0]
-                if isinstance(statement, ast.Assign) and len(statement.targets) == 1
-                else None
-            )
-            if not (
-                isinstance(target, ast.Attribute)
-                and isinstance(target.value, ast.Name)
-                and target.value.id == me
-                and target.attr not in roles
-            ):
-                raise RefusalError(
-                    getattr(statement, "lineno", line),
-                    "__init__ does more than to keep what it is given",
-                )
-            roles[target.attr] = statement.value  # type: ignore[attr-defined]
-        by_parameter = {
-            value.id: name for name, value in roles.items() if isinstance(value, ast.Name)
-        }
-        if (
-            by_parameter.get(data) != "data"
-            or len(roles) != 4
-            or "grad" not in roles
-            or set(by_parameter) != {data, children, slopes}
-        ):
+            name, _, value = ast.unparse(statement).partition(" = ")
+            attribute = name.removeprefix(f"{me}.")
+            simple = isinstance(statement, ast.Assign) and f"{me}.{attribute}" == name
+            if not simple or not attribute.isidentifier() or attribute in roles:
+                raise RefusalError(line, "__init__ does more than to keep what it is given")
+            roles[attribute] = value
+        grad = roles.pop("grad", "")
+        attribute_of = {value: name for name, value in roles.items()}
+        if attribute_of.get(data) != "data" or sorted(attribute_of) != sorted(self.parameters):
             raise RefusalError(
                 line, "__init__ does not keep data, grad, children and local gradients as they are"
             )
-        self._zero(roles["grad"], line)
-        self.children, self.slopes = by_parameter[children], by_parameter[slopes]
-
-    def _zero(self, value: ast.expr | None, line: int) -> None:
-        if not (
-            isinstance(value, ast.Constant)
-            and type(value.value) in (int, float)
-            and repr(value.value) in ("0", "0.0")
-        ):
+        if grad not in ("0", "0.0"):
             raise RefusalError(line, "grad does not start as 0")
-        self.float_grad = type(value.value) is float
+        self.float_grad = grad == "0.0"
+        self.children, self.slopes = attribute_of[children], attribute_of[slopes]
+
+    def hidden(self) -> set[str]:
+        """Return the attributes by which a script could look into the graph."""
+        more = self.translation.hidden if self.translation else set()
+        return {self.children, self.slopes, *more}
 
     def attributes(self) -> dict[str, str]:
         return {self.children: "C", self.slopes: "G"}
@@ -299,36 +204,17 @@ class Contract:
         fresh: dict[str, str] = {}
         root = 0
         for statement in plain(function.body):
-            target = (
-                statement.targets[0]
-                if isinstance(statement, ast.Assign) and len(statement.targets) == 1
-                else None
-            )
-            value = statement.value if isinstance(statement, ast.Assign) else None
-            if isinstance(target, ast.Name) and target.id not in fresh:
-                if isinstance(value, ast.List) and not value.elts:
-                    fresh[target.id] = "order"
-                    continue
-                if (
-                    isinstance(value, ast.Call)
-                    and not value.args
-                    and not value.keywords
-                    and isinstance(value.func, ast.Name)
-                    and self.names.of(value.func.id) == "set"
-                ):
-                    fresh[target.id] = "seen"
-                    continue
-            if (
-                isinstance(target, ast.Attribute)
-                and isinstance(target.value, ast.Name)
-                and target.value.id == me
-                and target.attr == "grad"
-                and isinstance(value, ast.Constant)
-                and repr(value.value) in ("1", "1.0")
-                and not any(isinstance(s, ast.For) for s in kept)
-            ):
+            name, _, value = ast.unparse(statement).partition(" = ")
+            role = {"[]": "order", "set()": "seen"}.get(value)
+            if role == "seen" and self.names.of("set") != "set":
+                role = None
+            if role and name.isidentifier() and name not in fresh:
+                fresh[name] = role
+                continue
+            walks = any(isinstance(s, ast.For) for s in kept)
+            if name == f"{me}.grad" and value in ("1", "1.0") and not walks:
                 root += 1
-                self.float_root = type(value.value) is float
+                self.float_root = value == "1.0"
                 continue
             kept.append(statement)
         if sorted(fresh.values()) != ["order", "seen"] or root != 1 or len(function.args.args) != 1:
@@ -337,9 +223,7 @@ class Contract:
                 "backward is not the oracle's: a depth-first walk with a list and a set, grad "
                 "set to 1",
             )
-        reader = ast.FunctionDef(
-            name="backward", args=function.args, body=kept, decorator_list=function.decorator_list
-        )
+        reader = copy.copy(function)
         declared = ast.parse("\n".join(f"{name} = 0" for name in fresh)).body
         reader.body = [*declared, *kept]
         body = normal(reader, self.names, self.attributes(), self.node.name)[len(declared) :]
@@ -394,14 +278,9 @@ class Contract:
             seen.add(name)
             if name in ("__init__", "backward"):
                 continue
-            if name in METHODS:
-                if not means(
-                    _unguarded(item), METHODS[name], self.names, attributes, self.node.name
-                ):
-                    raise RefusalError(
-                        item.lineno,
-                        f"{name} does not compute what the oracle's does, or not in that order",
-                    )
+            if name in METHODS and means(
+                _unguarded(item), METHODS[name], self.names, attributes, self.node.name
+            ):
                 self.same.add(name)
                 if name == "relu":
                     self.relu_int = any(
@@ -409,6 +288,11 @@ class Contract:
                         for n in ast.walk(item)
                     )
                 continue
+            if name in METHODS and name.startswith("__"):
+                raise RefusalError(
+                    item.lineno,
+                    f"{name} does not compute what the oracle's does, or not in that order",
+                )
             if (
                 name.startswith("__")
                 and name.endswith("__")
@@ -429,23 +313,22 @@ class Contract:
     def replacement(self, place: ast.stmt) -> ast.stmt:
         """Return the statement that stands for the class, which is at that place."""
         assert isinstance(place, ast.ClassDef)
-        if not self.added:
+        if not self.added and not self.labelled:
             return fetched("Value", place.name, place)
+        place = self._plain(place)
         lines = {member.lineno for member in self.added}
         node = copy.copy(place)
         node.bases = []
-        node.decorator_list = [expression("__import__('_microgpt_run').extended", place)]
-        node.body = [member for member in place.body if member.lineno in lines]
+        function = "labelled" if self.labelled else "extended"
+        node.decorator_list = [expression(f"__import__('_microgpt_run').{function}", place)]
+        node.body = [m for m in place.body if m.lineno in lines] or [ast.Pass()]
         return ast.fix_missing_locations(node)
 
     def described(self) -> str:
-        if not self.added:
-            return "microgpt.Value"
-        return f"microgpt.Value with the script's own {', '.join(self.extra)}"
-
-
-def _empty(value: ast.expr | None) -> bool:
-    return isinstance(value, (ast.Tuple, ast.List)) and not value.elts
+        base = "microgpt.micrograd.Value" if self.labelled else "microgpt.Value"
+        own = f" with the script's own {', '.join(self.extra)}" if self.added else ""
+        unordered = self.translation is not None and self.translation.unordered
+        return base + own + (", children from left to right" if unordered else "")
 
 
 def _unguarded(function: ast.FunctionDef) -> ast.FunctionDef:

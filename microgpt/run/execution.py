@@ -72,7 +72,7 @@ def _replacements() -> types.ModuleType:
     """Return the module from which the changed trees take the compiled names."""
     module = types.ModuleType("_microgpt_run")
     names = {name: getattr(microgpt, name) for name in ("Value", "linear", "softmax", "rmsnorm")}
-    vars(module).update(names, extended=_extended)
+    vars(module).update(names, extended=_extended, labelled=_labelled)
     return module
 
 
@@ -82,6 +82,18 @@ def _extended(cls: type) -> type:
         if hasattr(member, "__get__") and name not in ("__dict__", "__weakref__"):
             _give(name, member)
     value: type = microgpt.Value
+    return value
+
+
+def _labelled(cls: type) -> type:
+    """Return a class of nodes with names, and the members that a script's class adds to them."""
+    from microgpt import micrograd
+
+    members = {name: member for name, member in vars(cls).items() if hasattr(member, "__get__")}
+    for name in ("__dict__", "__weakref__"):
+        members.pop(name, None)
+    members.update(__slots__=(), __module__=cls.__module__, __doc__=cls.__doc__)
+    value: type = microgpt.engine.uncollected(type(cls.__name__, (micrograd.Value,), members))
     return value
 
 

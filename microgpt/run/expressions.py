@@ -6,10 +6,13 @@ import ast
 import re
 from typing import Any
 
-from microgpt.run.flow import Flow, may_hold
+from microgpt import micrograd
+from microgpt.run.flow import may_hold
 from microgpt.run.kinds import NONE, VALUES, Kind, blur, k, keys, pair, tags, union, unwrap, wrap
+from microgpt.run.statements import Statements
 
 CORE = frozenset(["log", "exp", "relu", "backward"])
+OURS = frozenset(dir(micrograd.Value))
 SHOWN = re.compile(r"%(?:\(\w+\))?[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?[hlL]?([a-zA-Z%])")
 
 
@@ -20,7 +23,7 @@ OPERATORS = (
 )
 
 
-class Expressions(Flow):
+class Expressions(Statements):
     """`value` returns the kind of an expression, from those of its parts."""
 
     def dotted(self, node: ast.expr, scope: int) -> str:
@@ -64,11 +67,11 @@ class Expressions(Flow):
         base = self.value(node.value, scope)
         here = {tag for depth, tag in base if depth == 0}
         kind: set[tuple[int, Any]] = set()
-        if node.attr in ("data", "grad", *CORE, *self.extra):
+        if node.attr in ("data", "grad", "_op", "_prev", "label", *CORE, *self.extra):
             here |= tags(base) & VALUES  # no container has these: its depth is in doubt
         elif any(depth for depth, _ in base):
             kind.add((0, "?"))  # a container's method, as an object
-        for tag in here:
+        for tag in here - {"N"}:
             if tag in VALUES:
                 kind |= self.read_of_value(node, tag)
                 continue
@@ -97,12 +100,17 @@ class Expressions(Flow):
             return k({"V": "f", "S": "s"}.get(tag, "d"))
         if node.attr == "grad":
             return k("f" if self.float_grads else "d")
+        if self.labelled and node.attr in ("_op", "label"):
+            return k("o")
+        if self.labelled and node.attr == "_prev":
+            return wrap(k("V", "W", "N", *("S" if self.ints else "")))
         if node.attr in self.extra:
             method = self.extra[node.attr]
             if any(isinstance(d, ast.Name) and d.id == "property" for d in method.decorator_list):
                 self.define(method, 0)
-                return self.call(id(method), [k(tag)], {}, NONE)
-        self.see(node, f"reads .{node.attr} of a {self.cls.name}")
+                return self.call(id(method), [k(tag, "N")], {}, NONE)
+        if node.attr in OURS:  # else it is missing in both
+            self.see(node, f"reads .{node.attr} of a {self.cls.name}")
         return NONE
 
     def value_subscript(self, node: ast.Subscript, scope: int) -> Kind:
@@ -167,6 +175,7 @@ class Expressions(Flow):
         if node.value is not None:
             kind = self.value(node.value, scope)
             self.result(scope, wrap(kind))
+            self.parts[scope] = None
             self.link(("returned", scope), kind, node.value, scope)
         return k("?")
 
@@ -195,7 +204,8 @@ class Expressions(Flow):
             return k("o")
         if isinstance(node.op, ast.USub):
             turned = {"R": "S", "W": "S", "d": "s"}
-            return frozenset((depth, turned.get(tag, tag)) for depth, tag in kind if depth == 0)
+            made = k("N") if tags(kind) & VALUES else NONE
+            return made | {(depth, turned.get(tag, tag)) for depth, tag in kind if depth == 0}
         return kind
 
     def value_binop(self, node: ast.BinOp, scope: int) -> Kind:
@@ -211,7 +221,22 @@ class Expressions(Flow):
                 conversion = shown[i] if len(shown) == len(parts) else "s"
                 self.shows(part, self.value(part, scope), conversion in "eEfFgGdi")
             return k("o")
-        return self.arithmetic(node, node.op, left, right)
+        if isinstance(node.left, ast.Name) and ast.dump(node.left) == ast.dump(node.right):
+            return union(*[self.square(node, tag) for tag in left])
+        kind = self.arithmetic(node, node.op, left, right)
+        if isinstance(node.op, (ast.Add, ast.Sub)) and (
+            _nonzero(node.left) or _nonzero(node.right)
+        ):
+            signed = {"S": "W", "s": "d"}  # what is zero then is no negative zero
+            return frozenset((depth, signed.get(tag, tag)) for depth, tag in kind)
+        return kind
+
+    def square(self, node: ast.BinOp, part: tuple[int, Any]) -> Kind:
+        """Return the kind of an operation of something with itself: a square has no sign."""
+        known = {"W": "R", "S": "R", "d": "d", "s": "d"}.get(str(part[1]))
+        if part[0] == 0 and known and isinstance(node.op, ast.Mult):
+            return k(known)
+        return self.arithmetic(node, node.op, frozenset([part]), frozenset([part]))
 
     def value_joinedstr(self, node: ast.JoinedStr, scope: int) -> Kind:
         for part in node.values:
@@ -227,6 +252,12 @@ class Expressions(Flow):
 
     def arithmetic(self, node: ast.AST, op: ast.operator, left: Kind, right: Kind) -> Kind:
         kind: set[tuple[int, Any]] = set()
+        if self.late and isinstance(op, ast.Pow) and tags(left) & VALUES and not _steep(node):
+            self.see(
+                node, f"raises a {self.cls.name} to a power that may have no derivative at zero"
+            )
+        if self.labelled and isinstance(op, ast.Pow) and "f" in tags(right):
+            self.see(node, "shows what a power by a float is called")
         if any(isinstance(tag, tuple) for depth, tag in left | right if not depth):
             kind |= self.implied(OPERATORS, left) | self.implied(OPERATORS, right)
         for depth, tag in left:
@@ -250,8 +281,20 @@ class Expressions(Flow):
             self.see(node, f"shows {text}, which may be an int")
         for tag in found & VALUES:
             method = self.extra.get("__str__") or self.extra.get("__repr__")
-            if method is None and not self.keeps_repr:
+            if method is None:
                 self.see(node, f"shows {text}, a {self.cls.name} without a __repr__ of its own")
-            elif method is not None:
+            else:
                 self.define(method, 0)
-                self.call(id(method), [k(tag)], {}, NONE)
+                self.call(id(method), [k(tag, "N")], {}, NONE)
+
+
+def _nonzero(node: ast.AST | None) -> bool:
+    return isinstance(node, ast.Constant) and type(node.value) in (int, float) and node.value != 0
+
+
+def _steep(power: ast.AST) -> bool:
+    """Tell whether a power has a derivative wherever it has a value: not between 0 and 1."""
+    exponent = getattr(power, "right", None) or getattr(power, "value", None)
+    if isinstance(exponent, ast.UnaryOp) and isinstance(exponent.op, ast.USub):
+        return _nonzero(exponent.operand)
+    return _nonzero(exponent) and exponent.value >= 1  # type: ignore[union-attr]

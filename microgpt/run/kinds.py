@@ -10,7 +10,8 @@ A kind is a set of (depth, tag): depth counts the containers around it. Tags:
 f float, i int, o other, ? unknown but of Python's library, x of a foreign library,
 d float here but int in the script by itself, s the same with the sign of a zero in
 doubt; V a Value with float data, R and W one whose data is d (R never negative),
-S one whose data is s; ("fn", function), ("class", definition), ("object", definition);
+S one whose data is s, and beside them N: a node made of others, no leaf;
+("fn", function), ("class", definition), ("object", definition);
 ("key", tag) what a dict has as its keys, where that is more than a str.
 """
 
@@ -71,9 +72,11 @@ def pair(op: str, a: Any, b: Any, see: Callable[[str], None]) -> Kind:
     if both & VALUES:
         if "x" in both:
             see("computes a Value from a foreign library's number")
-        if isinstance(a, tuple) or isinstance(b, tuple) or "o" in both:
+        if isinstance(a, tuple) or isinstance(b, tuple) or both & {"o", "N"}:
             return NONE
-        return k(_value_pair(op, str(a), str(b)))
+        return k(_value_pair(op, str(a), str(b)), "N")
+    if "N" in both:
+        return NONE
     if isinstance(a, tuple) or isinstance(b, tuple):
         return k("?")
     if "x" in both:

@@ -9,12 +9,11 @@ numbered through: those of the n-th file start at n * STRIDE.
 from __future__ import annotations
 
 import ast
-import copy
 import os
 import sys
 
+from microgpt.run.names import BUILTINS, Names
 from microgpt.run.recognise import Plan, plan
-from microgpt.run.spelling import BUILTINS, Names
 
 STRIDE = 1_000_000
 
@@ -28,12 +27,14 @@ class Program:
     def __init__(self, path: str, source: bytes, *, plain: bool = False) -> None:
         self.path, self.source = path, source
         self.files: list[tuple[str, str, ast.Module]] = []  # module name, path, tree
+        self.texts: list[bytes] = []
         self.directory = os.path.dirname(os.path.realpath(path))
         script = ast.parse(source, os.path.abspath(path))
         self.found = Plan()
         try:
             self._imports(script, {os.path.splitext(os.path.basename(path))[0]})
             self.files.append(("__main__", path, script))
+            self.texts.append(source)
             if not plain:
                 self.found = self._judged()
         except RecursionError:
@@ -54,17 +55,19 @@ class Program:
                     continue
                 met.add(module)
                 with open(path, "rb") as file:
-                    found = ast.parse(file.read(), path)
+                    text = file.read()
+                found = ast.parse(text, path)
                 self._imports(found, met)
                 self.files.append((module, os.path.relpath(path), found))
+                self.texts.append(text)
 
     def _judged(self) -> Plan:
         modules = {name for name, _, _ in self.files[:-1]}
         body: list[ast.stmt] = []
-        for i, (_, _, tree) in enumerate(self.files):
+        for i, ((_, _, tree), text) in enumerate(zip(self.files, self.texts)):
             ast.increment_lineno(tree, i * STRIDE)
             merged = _Dissolved(modules)
-            body += merged.visit(copy.deepcopy(tree)).body
+            body += merged.visit(ast.increment_lineno(ast.parse(text), i * STRIDE)).body
             if merged.problem:
                 return Plan(kept=[merged.problem])
             shadowed = sorted(BUILTINS & set(Names(tree).bound)) if modules else []
@@ -72,7 +75,7 @@ class Program:
                 return Plan(
                     kept=[(i * STRIDE + 1, "the script", f"it has a {shadowed[0]} of its own")]
                 )
-        return plan(ast.Module(body=body, type_ignores=[]))
+        return plan(ast.Module(body=body, type_ignores=[]), one_file=not modules)
 
     def place(self, line: int) -> str:
         """Return the file and line of a line numbered through."""

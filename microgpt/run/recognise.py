@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from microgpt.run.calls import Sightings
-from microgpt.run.contract import Contract, RefusalError, fetched, resembles
-from microgpt.run.spelling import Names, means, standard
+from microgpt.run.contract import Contract, fetched, resembles
+from microgpt.run.freshness import Freshness
+from microgpt.run.names import Names, RefusalError, standard, versioned
+from microgpt.run.spelling import means
 
 FUNCTIONS = {
     "linear": (
@@ -50,50 +52,18 @@ USES = {
 
 
 # Names by which a script can look at itself; after them nothing is certain.
-MIRRORS = frozenset(
-    [
-        "exec",
-        "eval",
-        "globals",
-        "locals",
-        "compile",
-        "__import__",
-        "delattr",
-        "__builtins__",
-        "dir",
-    ]
-)
+MIRRORS = frozenset("exec eval globals locals compile __import__ delattr __builtins__ dir".split())
 
 
 REFLECTION = frozenset(
-    [
-        "ast",
-        "builtins",
-        "code",
-        "ctypes",
-        "dis",
-        "gc",
-        "imp",
-        "importlib",
-        "inspect",
-        "multiprocessing",
-        "concurrent",
-        "pdb",
-        "runpy",
-        "sysconfig",
-        "symtable",
-        "tracemalloc",
-        "trace",
-        "types",
-        "unittest.mock",
-        "weakref",
-    ]
+    """
+    ast builtins code ctypes dis gc imp importlib inspect multiprocessing concurrent pdb runpy
+    sysconfig symtable tracemalloc trace types unittest.mock weakref
+    """.split()
 )
 
 
-DUNDERS = frozenset(
-    ["__name__", "__init__", "__call__", "__file__", "__version__", "__doc__", "__post_init__"]
-)
+DUNDERS = frozenset("__name__ __init__ __call__ __file__ __version__ __doc__ __post_init__".split())
 
 
 @dataclass
@@ -101,18 +71,22 @@ class Plan:
     """What to run instead of a script's definitions, and what to say about it.
 
     replaced and kept hold (line, name, text), kept with the reason as its text;
-    replacements the new statement by the line of the definition, made from that.
+    replacements the new statement by the line of the definition, made from that;
+    unordered tells whether the script leaves the order of children open.
     """
 
     replaced: list[tuple[int, str, str]] = field(default_factory=list)
     kept: list[tuple[int, str, str]] = field(default_factory=list)
     replacements: dict[int, Callable[[ast.stmt], ast.stmt]] = field(default_factory=dict)
+    unordered: bool = False
 
 
-def plan(tree: ast.Module) -> Plan:
-    """Return the plan for a script; the tree itself is not changed."""
+def plan(tree: ast.Module, *, one_file: bool = True) -> Plan:
+    """Return the plan for a script, of which this tree may be changed."""
     result = Plan()
     names = Names(tree)
+    if one_file:
+        versioned(tree, names)
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     nested = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and n not in classes]
     candidates = [node for node in classes + nested if resembles(node)]
@@ -128,12 +102,17 @@ def plan(tree: ast.Module) -> Plan:
             )
         return result
     contract = recognised[0]
+    tree = ast.Module(
+        body=[contract.node if n.lineno == contract.node.lineno else n for n in tree.body],
+        type_ignores=[],
+    )
     try:
         _undetected(contract, tree, names)
     except RefusalError as refusal:
         result.kept.append((refusal.line, contract.node.name, str(refusal)))
         return result
     result.replacements[contract.node.lineno] = contract.replacement
+    result.unordered = contract.translation is not None and contract.translation.unordered
     result.replaced.append((contract.node.lineno, contract.node.name, contract.described()))
     for function in tree.body:
         if isinstance(function, ast.FunctionDef):
@@ -177,7 +156,7 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             _import(node)
         if isinstance(node, ast.Attribute):
-            if node.attr in (contract.children, contract.slopes):
+            if node.attr in contract.hidden() and not _shown(node, parents, contract):
                 raise RefusalError(line, f"the script looks into the graph: .{node.attr}")
             if node.attr.startswith("__") and node.attr.endswith("__") and node.attr not in DUNDERS:
                 raise RefusalError(line, f"the script uses .{node.attr}")
@@ -195,8 +174,7 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
             known = (
                 len(node.args) > 1
                 and isinstance(node.args[1], ast.Constant)
-                and node.args[1].value
-                not in (contract.children, contract.slopes, "__dict__", "__class__")
+                and node.args[1].value not in {"__dict__", "__class__", *contract.hidden()}
             )
             if not known:
                 raise RefusalError(
@@ -204,19 +182,28 @@ def _undetected(contract: Contract, tree: ast.Module, names: Names) -> None:
                 )
         if isinstance(node, ast.Name) and node.id == cls.name and isinstance(node.ctx, ast.Load):
             _use_of_class(node, parents, contract, names)
-    sightings = Sightings(
-        tree,
-        names,
-        cls,
-        contract.extra,
-        float_grads=contract.float_grad and contract.float_root,
-        relu_int=contract.relu_int,
-        keeps_repr=False,
-    )
+    sightings = Sightings(tree, names, contract)
     if sightings.found:
         line, what = sightings.found[0]
         more = f" (and {len(sightings.found) - 1} more)" if len(sightings.found) > 1 else ""
         raise RefusalError(line, f"the script {what}{more}")
+    if contract.translation:
+        for line, what in sorted(Freshness(sightings, tree).found)[:1]:
+            raise RefusalError(line, f"its derivatives are closures, and the script {what}")
+
+
+def _shown(node: ast.Attribute, parents: dict[int, ast.AST], contract: Contract) -> bool:
+    """Tell whether a node with names shows in an attribute what the script's own would."""
+    parent = parents[id(node)]
+    translation = contract.translation
+    if translation is None or not translation.shown(node.attr):
+        return False
+    if node.attr == translation.children and getattr(parent, "iter", None) is not node:
+        return False
+    if node.attr == "_op" and not isinstance(node.ctx, ast.Load):
+        return False
+    contract.labelled = True
+    return True
 
 
 def _import(node: ast.Import | ast.ImportFrom) -> None:
@@ -243,19 +230,30 @@ def _use_of_class(
     """Refuse a use of the class but to make a Value, to test for one, or to annotate."""
     parent = parents[id(node)]
     if isinstance(parent, ast.Call) and parent.func is node:
+        if hasattr(parent, "named"):
+            return  # written by Translation
         wanted = dict(zip(contract.parameters, ("data", "children", "local_grads")))
         for keyword in parent.keywords:
-            if wanted.get(keyword.arg or "") != keyword.arg:
+            translation = contract.translation
+            if keyword.arg == "label" and translation and translation.shown("label"):
+                contract.labelled = True
+                continue
+            own = translation is not None and keyword.arg != "data"
+            if own or wanted.get(keyword.arg or "") != keyword.arg:
                 raise RefusalError(
                     node.lineno,
                     f"{node.id} is called with {keyword.arg}=, a name that the compiled one lacks",
                 )
-        if len(parent.args) + len(parent.keywords) > 3 or any(
+        if len(parent.args) > (1 if contract.translation else 3) or any(
             isinstance(a, ast.Starred) for a in parent.args
         ):
             raise RefusalError(
                 node.lineno, f"{node.id} is called with arguments that are not known here"
             )
+        return
+    called = parent.func if isinstance(parent, ast.Call) else None
+    builtin = names.of(called.id) if isinstance(called, ast.Name) else ""
+    if builtin == "map" and parent.args[0] is node and len(parent.args) == 2:  # type: ignore[attr-defined]
         return
     if isinstance(parent, ast.Tuple):
         parent = parents[id(parent)]

@@ -9,134 +9,9 @@ imported modules, temporaries used once and the order of the operands of a float
 from __future__ import annotations
 
 import ast
-import builtins
 import copy
-import importlib.util
-import sys
-from collections.abc import Iterator
 
-BUILTINS = frozenset(dir(builtins))
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-
-
-# ------------------------------------------------------------------- names
-
-
-class Names:
-    """What the names of a module's top level stand for, where that is certain.
-
-    `meaning[name]` is "math.log", "math", the name of a builtin, or "" for what
-    the script itself defines or may define.
-    """
-
-    def __init__(self, tree: ast.Module) -> None:
-        self.bound: dict[str, list[ast.AST]] = {}
-        self.meaning: dict[str, str] = {}
-        self.foreign: set[str] = set()
-        self.unknown_star: str | None = None
-        for name, node in _bindings(tree):
-            self.bound.setdefault(name, []).append(node)
-        for name, nodes in self.bound.items():
-            meanings = {_imported(name, node) for node in nodes}
-            self.meaning[name] = meanings.pop() if len(meanings) == 1 else ""
-
-    def of(self, name: str) -> str:
-        """Return what a global name means: dotted, a builtin's name, or "" if the script's own."""
-        if name in self.meaning:
-            return self.meaning[name]
-        return name if name in BUILTINS else ""
-
-
-def _imported(name: str, node: ast.AST) -> str:
-    if isinstance(node, ast.Import):
-        for alias in node.names:
-            if (alias.asname or alias.name.split(".")[0]) == name:
-                return alias.name if alias.asname else name
-    if isinstance(node, ast.ImportFrom) and not node.level:
-        for alias in node.names:
-            if alias.name == "*" or (alias.asname or alias.name) == name:
-                return f"{node.module}.{name if alias.name == '*' else alias.name}"
-    return ""
-
-
-def standard(module: str | None) -> bool:
-    """Tell whether a module is of Python's own library (and not beside the script)."""
-    root = (module or "").split(".")[0]
-    if hasattr(sys, "stdlib_module_names"):
-        return root in sys.stdlib_module_names
-    if root in sys.builtin_module_names:
-        return True
-    try:
-        spec = importlib.util.find_spec(root)
-    except (ImportError, ValueError):
-        return False
-    origin = (spec.origin or "") if spec else ""
-    return (
-        bool(spec)
-        and "site-packages" not in origin
-        and origin.startswith(("frozen", "built-in", sys.base_prefix))
-    )
-
-
-def star_names(module: str | None) -> list[str] | None:
-    """Return the names that `from module import *` binds; None if that is not known."""
-    if module is None or not standard(module):
-        return None
-    try:
-        found = importlib.import_module(module)
-    except ImportError:
-        return None
-    return list(getattr(found, "__all__", [name for name in vars(found) if name[0] != "_"]))
-
-
-def _bindings(tree: ast.Module) -> Iterator[tuple[str, ast.AST]]:
-    """Yield every (name, node) by which a global name may come to be."""
-
-    def scope(node: ast.AST, globals_: set[str] | None) -> Iterator[tuple[str, ast.AST]]:
-        inside = globals_ is not None
-        for child in ast.iter_child_nodes(node):
-            for name in _binds(child):
-                if not inside or name in globals_:  # type: ignore[operator]
-                    yield name, child
-            if isinstance(child, SCOPES):
-                declared = {
-                    name
-                    for inner in ast.walk(child)
-                    if isinstance(inner, ast.Global)
-                    for name in inner.names
-                }
-                yield from scope(child, declared)
-            elif isinstance(child, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-                walrus = {n.target.id for n in ast.walk(child) if isinstance(n, ast.NamedExpr)}
-                yield from scope(child, walrus if not inside else walrus & globals_)  # type: ignore[operator]
-            else:
-                yield from scope(child, globals_)
-
-    yield from scope(tree, None)
-
-
-def _binds(node: ast.AST) -> list[str]:
-    """Return the names that one node binds, not counting those inside it."""
-    if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
-        return [node.id]
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, ast.Import):
-        return [alias.asname or alias.name.split(".")[0] for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        names = [alias.asname or alias.name for alias in node.names if alias.name != "*"]
-        if any(alias.name == "*" for alias in node.names) and not node.level:
-            names += star_names(node.module) or []
-        return names
-    if isinstance(node, ast.ExceptHandler) and node.name:
-        return [node.name]
-    captured = getattr(node, "rest", None) or (
-        getattr(node, "name", None) if type(node).__name__.startswith("Match") else None
-    )
-    return [captured] if isinstance(captured, str) else []
-
-
-# ------------------------------------------------------------- normal forms
+from microgpt.run.names import Names, locals_of
 
 
 def plain(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -150,7 +25,8 @@ def plain(body: list[ast.stmt]) -> list[ast.stmt]:
         if isinstance(statement, ast.AnnAssign):
             if statement.value is None:
                 continue
-            statement = ast.Assign(targets=[statement.target], value=statement.value)
+            assigned = ast.Assign(targets=[statement.target], value=statement.value)
+            statement = ast.copy_location(assigned, statement)
         statement = copy.deepcopy(statement)
         for field in ("body", "orelse"):
             if isinstance(getattr(statement, field, None), list):
@@ -161,8 +37,9 @@ def plain(body: list[ast.stmt]) -> list[ast.stmt]:
                 if isinstance(argument, ast.arg):
                     argument.annotation = None
         if isinstance(statement, ast.Assign) and _parallel(statement):
-            target, value = statement.targets[0], statement.value
-            kept += [ast.Assign(targets=[t], value=v) for t, v in zip(target.elts, value.elts)]  # type: ignore[attr-defined]
+            pairs = zip(statement.targets[0].elts, statement.value.elts)  # type: ignore[attr-defined]
+            single = [ast.Assign(targets=[target], value=value) for target, value in pairs]
+            kept += [ast.copy_location(assigned, statement) for assigned in single]
         else:
             kept.append(statement)
     return kept
@@ -322,7 +199,9 @@ class _Put(ast.NodeTransformer):
         return self.value if node.id == self.name and isinstance(node.ctx, ast.Load) else node
 
 
-# ------------------------------------------------------------------ matching
+def empty(value: ast.expr | None) -> bool:
+    """Tell whether an expression is an empty tuple or list."""
+    return isinstance(value, (ast.Tuple, ast.List)) and not value.elts
 
 
 def match(pattern: object, node: object, bound: dict[str, str]) -> dict[str, str] | None:
@@ -352,8 +231,9 @@ def match(pattern: object, node: object, bound: dict[str, str]) -> dict[str, str
         if bound.get(wanted, name) != name or (wanted not in bound and name in bound.values()):
             return None
         bound = {**bound, wanted: name}
-        if not isinstance(pattern, ast.FunctionDef):
-            return bound
+        if isinstance(pattern, ast.FunctionDef):
+            return _match_inner(pattern, node, bound)
+        return bound
     if (
         isinstance(pattern, ast.BinOp)
         and isinstance(pattern.op, (ast.Add, ast.Mult))
@@ -367,15 +247,34 @@ def match(pattern: object, node: object, bound: dict[str, str]) -> dict[str, str
                 return found
         return None
     for field, value in ast.iter_fields(pattern):
-        if field in ("ctx", "type_comment", "kind", "lineno", "returns", "type_params") or (
-            field == "name" and isinstance(pattern, ast.FunctionDef)
-        ):
+        if field in ("ctx", "type_comment", "kind"):
             continue
         found = match(value, getattr(node, field, None), bound)
         if found is None:
             return None
         bound = found
     return bound
+
+
+def _match_inner(
+    pattern: ast.FunctionDef, node: ast.AST, bound: dict[str, str]
+) -> dict[str, str] | None:
+    """Match a nested function, whose locals are others than those of the same names around it."""
+    assert isinstance(node, ast.FunctionDef)
+    theirs, ours = locals_of(pattern), locals_of(node)
+    start = {p: n for p, n in bound.items() if p not in theirs and n not in ours}
+    found = match(
+        [pattern.args, pattern.body, pattern.decorator_list],
+        [node.args, node.body, node.decorator_list],
+        start,
+    )
+    if found is None or any(
+        (p in theirs) != (n in ours) or bound.get(p, n) != n
+        for p, n in found.items()
+        if p not in theirs or n not in ours
+    ):
+        return None
+    return {**bound, **{p: n for p, n in found.items() if p not in theirs}}
 
 
 def is_number(node: ast.AST) -> bool:
