@@ -192,21 +192,32 @@ class Operation(import_module("microgpt.functions").Operation):
     __doc__ = import_module("microgpt.functions").Operation.__doc__
 
     def __call__(self, *values):
-        cdef Value node
-        for value in values:
-            if type(value) is not Value:
-                return super().__call__(*values)
-            reclaim(<PyObject *>value)
-        if not values:
-            return super().__call__()
-        numbers = [(<Value>value).c_data for value in values]
-        node = new_leaf(to_double(self.forward(*numbers)))
-        local_grads = tuple([to_double(number) for number in self.local_grads(numbers)])
-        adopt(node, values, local_grads, True)
-        node.op = OPERATION
-        (<Block *>node.child[0]).operation = <PyObject *>self
-        Py_INCREF(<PyObject *>self)
+        node = made_as(super().__call__(*values), values, OPERATION)
+        if isinstance(node, Value) and (<Value>node).op == OPERATION:
+            (<Block *>(<Value>node).child[0]).operation = <PyObject *>self
+            Py_INCREF(<PyObject *>self)
         return node
+
+
+cdef object made_as(object node, tuple values, Op op):
+    """Return a node that the constructor has made of values as one that replay can compute."""
+    cdef Value made
+    cdef tuple children
+    if not isinstance(node, Value) or (<Value>node).op != CUSTOM:
+        return node
+    made = <Value>node
+    children = made._children
+    if len(children) != len(values):
+        return node
+    for child, value in zip(children, values):
+        if child is not value:
+            return node
+    if op == OPERATION and made.n != IN_BLOCK:
+        local_grads = made._local_grads
+        release_children(<PyObject *>made)
+        adopt(made, children, local_grads, True)
+    made.op = op
+    return node
 
 
 cdef int compute(PyObject *node) except -1:

@@ -303,7 +303,7 @@ def maximum(a, b):
     compares again. If either is NaN it is b.
     """
     if type(a) is not Value or type(b) is not Value:
-        return plain("maximum")(a, b)
+        return made_as(plain("maximum")(a, b), (a, b), MAXIMUM)
     reclaim_both(<Value>a, <Value>b)
     cdef bint first = (<Value>a).c_data >= (<Value>b).c_data
     if first:
@@ -316,16 +316,7 @@ def where(condition, a, b):
 
     Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
     """
-    cdef Value node
-    if type(condition) is not Value or type(a) is not Value or type(b) is not Value:
-        return plain("where")(condition, a, b)
-    for value in (condition, a, b):
-        reclaim(<PyObject *>value)
-    cdef bint true = (<Value>condition).c_data > 0.0
-    node = new_leaf((<Value>a).c_data if true else (<Value>b).c_data)
-    adopt(node, (condition, a, b), (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0))
-    node.op = WHERE
-    return node
+    return made_as(plain("where")(condition, a, b), (condition, a, b), WHERE)
 
 
 def update(

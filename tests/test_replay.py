@@ -419,3 +419,27 @@ def test_rows_before_one_that_raises_add_to_negative_zero_too(compiled):
     with pytest.raises(ValueError, match="math domain error"):
         tape.run([[2.0]] * 16 + [[-1.0]])
     assert bits(x.grad) == bits(0.0)
+
+
+@pytest.mark.parametrize("kind", ["Value", "Closed"])
+def test_operations_over_a_subclass_are_replayed(compiled, kind):
+    class Own(getattr(compiled, kind)):
+        pass
+
+    f = compiled.functions
+
+    def build(leaves):
+        a, b = leaves
+        return f.maximum(a, b) * f.where(a, b, f.Operation(*TANH)(a)) + f.Operation(*BOTH)(a, b)
+
+    leaves = [Own(0.5), Own(-0.25)]
+    tape = compiled.Tape(build(leaves), inputs=leaves)
+    for row in ([1.0, 2.0], [-0.5, 0.3], [0.1, -4.0]):
+        new = [Own(x) for x in row]
+        loss = build(new)
+        loss.backward()
+        for leaf in leaves:
+            leaf.grad = 0.0
+        assert bits(tape.forward(row)) == bits(loss.data)
+        tape.backward()
+        assert [bits(leaf.grad) for leaf in leaves] == [bits(leaf.grad) for leaf in new]
