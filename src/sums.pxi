@@ -38,13 +38,14 @@ cdef Terms *new_terms(Py_ssize_t n) except NULL:
     """Return terms, none yet, with room for n."""
     cdef int kind = size_class(n)
     cdef Py_ssize_t capacity = CAPACITY[kind] if kind < 2 else n
-    cdef Terms *terms
+    cdef Terms *terms = NULL
     if kind < 2 and free_terms[kind] is not NULL:
         terms = free_terms[kind]
         free_terms[kind] = <Terms *>terms.owner
         n_free_terms[kind] -= 1
     else:
-        terms = <Terms *>PyMem_Malloc(sizeof(Terms) + capacity * sizeof(Term))
+        if n <= MAX_TERMS:
+            terms = <Terms *>PyMem_Malloc(sizeof(Terms) + capacity * sizeof(Term))
         if terms is NULL:
             raise MemoryError(f"no memory for a sum of {n} terms")
         terms.capacity = capacity
@@ -184,10 +185,10 @@ cdef inline void play_terms(PyObject *node, Py_ssize_t start, Py_ssize_t stop) n
     (<Value>node).flags |= PLAYED
     for k in range(stop - 1, start - 1, -1):
         if term[k].b is NULL:
-            (<Value>term[k].a).c_grad += grad
+            add_to_grad(term[k].a, grad)
         else:
-            (<Value>term[k].a).c_grad += term[k].grad_a * grad
-            (<Value>term[k].b).c_grad += term[k].grad_b * grad
+            add_to_grad(term[k].a, term[k].grad_a * grad)
+            add_to_grad(term[k].b, term[k].grad_b * grad)
 
 
 cdef void release_terms(Terms *terms, uint8_t played) noexcept:
