@@ -105,8 +105,14 @@ cdef Value start_sum(Value first):
     return node
 
 
-cdef Value append_to_sum(Value partial, Value last):
-    """Return partial + last, where partial is a temporary sum, which moves into the result."""
+cdef Value add_to_sum(Value partial, Value last):
+    """Return partial + last, where partial is a sum. A temporary one moves into the result."""
+    if (
+        partial is last
+        or not is_temporary(<PyObject *>partial) or not has_no_witness(<PyObject *>partial)
+    ):
+        reclaim_both(partial, last)
+        return new_binary(ADD, partial.c_data + last.c_data, partial, last, 1.0, 1.0)
     reclaim(<PyObject *>last)
     cdef Value node = new_node()
     cdef Terms *terms = <Terms *>partial.child[0]
@@ -252,7 +258,7 @@ cdef bint expand(PyObject *node) noexcept:
         products[n - 1] = product
     for k in range(2 * n + 1):
         if additions[k] is NULL and (k <= n or term[k - n - 1].b is not NULL):
-            additions[k] = take_node()
+            additions[k] = take_node(LEAF, 0)
             if additions[k] is NULL:
                 for taken in range(k):
                     if additions[taken] not in (NULL, node, partial, product):
