@@ -21,7 +21,7 @@ from cpython.float cimport PyFloat_AsDouble, PyFloat_CheckExact, PyFloat_AS_DOUB
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 from libc.math cimport exp, fabs, isinf, log, signbit, tanh
@@ -40,7 +40,6 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *)
     PyTypeObject *Py_TYPE(PyObject *)
     void *PyObject_Malloc(size_t)
-    PyObject *PyObject_Init(PyObject *, PyTypeObject *)
     void Py_SET_TYPE(PyObject *, PyTypeObject *)
     void PyType_Modified(PyTypeObject *)
     unsigned long Py_TPFLAGS_HAVE_GC
@@ -71,11 +70,27 @@ cdef extern from "simd.h" nogil:
     bint pow_keeps_bound()
 
 
+cdef class Value
+
 cdef extern from *:
     """
-    #define OWNED(reference) ((PyObject *)(reference))
+    #define OWNED(reference) ((void *)(reference))
+
+    /* Nodes skip PyObject_Init, and dying ones the last count, where Python keeps no accounts. */
+    #if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS) || defined(Py_GIL_DISABLED) \
+        || PY_VERSION_HEX >= 0x030E0000
+    #define IS_COUNTED 1
+    #define begin_life(node, kind) PyObject_Init(node, kind)
+    #else
+    #define IS_COUNTED 0
+    #define begin_life(node, kind) ((node)->ob_refcnt = 1, (node)->ob_type = (kind), (node))
+    #endif
     """
     object OWNED(PyObject *)  # takes over a reference that is the caller's
+    Value OWNED_NODE "OWNED"(PyObject *)  # the same, of a node
+    bint unlikely(bint)
+    const bint IS_COUNTED
+    PyObject *begin_life(PyObject *, PyTypeObject *)
 
 
 cdef enum Op:
@@ -141,7 +156,7 @@ cdef class Value:
     cdef uint32_t place
     cdef uint8_t op
     cdef uint8_t n
-    cdef uint8_t flags
+    cdef uint16_t flags
     cdef PyObject *names  # of a Closed: a tuple of label and operation, or NULL
 
     def __init__(self, data, children=(), local_grads=()):
@@ -374,36 +389,33 @@ cdef inline Value new_constant(double data):
 
 
 cdef inline Value new_unary(Op op, double data, Value a, double grad_a):
-    cdef Value node = new_node()
-    node.op = op
-    node.n = 1
-    node.c_data = data
-    node.local_grad[0] = grad_a
+    cdef PyObject *node = take_node(op, 1)
+    if unlikely(node is NULL):
+        raise_no_node()
+    (<Value>node).c_data = data
+    (<Value>node).local_grad[0] = grad_a
     Py_INCREF(<PyObject *>a)
-    node.child[0] = <PyObject *>a
-    return node
+    (<Value>node).child[0] = <PyObject *>a
+    return OWNED_NODE(node)
 
 
 cdef inline Value new_binary(Op op, double data, Value a, Value b, double grad_a, double grad_b):
-    cdef Value node = new_node()
-    node.op = op
-    node.n = 2
-    node.c_data = data
-    node.local_grad[0] = grad_a
-    node.local_grad[1] = grad_b
+    cdef PyObject *node = take_node(op, 2)
+    if unlikely(node is NULL):
+        raise_no_node()
+    (<Value>node).c_data = data
+    (<Value>node).local_grad[0] = grad_a
+    (<Value>node).local_grad[1] = grad_b
     Py_INCREF(<PyObject *>a)
-    node.child[0] = <PyObject *>a
+    (<Value>node).child[0] = <PyObject *>a
     Py_INCREF(<PyObject *>b)
-    node.child[1] = <PyObject *>b
-    return node
+    (<Value>node).child[1] = <PyObject *>b
+    return OWNED_NODE(node)
 
 
 cdef inline Value add(Value a, Value b):
-    if (
-        a.op == SUM and a is not b
-        and is_temporary(<PyObject *>a) and has_no_witness(<PyObject *>a)
-    ):
-        return append_to_sum(a, b)
+    if unlikely(a.op == SUM):
+        return add_to_sum(a, b)
     reclaim_both(a, b)
     return new_binary(ADD, a.c_data + b.c_data, a, b, 1.0, 1.0)
 
@@ -424,7 +436,7 @@ cdef inline Value neg(Value a):
 
 
 cdef inline int reclaim_both(Value a, Value b) except -1:
-    if (a.flags | b.flags) & (ABSORBED | HELD):
+    if unlikely((a.flags | b.flags) & (ABSORBED | HELD)):
         reclaim(<PyObject *>a)
         reclaim(<PyObject *>b)
     return 0

@@ -139,6 +139,7 @@ cdef inline Value own(object like, Value node):
     cdef PyTypeObject *kind = Py_TYPE(<PyObject *>like)
     cdef Value moved
     if is_plain_sized(kind):
+        node.names = NULL
         Py_SET_TYPE(<PyObject *>node, kind)
         if (<TypeSlots *>kind).tp_flags & Py_TPFLAGS_HEAPTYPE:
             Py_INCREF(<PyObject *>kind)

@@ -97,40 +97,43 @@ cdef enum:
     # they lie so far apart that a step takes three times as long. Python's pools do not.
     MAX_FREE = 1 << 8
 
-cdef PyObject *free_nodes = NULL
+cdef PyObject *free_nodes[MAX_FREE]
 cdef Py_ssize_t n_free = 0
 cdef PyObject *dying = NULL
 cdef bint draining = False
 
 
-cdef inline PyObject *take_node() noexcept:
-    """Return a reference to a new leaf whose data is not set; NULL if there is no memory.
+cdef inline PyObject *take_node(Op op, uint8_t n) noexcept:
+    """Return a new reference to a node with data and n children not set; NULL if no memory.
 
     Runs no Python code and raises nothing, so that it serves in the middle of a walk.
     """
-    global free_nodes, n_free
-    cdef PyObject *node = free_nodes
-    if node is not NULL:
-        free_nodes = (<Value>node).child[0]
+    global n_free
+    cdef PyObject *node
+    if n_free > 0:
         n_free -= 1
+        node = free_nodes[n_free]
     else:
         node = <PyObject *>PyObject_Malloc((<TypeSlots *>Value).tp_basicsize)
         if node is NULL:
             return NULL
     (<Value>node).c_grad = 0.0
     (<Value>node).place = 0
-    (<Value>node).op = LEAF
-    (<Value>node).n = 0
+    (<Value>node).op = op
+    (<Value>node).n = n
     (<Value>node).flags = 0
-    (<Value>node).names = NULL
-    return PyObject_Init(node, <PyTypeObject *>Value)
+    return begin_life(node, <PyTypeObject *>Value)
+
+
+cdef int raise_no_node() except -1:
+    raise MemoryError("no memory for a node")
 
 
 cdef inline Value new_node():
-    cdef PyObject *node = take_node()
-    if node is NULL:
-        raise MemoryError("no memory for a node")
-    return <Value>OWNED(node)
+    cdef PyObject *node = take_node(LEAF, 0)
+    if unlikely(node is NULL):
+        raise_no_node()
+    return OWNED_NODE(node)
 
 
 cdef inline PyObject *pointer_in(double *slot) noexcept:
@@ -148,10 +151,13 @@ cdef void dealloc(PyObject *self) noexcept:
     """Free a node and all that dies with it, without recursion.
 
     Nodes that die while others are being freed only join the list; so no chain,
-    of whatever classes, is too long.
+    of whatever classes, is too long. `next` is the list, and `dying` wherever
+    other deallocators may run.
     """
     global dying, draining
     cdef PyObject *node
+    cdef PyObject *next
+    cdef uint8_t n
     if (<Value>self).flags & ABSORBED:
         leave_sum(self)
         free_node(self)
@@ -159,17 +165,50 @@ cdef void dealloc(PyObject *self) noexcept:
     # subtype_dealloc drops its reference to the class before the node is freed.
     if Py_TYPE(self) != <PyTypeObject *>Value:
         Py_INCREF(<PyObject *>Py_TYPE(self))
-    keep_pointer(&(<Value>self).c_data, dying)  # the dying have no use for their number
-    dying = self
     if draining:
+        dying = put_before(dying, self)
         return
     draining = True
-    while dying is not NULL:
-        node = dying
-        dying = pointer_in(&(<Value>node).c_data)
-        release_children(node)
-        free_node(node)
+    next = put_before(NULL, self)
+    while next is not NULL:
+        node = next
+        next = pointer_in(&(<Value>node).c_data)
+        n = (<Value>node).n
+        if n == 2:
+            next = let_go((<Value>node).child[0], next)
+            next = let_go((<Value>node).child[1], next)
+        elif n == 1:
+            next = let_go((<Value>node).child[0], next)
+        elif n or (<Value>node).op == LARGEST:
+            dying = next
+            release_children(node)
+            next = dying
+        if Py_TYPE(node) == <PyTypeObject *>Value:
+            free_node(node)
+        else:
+            dying = next
+            free_node(node)
+            next = dying
     draining = False
+
+
+cdef inline PyObject *put_before(PyObject *next, PyObject *node) noexcept:
+    """Put a node on the list: the dying have no use for their number. Return the first."""
+    keep_pointer(&(<Value>node).c_data, next)
+    return node
+
+
+cdef inline PyObject *let_go(PyObject *child, PyObject *next) noexcept:
+    """Drop a dying node's child; with its last reference it joins the list. Return the first."""
+    global dying
+    if Py_REFCNT(child) > 1:
+        Py_DECREF(child)
+        return next
+    if Py_TYPE(child) == <PyTypeObject *>Value and not IS_COUNTED:
+        return put_before(next, child)
+    dying = next
+    Py_DECREF(child)
+    return dying
 
 
 cdef inline bint is_plain_sized(PyTypeObject *kind) noexcept:
@@ -181,11 +220,10 @@ cdef inline bint is_plain_sized(PyTypeObject *kind) noexcept:
 
 cdef inline void free_node(PyObject *node) noexcept:
     """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
-    global free_nodes, n_free
+    global n_free
     cdef PyTypeObject *kind = Py_TYPE(node)
     if n_free < MAX_FREE and (kind == <PyTypeObject *>Value or is_plain_sized(kind)):
-        (<Value>node).child[0] = free_nodes
-        free_nodes = node
+        free_nodes[n_free] = node
         n_free += 1
     else:
         (<TypeSlots *>kind).tp_free(node)

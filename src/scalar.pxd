@@ -6,7 +6,11 @@ Python counterpart on doubles: the same libm call, the same exception.
 
 cimport cython
 from libc.float cimport DBL_EPSILON
-from libc.math cimport INFINITY, copysign, exp, fabs, floor, fmod, isfinite, isinf, isnan, log, pow
+from libc.math cimport INFINITY, copysign, exp, fabs, fmod, isfinite, isinf, isnan, log, pow
+
+
+cdef extern from *:
+    bint unlikely(bint) nogil
 
 
 cdef extern from "simd.h" nogil:
@@ -28,30 +32,47 @@ cdef inline double c_pow(double x, double y) except? -1.0:
     """
     cdef PowError error = NO_ERROR
     cdef double result = pow_or_error(x, y, &error)
+    if unlikely(error != NO_ERROR):
+        raise_pow_error(x, y, error)
+    return result
+
+
+cdef inline int raise_pow_error(double x, double y, PowError error) except -1:
     if error == ZERO_DIVISION:
         raise ZeroDivisionError("0.0 cannot be raised to a negative power")
     if error == OVERFLOW:
         raise OverflowError(34, "Numerical result out of range")
-    if error == NOT_REAL:
-        raise ValueError(f"{x} ** {y} is not a real number")
-    return result
+    raise ValueError(f"{x} ** {y} is not a real number")
 
 
 cdef inline double pow_or_error(double x, double y, PowError *error) noexcept nogil:
     """Return x ** y, or say what `c_pow` raises."""
-    cdef double result
-    if x > 0.0 and isfinite(x) and isfinite(y):
-        result = pow(x, y)
-        if isinf(result):
-            error[0] = OVERFLOW
-        return result
-    return special_pow(x, y, error)
+    cdef double result, remainder
+    if unlikely(x == 0.0 or not isfinite(x) or not isfinite(y)):
+        return special_pow(x, y, error)
+    result = pow(fabs(x), y)
+    if unlikely(isinf(result)):  # before a fraction: Python's complex power overflows too
+        error[0] = OVERFLOW
+    elif x < 0.0:
+        remainder = modulo_2(y)
+        if remainder == 1.0:
+            return -result
+        if remainder != 0.0:
+            error[0] = NOT_REAL
+    return result
+
+
+cdef inline double modulo_2(double y) noexcept nogil:
+    """Return abs(y) % 2 of a finite number: 1 for the odd, 0 for the even."""
+    y = fabs(y)
+    if y < 2147483648.0 and y == <int>y:
+        return <int>y & 1
+    return fmod(y, 2.0)
 
 
 cdef inline double special_pow(double x, double y, PowError *error) noexcept nogil:
-    """Return x ** y where x or y is zero, negative, infinite or NaN."""
+    """Return x ** y where x is zero, or one of the two infinite or NaN."""
     cdef bint odd
-    cdef double result
     if y == 0.0:
         return 1.0
     if isnan(x):
@@ -63,22 +84,15 @@ cdef inline double special_pow(double x, double y, PowError *error) noexcept nog
         if x == 1.0:
             return 1.0
         return fabs(y) if (y > 0.0) == (x > 1.0) else 0.0
-    odd = fmod(fabs(y), 2.0) == 1.0
+    odd = modulo_2(y) == 1.0
     if isinf(x):
         if y > 0.0:
             return x if odd else fabs(x)
         return copysign(0.0, x) if odd else 0.0
-    if x == 0.0:
-        if y < 0.0:
-            error[0] = ZERO_DIVISION
-            return 0.0
-        return x if odd else 0.0
-    result = pow(fabs(x), y)
-    if isinf(result):  # before the next question: Python's complex power overflows too
-        error[0] = OVERFLOW
-    elif x < 0.0 and y != floor(y):
-        error[0] = NOT_REAL
-    return -result if x < 0.0 and odd else result
+    if y < 0.0:
+        error[0] = ZERO_DIVISION
+        return 0.0
+    return x if odd else 0.0
 
 
 cdef enum Doubt:

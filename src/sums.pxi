@@ -38,13 +38,14 @@ cdef Terms *new_terms(Py_ssize_t n) except NULL:
     """Return terms, none yet, with room for n."""
     cdef int kind = size_class(n)
     cdef Py_ssize_t capacity = CAPACITY[kind] if kind < 2 else n
-    cdef Terms *terms
+    cdef Terms *terms = NULL
     if kind < 2 and free_terms[kind] is not NULL:
         terms = free_terms[kind]
         free_terms[kind] = <Terms *>terms.owner
         n_free_terms[kind] -= 1
     else:
-        terms = <Terms *>PyMem_Malloc(sizeof(Terms) + capacity * sizeof(Term))
+        if n <= MAX_TERMS:
+            terms = <Terms *>PyMem_Malloc(sizeof(Terms) + capacity * sizeof(Term))
         if terms is NULL:
             raise MemoryError(f"no memory for a sum of {n} terms")
         terms.capacity = capacity
@@ -104,8 +105,14 @@ cdef Value start_sum(Value first):
     return node
 
 
-cdef Value append_to_sum(Value partial, Value last):
-    """Return partial + last, where partial is a temporary sum, which moves into the result."""
+cdef Value add_to_sum(Value partial, Value last):
+    """Return partial + last, where partial is a sum. A temporary one moves into the result."""
+    if (
+        partial is last
+        or not is_temporary(<PyObject *>partial) or not has_no_witness(<PyObject *>partial)
+    ):
+        reclaim_both(partial, last)
+        return new_binary(ADD, partial.c_data + last.c_data, partial, last, 1.0, 1.0)
     reclaim(<PyObject *>last)
     cdef Value node = new_node()
     cdef Terms *terms = <Terms *>partial.child[0]
@@ -184,10 +191,10 @@ cdef inline void play_terms(PyObject *node, Py_ssize_t start, Py_ssize_t stop) n
     (<Value>node).flags |= PLAYED
     for k in range(stop - 1, start - 1, -1):
         if term[k].b is NULL:
-            (<Value>term[k].a).c_grad += grad
+            add_to_grad(term[k].a, grad)
         else:
-            (<Value>term[k].a).c_grad += term[k].grad_a * grad
-            (<Value>term[k].b).c_grad += term[k].grad_b * grad
+            add_to_grad(term[k].a, term[k].grad_a * grad)
+            add_to_grad(term[k].b, term[k].grad_b * grad)
 
 
 cdef void release_terms(Terms *terms, uint8_t played) noexcept:
@@ -251,7 +258,7 @@ cdef bint expand(PyObject *node) noexcept:
         products[n - 1] = product
     for k in range(2 * n + 1):
         if additions[k] is NULL and (k <= n or term[k - n - 1].b is not NULL):
-            additions[k] = take_node()
+            additions[k] = take_node(LEAF, 0)
             if additions[k] is NULL:
                 for taken in range(k):
                     if additions[taken] not in (NULL, node, partial, product):

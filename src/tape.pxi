@@ -11,8 +11,8 @@ cdef struct Frame:
     # A node on the way down, which of its children comes next, and the first
     # of its terms that is not yet on the tape.
     PyObject *node
-    Py_ssize_t next
-    Py_ssize_t start
+    uint32_t next
+    uint32_t start
 
 
 cdef struct Walk:
@@ -20,11 +20,10 @@ cdef struct Walk:
     Py_ssize_t n
     Py_ssize_t capacity
     Frame *frames
-    Py_ssize_t depth
     Py_ssize_t max_depth
     PyObject *held  # a node that has to be shown first
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0, NULL)
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, NULL)
 
 cdef enum:
     MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
@@ -56,94 +55,100 @@ cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
 
     Return False, with no mark left, if there is no memory, or a tape holds a node.
     """
-    cdef PyObject *node = root
     cdef PyObject *child
     cdef PyObject **children
     cdef Term *term
-    cdef Py_ssize_t i = 0, n, start = 0
-    w.n = w.depth = 0
-    if not enter(node, purpose):
-        return fail(w, node)
+    cdef Frame frame = Frame(root, 0, 0)
+    cdef Py_ssize_t n, depth = 0, n_entries = 0
+    cdef uint32_t stop
+    (<Value>root).place = 1
     while True:
+        n = (<Value>frame.node).n
+        stop = 0
         child = NULL
-        if (<Value>node).op == SUM:
-            term = term_of(<Terms *>(<Value>node).child[0])
-            n = (<Terms *>(<Value>node).child[0]).n
-            while i < 2 * n:
-                child = term[i >> 1].b if i & 1 else term[i >> 1].a
-                i += 1
-                if child is not NULL:
-                    if (<Value>child).flags & HELD:
-                        w.held = child
-                        return fail(w, node)
-                    if (<Value>child).n and not (<Value>child).place:
-                        break
-                    child = NULL
-            if child is not NULL and (i - 1) >> 1 > start:
-                if not emit(w, node, start, (i - 1) >> 1):
-                    return fail(w, node)
-                start = (i - 1) >> 1
+        if n == 2 or n == 1:
+            if frame.next == 0:
+                frame.next = 1
+                child = if_new((<Value>frame.node).child[0], purpose)
+            if child is NULL and frame.next < n:
+                frame.next = 2
+                child = if_new((<Value>frame.node).child[1], purpose)
+        elif (<Value>frame.node).op != SUM:
+            children = children_of(frame.node, &n)
+            if (<Value>frame.node).op == LARGEST and purpose == FOR_REPLAY:
+                n = (<Block *>(<Value>frame.node).child[0]).n_children
+                children = (<Block *>(<Value>frame.node).child[0]).children
+            while child is NULL and frame.next < n:
+                child = if_new(children[frame.next], purpose)
+                frame.next += 1
+        elif purpose != FOR_BACKWARD or (<Value>frame.node).flags & PLAYED:
+            # A sum can be played once; the next time it is its nodes.
+            if not expand(frame.node):
+                return fail(w, n_entries, depth, frame.node)
+            continue
         else:
-            children = children_of(node, &n)
-            if (<Value>node).op == LARGEST and purpose == FOR_REPLAY:
-                n = (<Block *>(<Value>node).child[0]).n_children
-                children = (<Block *>(<Value>node).child[0]).children
-            while i < n:
-                child = children[i]
-                i += 1
-                if (<Value>child).flags & HELD:
-                    w.held = child
-                    return fail(w, node)
-                if not (<Value>child).place and (
-                    (<Value>child).n
-                    or purpose == FOR_TAPE
-                    or purpose == FOR_REPLAY and (<Value>child).flags & CONSTANT
-                ):
-                    break
-                child = NULL
-            n = 0
+            term = term_of(<Terms *>(<Value>frame.node).child[0])
+            stop = (<Terms *>(<Value>frame.node).child[0]).n
+            while child is NULL and frame.next < 2 * stop:
+                child = term[frame.next >> 1].b if frame.next & 1 else term[frame.next >> 1].a
+                if child is not NULL:
+                    child = if_new(child, purpose)
+                frame.next += 1
+            if child is not NULL:
+                stop = (frame.next - 1) >> 1
+                if stop > frame.start:
+                    if not emit(w, &n_entries, frame.node, frame.start, stop):
+                        return fail(w, n_entries, depth, frame.node)
+                    frame.start = stop
         if child is not NULL:
-            if w.depth == w.max_depth and not grow(
+            if (<Value>child).flags & HELD:
+                w.held = child
+                return fail(w, n_entries, depth, frame.node)
+            if depth == w.max_depth and not grow(
                 <void **>&w.frames, &w.max_depth, sizeof(Frame)
             ):
-                return fail(w, node)
-            w.frames[w.depth] = Frame(node, i, start)
-            w.depth += 1
-            node = child
-            i = start = 0
-            if not enter(node, purpose):
-                return fail(w, node)
+                return fail(w, n_entries, depth, frame.node)
+            w.frames[depth] = frame
+            depth += 1
+            frame = Frame(child, 0, 0)
+            (<Value>child).place = 1
         else:
-            if not emit(w, node, start, n):
-                return fail(w, node)
-            if w.depth == 0:
+            if not emit(w, &n_entries, frame.node, frame.start, stop):
+                return fail(w, n_entries, depth, frame.node)
+            if depth == 0:
+                w.n = n_entries
                 return True
-            w.depth -= 1
-            node = w.frames[w.depth].node
-            i = w.frames[w.depth].next
-            start = w.frames[w.depth].start
+            depth -= 1
+            frame = w.frames[depth]
 
 
-cdef inline bint enter(PyObject *node, Purpose purpose) noexcept:
-    """Mark a node as reached. A sum can be played once; the next time it is its nodes."""
-    (<Value>node).place = 1
-    if (<Value>node).op == SUM and (
-        purpose != FOR_BACKWARD or (<Value>node).flags & PLAYED
+cdef inline PyObject *if_new(PyObject *child, Purpose purpose) noexcept:
+    """Return a child that is still to be reached, or shown, else NULL."""
+    if (<Value>child).place:
+        return NULL
+    if (
+        (<Value>child).n
+        or (<Value>child).flags & HELD
+        or purpose == FOR_TAPE
+        or purpose == FOR_REPLAY and (<Value>child).flags & CONSTANT
     ):
-        return expand(node)
-    return True
+        return child
+    return NULL
 
 
-cdef inline bint emit(Walk *w, PyObject *node, Py_ssize_t start, Py_ssize_t stop) noexcept:
-    if w.n == w.capacity and not grow(<void **>&w.entries, &w.capacity, sizeof(Entry)):
+cdef inline bint emit(
+    Walk *w, Py_ssize_t *n, PyObject *node, uint32_t start, uint32_t stop
+) noexcept:
+    if n[0] == w.capacity and not grow(<void **>&w.entries, &w.capacity, sizeof(Entry)):
         return False
-    w.entries[w.n] = Entry(node, <uint32_t>start, <uint32_t>stop)
-    w.n += 1
+    w.entries[n[0]] = Entry(node, start, stop)
+    n[0] += 1
     return True
 
 
-cdef bint fail(Walk *w, PyObject *node) noexcept:
-    unmark(w)
+cdef bint fail(Walk *w, Py_ssize_t n, Py_ssize_t depth, PyObject *node) noexcept:
+    w.n = n
+    unmark(w, depth)
     (<Value>node).place = 0
     trim(w)
     return False
@@ -171,11 +176,11 @@ cdef void trim(Walk *w) noexcept:
         w.max_depth = 0
 
 
-cdef void unmark(Walk *w) noexcept:
+cdef void unmark(Walk *w, Py_ssize_t depth) noexcept:
     cdef Py_ssize_t i
     for i in range(w.n):
         (<Value>w.entries[i].node).place = 0
-    for i in range(w.depth):
+    for i in range(depth):
         (<Value>w.frames[i].node).place = 0
 
 
@@ -196,16 +201,23 @@ cdef void play(Entry *entries, Py_ssize_t n) noexcept:
         node = entries[i].node
         (<Value>node).place = 0
         grad = (<Value>node).c_grad
-        if (<Value>node).op == SUM:
+        if (<Value>node).n == 2:
+            add_to_grad((<Value>node).child[0], (<Value>node).local_grad[0] * grad)
+            add_to_grad((<Value>node).child[1], (<Value>node).local_grad[1] * grad)
+        elif (<Value>node).n == 1:
+            add_to_grad((<Value>node).child[0], (<Value>node).local_grad[0] * grad)
+        elif (<Value>node).op == SUM:
             play_terms(node, entries[i].start, entries[i].stop)
-        elif (<Value>node).n == 2:
-            (<Value>(<Value>node).child[0]).c_grad += (<Value>node).local_grad[0] * grad
-            (<Value>(<Value>node).child[1]).c_grad += (<Value>node).local_grad[1] * grad
         else:
             children = children_of(node, &n_children)
             local_grads = local_grads_of(node, &n_grads)
             for j in range(min(n_children, n_grads)):
-                (<Value>children[j]).c_grad += local_grads[j] * grad
+                add_to_grad(children[j], local_grads[j] * grad)
+
+
+cdef inline void add_to_grad(PyObject *node, double term) noexcept:
+    # Not `+=`, for which Cython would hold the node meanwhile.
+    (<Value>node).c_grad = (<Value>node).c_grad + term
 
 
 cdef class Tape:
@@ -317,13 +329,12 @@ The nodes a value depends on, in the order in which they are finished.
 
 cdef Entry *own_walk(PyObject *root, Purpose purpose, Py_ssize_t *n) except NULL:
     """Return the entries of a walk, which the caller frees, and their number."""
-    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0, NULL)
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, NULL)
     cdef bint walked = walk(root, &w, purpose)
     PyMem_Free(w.frames)
     if not walked:
         PyMem_Free(w.entries)
         raise MemoryError(f"no memory for a tape of more than {w.n} nodes")
-    w.depth = 0
-    unmark(&w)
+    unmark(&w, 0)
     n[0] = w.n
     return w.entries
