@@ -25,8 +25,8 @@ from model cimport (
     loss_forward, losses_forward, meet, next_matrix,
 )
 from optimizer cimport (
-    AdamStep, adam_step, mask_bits, root_is_certain, square_is_certain, square_is_either,
-    vec_neighbour, vec_residual, vec_sqrt,
+    AdamStep, adam_step, is_out_of_range, mask_bits, root_is_doubtful, square_is_doubtful,
+    vec_residual, vec_sqrt,
 )
 from training cimport NEAR, Job, now, rows_at_once, work
 
@@ -511,13 +511,13 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     """
     cdef double x[8]
     cdef double y[8]
-    cdef double other[8]
-    cdef double size, power
+    cdef double above[8]
+    cdef double size, power, other
     cdef Py_ssize_t i, k
     cdef Py_ssize_t certain[2]
     cdef Py_ssize_t wrong[2]
-    cdef unsigned int bits, either
-    cdef vec v
+    cdef unsigned int doubt, out
+    cdef vec v, root, residual
     certain[:] = [0, 0]
     wrong[:] = [0, 0]
     with nogil:
@@ -534,28 +534,30 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                 # The midpoint above x, squared and rounded: its root is near that midpoint.
                 y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
             v = vec_load(x)
-            bits = mask_bits(square_is_certain(v * v, v))
-            either = mask_bits(square_is_either(v * v))
-            vec_store(other, vec_neighbour(v * v, -vec_residual(v * v, v)))
+            residual = vec_residual(v * v, v)
+            doubt = mask_bits(square_is_doubtful(v * v, v, residual))
+            out = mask_bits(is_out_of_range(v * v, v))
+            vec_store(above, residual)
             for k in range(LANES):
                 power = pow(x[k], 2.0)
-                if bits >> k & 1:
-                    certain[0] += 1
-                    wrong[0] += power != x[k] * x[k]
-                elif either >> k & 1:
-                    wrong[0] += power != x[k] * x[k] and power != other[k]
+                other = nextafter(x[k] * x[k], 0.0 if above[k] > 0.0 else INFINITY)
+                if not out >> k & 1:
+                    certain[0] += not doubt >> k & 1
+                    wrong[0] += power != x[k] * x[k] and not (doubt >> k & 1 and power == other)
                 if i & 1:
                     y[k] = x[k]
             v = vec_load(y)
-            bits = mask_bits(root_is_certain(vec_sqrt(v), v))
-            vec_store(other, vec_neighbour(vec_sqrt(v), vec_residual(v, vec_sqrt(v))))
+            root = vec_sqrt(v)
+            residual = vec_residual(v, root)
+            doubt = mask_bits(root_is_doubtful(root, v, residual))
+            out = mask_bits(is_out_of_range(v, v))
+            vec_store(above, residual)
             for k in range(LANES):
                 power = pow(y[k], 0.5)
-                if bits >> k & 1:
-                    certain[1] += 1
-                    wrong[1] += power != sqrt(y[k])
-                elif 1e-19 <= y[k] <= 1e19:
-                    wrong[1] += power != sqrt(y[k]) and power != other[k]
+                other = nextafter(sqrt(y[k]), INFINITY if above[k] > 0.0 else 0.0)
+                if not out >> k & 1:
+                    certain[1] += not doubt >> k & 1
+                    wrong[1] += power != sqrt(y[k]) and not (doubt >> k & 1 and power == other)
     return {2.0: (certain[0], wrong[0]), 0.5: (certain[1], wrong[1])}
 
 

@@ -15,6 +15,10 @@ from libc.math cimport exp, log, pow
 from matmul cimport LANES, PANEL, chains, padded
 
 
+cdef extern from "simd.h" nogil:
+    void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_)
+
+
 cdef inline void embedding_forward(
     double *x, const double *wte, const double *wpe, const Py_ssize_t *tokens,
     const Py_ssize_t *positions, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
@@ -53,6 +57,23 @@ cdef inline void embedding_backward(
             to[k] += dx[i * row + k]
 
 
+@cython.cdivision(True)
+cdef inline void transpose(
+    double *panel, const double *w, Py_ssize_t n_out, Py_ssize_t n_in
+) noexcept nogil:
+    """Write the transpose of w, square by square.
+
+    Shapes:  panel (n_in, n_out), w (n_out, n_in), all up to whole vectors
+    """
+    cdef const double *rows[LANES]
+    cdef Py_ssize_t i, j, k
+    for i in range(padded(n_out) // LANES):
+        for k in range(padded(n_in) // LANES):
+            for j in range(LANES):  # behind the last row comes that row again
+                rows[j] = w + min(i * LANES + j, n_out - 1) * n_in + k * LANES
+            vec_transpose(panel + k * LANES * padded(n_out) + i * LANES, padded(n_out), rows)
+
+
 cdef inline void linear_forward(
     double *y, const double *x, const double *w, double *panel, Py_ssize_t m, Py_ssize_t n_out,
     Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
@@ -66,18 +87,12 @@ cdef inline void linear_forward(
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
-    cdef Py_ssize_t i, k, start, width, part
-    start = 0
+    cdef Py_ssize_t start = 0
+    cdef Py_ssize_t width
     while start < n_out:
         width = min(<Py_ssize_t>PANEL, n_out - start)
-        part = padded(width)
-        for i in range(width):
-            for k in range(n_in):
-                panel[k * part + i] = w[(start + i) * n_in + k]
-        for i in range(width, part):
-            for k in range(n_in):
-                panel[k * part + i] = 0.0
-        chains(y + start, x, panel, m, width, n_in, y_row, x_row, 1, part, False, True)
+        transpose(panel, w + start * n_in, width, n_in)
+        chains(y + start, x, panel, m, width, n_in, y_row, x_row, 1, padded(width), False, True)
         start += PANEL
 
 

@@ -163,7 +163,7 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.dembedding = take(slab, m * net.row)
     trace.dx = take(slab, m * net.row)
     trace.dnorm = take(slab, m * net.row)
-    trace.panel_size = 4 * net.n_embd * PANEL + padded(net.block_size)
+    trace.panel_size = net.mlp_row * PANEL + padded(net.block_size)
     trace.panels = take(slab, trace.team.size * trace.panel_size)
     take(slab, PANEL)  # whole vectors may be read, not used, behind the last row
 

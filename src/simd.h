@@ -51,8 +51,39 @@ static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
     for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];
 }
 
-/* What follows compares. A mask says in which lanes a comparison holds. */
+/* Write the transpose of a square of LANES rows of from. Each round lays the first half of the
+ * vectors and the second one together like two halves of a deck of cards. */
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#if LANES == 8
+#define SHUFFLE_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define SHUFFLE_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#elif LANES == 4
+#define SHUFFLE_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define SHUFFLE_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#else
+#define SHUFFLE_LOW(a, b) SHUFFLE(a, b, 0, 2)
+#define SHUFFLE_HIGH(a, b) SHUFFLE(a, b, 1, 3)
+#endif
 typedef long long ints __attribute__((vector_size(LANES * 8)));
+
+static inline void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from) {
+    vec x[LANES], y[LANES];
+    for (int i = 0; i < LANES; i++) x[i] = vec_load(from[i]);
+    for (int round = LANES; round > 1; round /= 2) {
+        for (int i = 0; i < LANES / 2; i++) {
+            y[2 * i] = SHUFFLE_LOW(x[i], x[i + LANES / 2]);
+            y[2 * i + 1] = SHUFFLE_HIGH(x[i], x[i + LANES / 2]);
+        }
+        memcpy(x, y, sizeof x);
+    }
+    for (int i = 0; i < LANES; i++) vec_store(to + i * to_row, x[i]);
+}
+
+/* What follows compares. A mask says in which lanes a comparison holds. */
 
 /* The larger of size and |x|, or size where x is no number. */
 static inline vec vec_max_size(vec size, vec x) {
@@ -63,23 +94,29 @@ static inline vec vec_max_size(vec size, vec x) {
 /* The largest power of two that is not above a normal positive number. */
 static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff0000000000000LL); }
 
-/* The double before a normal positive number where side is negative, else the one after it. */
-static inline vec vec_neighbour(vec x, vec side) {
-    return (vec)((ints)x + 1 + 2 * (ints)(side < vec_set(0.0)));
+/* The double before a positive number. */
+static inline vec vec_before(vec x) { return (vec)((ints)x - 1); }
+
+static inline vec vec_size(vec x) { return (vec)((ints)x & 0x7fffffffffffffffLL); }
+
+/* size > 0, negative where x is. */
+static inline vec vec_with_sign(double size, vec x) {
+    return (vec)((ints)vec_set(size) | ((ints)x & (-0x7fffffffffffffffLL - 1)));
 }
 
+/* Where a is larger than b or one of them is no number; where, among some, they are not equal. */
 #if defined(__AVX512F__)
 typedef __mmask8 mask;
 static inline vec vec_sqrt(vec x) { return _mm512_sqrt_pd(x); }
-static inline mask vec_equal(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
-static inline mask vec_within(vec low, vec x, vec high) {
-    return _mm512_mask_cmp_pd_mask(_mm512_cmp_pd_mask(low, x, _CMP_LE_OQ), x, high, _CMP_LE_OQ);
+static inline mask vec_exceeds(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
+static inline mask vec_differ(mask among, vec a, vec b) {
+    return _mm512_mask_cmp_pd_mask(among, a, b, _CMP_NEQ_UQ);
 }
 static inline unsigned mask_bits(mask m) { return m; }
 #else
 typedef ints mask;
-static inline mask vec_equal(vec a, vec b) { return a == b; }
-static inline mask vec_within(vec low, vec x, vec high) { return (low <= x) & (x <= high); }
+static inline mask vec_exceeds(vec a, vec b) { return ~(a <= b); }
+static inline mask vec_differ(mask among, vec a, vec b) { return among & (a != b); }
 #if defined(__AVX2__)
 static inline vec vec_sqrt(vec x) { return _mm256_sqrt_pd(x); }
 static inline unsigned mask_bits(mask m) { return _mm256_movemask_pd((vec)m); }
