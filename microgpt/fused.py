@@ -378,27 +378,15 @@ class GPT(ScalarGPT):
             raise ValueError(f"temperature must be positive, not {temperature}")
         if top_k is not None and top_k < 1:
             raise ValueError(f"top_k must be at least 1, not {top_k}")
-        block_size, bos = self.config.block_size, self.config.vocab_size - 1
+        block_size = self.config.block_size
         if len(prompt) >= block_size:
             raise ValueError(
                 f"a prompt of {len(prompt)} tokens leaves no room: block_size is {block_size}"
             )
         rng = rng or random.Random(42)
         sampler = _kernels.Sampler(self._network)
-        tokens = [bos, *prompt]
-        new = tokens[:]
-        while len(tokens) <= block_size:
-            logits = sampler.logits(new)
-            ids: Sequence[int] = range(len(logits))
-            if top_k is not None:
-                ids = sorted(sorted(ids, key=lambda i: -logits[i])[:top_k])
-            factor = temperature**-1
-            probs = _kernels.softmax([logits[i] * factor for i in ids])
-            new = rng.choices(ids, weights=probs)
-            if new[0] == bos:
-                break
-            tokens += new
-        return tokens[1:]
+        tokens: list[int] = sampler.generate(prompt, temperature, top_k, rng)
+        return tokens
 
     generate.__doc__ = ScalarGPT.generate.__doc__
 

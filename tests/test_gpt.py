@@ -2,12 +2,15 @@
 
 import math
 import random
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from bits import bits
 from golden.original import Original
 
 from microgpt import Config, gpt, linear, rmsnorm, softmax
+from microgpt.engine import load
 
 SIZES = ["vocab_size", "n_embd", "n_head", "n_layer", "block_size"]
 
@@ -161,3 +164,51 @@ def test_top_k_of_one_takes_the_largest_logit(engine):
     assert len(drawn) == 1
     everything = model.generate(top_k=4, rng=random.Random(1))
     assert everything == model.generate(rng=random.Random(1))
+
+
+class Halves(random.Random):
+    """A generator whose numbers alone are its own."""
+
+    def random(self):
+        return 0.5 * super().random()
+
+
+class First:
+    """A generator that is none but has choices."""
+
+    def choices(self, population, weights):
+        return [population[len(weights) // 2]]
+
+
+def patched():
+    rng = random.Random(3)
+    rng.choices = lambda population, weights: [population[0]]
+    return rng
+
+
+@pytest.mark.parametrize("make", [random.Random, Halves, First, patched, lambda: random])
+@pytest.mark.parametrize("top_k", [None, 2])
+def test_generate_draws_by_the_choices_of_any_generator(engine, make, top_k):
+    drawn = []
+    for chosen in (load("python"), engine):
+        rng = make()
+        if hasattr(rng, "seed"):
+            rng.seed(5)
+        model = chosen.GPT(6, n_embd=4, n_head=2, block_size=7)
+        drawn.append([model.generate([1], temperature=2, top_k=top_k, rng=rng) for _ in range(9)])
+        drawn[-1].append(rng.random() if hasattr(rng, "random") else None)
+    assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, math.inf, 2, Fraction(1, 3), Decimal(3)])
+@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf, 1e200])
+def test_generate_ends_as_the_oracles(engine, temperature, weight):
+    ended = []
+    for chosen in (load("python"), engine):
+        model = chosen.GPT(6, n_embd=4, n_head=2, block_size=7)
+        model.state_dict["lm_head"][2][1].data = weight
+        try:
+            ended.append(model.generate(temperature=temperature, rng=random.Random(5)))
+        except (ArithmeticError, ValueError) as error:
+            ended.append(repr(error))
+    assert ended[0] == ended[1]

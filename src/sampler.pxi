@@ -1,0 +1,107 @@
+# ------------------------------------------------------------------- sampler
+#
+# A model's tokens drawn one after the other. `random.choices` is a search for one
+# random number among the weights' sums, so that search is all that is done for each
+# token, wherever the generator's `choices` is Python's own.
+
+cdef object CHOICES = random.Random.choices
+
+
+cdef class Sampler:
+    """Draw token after token, keeping the keys and values of those before."""
+
+    cdef Trace trace
+    cdef Network network
+    cdef Buffer scaled
+    cdef Buffer weights
+    cdef Buffer cumulated
+
+    def __cinit__(self, Network network):
+        cdef Py_ssize_t size = network.sizes.block_size + 1
+        cdef Py_ssize_t *tokens = <Py_ssize_t *>calloc(size, sizeof(Py_ssize_t))
+        cdef Py_ssize_t[2] ends = [0, size]
+        self.network = network
+        self.trace.sizes = network.sizes
+        self.trace.team.size = 1
+        fine = tokens != NULL and begin(&self.trace, tokens, ends, 1)
+        free(tokens)
+        if not fine:
+            raise MemoryError()
+        self.scaled = Buffer(network.sizes.vocab_size)
+        self.weights = Buffer(network.sizes.vocab_size)
+        self.cumulated = Buffer(network.sizes.vocab_size)
+
+    def __dealloc__(self):
+        end(&self.trace)
+
+    def generate(self, prompt, temperature, top_k, rng):
+        """Return the prompt and the tokens drawn after it, as `GPT.generate` does."""
+        cdef Py_ssize_t n = self.trace.sizes.vocab_size
+        cdef Py_ssize_t first = 0
+        cdef Py_ssize_t last
+        cdef double factor = temperature**-1
+        tokens = [n - 1, *prompt]
+        for last, token in enumerate(tokens):
+            self.put(last, token)
+        while True:
+            last = len(tokens)
+            with nogil:
+                forward(&self.trace, self.network.data.at, first, last, 0)
+            token = self.draw(last - 1, factor, top_k, rng)
+            if token == n - 1:
+                break
+            tokens.append(token)
+            if last == self.trace.m:
+                break
+            self.put(last, token)
+            first = last
+        return tokens[1:]
+
+    cdef int put(self, Py_ssize_t position, Py_ssize_t token) except -1:
+        if not (0 <= position < self.trace.m and 0 <= token < self.trace.sizes.vocab_size):
+            raise IndexError(f"there is no token {token} or no position {position}")
+        self.trace.tokens[position] = token
+        return 0
+
+    cdef object draw(self, Py_ssize_t position, double factor, top_k, rng):
+        """Return a token drawn after a position: what `rng.choices` returns.
+
+        Order:   weights summed left to right from the first; one number of rng.random
+        """
+        cdef double *logits = self.trace.logits + position * self.trace.sizes.vocab_row
+        cdef double *scaled = self.scaled.at
+        cdef double *weights = self.weights.at
+        cdef double *cumulated = self.cumulated.at
+        cdef double inverse, x
+        cdef Py_ssize_t n = self.trace.sizes.vocab_size
+        cdef Py_ssize_t i, low, middle, high
+        ids = range(n)
+        if top_k is None:
+            for i in range(n):
+                scaled[i] = logits[i] * factor
+        else:
+            negated = [-logits[i] for i in range(n)]
+            ids = sorted(sorted(ids, key=negated.__getitem__)[:top_k])
+            n = len(ids)
+            if n == 0:
+                raise IndexError("there is no token to draw from")
+            for i in range(n):
+                scaled[i] = logits[<Py_ssize_t>ids[i]] * factor
+        softmax_forward(weights, cumulated, &inverse, scaled, n)
+        cumulated[0] = weights[0]
+        for i in range(1, n):
+            cumulated[i] = cumulated[i - 1] + weights[i]
+        choices = rng.choices
+        pythons = getattr(choices, "__func__", None) is CHOICES
+        if not (pythons and 0.0 < cumulated[n - 1] < INFINITY):
+            return choices(ids, weights=[weights[i] for i in range(n)])[0]
+        x = choices.__self__.random() * cumulated[n - 1]
+        low = 0
+        high = n - 1
+        while low < high:
+            middle = (low + high) // 2
+            if x < cumulated[middle]:
+                high = middle
+            else:
+                low = middle + 1
+        return ids[low]
