@@ -15,7 +15,7 @@ import threading
 
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.float cimport DBL_EPSILON
-from libc.math cimport INFINITY, floor, ldexp, nextafter, pow, sqrt
+from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
@@ -25,8 +25,9 @@ from model cimport (
     Layer, Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
     loss_forward, losses_forward, meet, next_matrix,
 )
-from optimizer cimport (
-    AdamStep, adam_step, is_out_of_range, mask_bits, root_is_doubtful, square_is_doubtful,
+from optimizer cimport AdamStep, adam_step
+from powers cimport (
+    inverse_power, is_out_of_range, mask, mask_bits, root_is_doubtful, square_is_doubtful,
     vec_residual, vec_sqrt,
 )
 from training cimport NEAR, Job, now, rows_at_once, work
@@ -37,7 +38,6 @@ cdef extern from "memory.h":
 
 
 cdef extern from "simd.h":
-    bint pow_keeps_bound()
     bint runs_avx2()
     bint runs_avx512()
 
@@ -338,7 +338,6 @@ cdef AdamStep read(adam):
     step.eps_adam = adam.eps_adam
     step.initial_rate = adam.learning_rate
     step.num_steps = adam.num_steps
-    step.certified = pow_keeps_bound()
     return step
 
 

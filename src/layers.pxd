@@ -10,9 +10,10 @@ a zero of either sign to one changes nothing.
 """
 
 cimport cython
-from libc.math cimport exp, log, pow
+from libc.math cimport exp, log
 
 from matmul cimport LANES, PANEL, chains, padded
+from powers cimport powers
 
 
 cdef extern from "simd.h" nogil:
@@ -145,7 +146,8 @@ cdef inline void rmsnorm_forward(
         for k in range(n):
             total += x[i * row + k] * x[i * row + k]
         mean[i] = total * inverse_n + 1e-5
-        scale[i] = pow(mean[i], -0.5)
+    powers(scale, mean, m, -0.5)
+    for i in range(m):
         for k in range(n):
             y[i * row + k] = x[i * row + k] * scale[i]
 
@@ -164,11 +166,14 @@ cdef inline void rmsnorm_backward(
     """
     cdef Py_ssize_t i, k
     cdef double dscale, dsquare, term
+    cdef double roots[LANES]
     for i in range(m):
+        if i % LANES == 0:
+            powers(roots, mean + i, min(<Py_ssize_t>LANES, m - i), -1.5)
         dscale = 0.0
         for k in range(n - 1, -1, -1):
             dscale += x[i * row + k] * dy[i * row + k]
-        dsquare = inverse_n * (-0.5 * pow(mean[i], -1.5) * dscale)
+        dsquare = inverse_n * (-0.5 * roots[i % LANES] * dscale)
         for k in range(n):
             term = x[i * row + k] * dsquare
             dx[i * row + k] = dx[i * row + k] + scale[i] * dy[i * row + k] + term + term
@@ -198,13 +203,11 @@ cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexce
         dx[k] = dx[k] * (1.0 if y[k] > 0.0 else 0.0)
 
 
-cdef inline double softmax_forward(
-    double *weights, double *exps, double *inverse, const double *logits, Py_ssize_t n
-) noexcept nogil:
-    """Write exps, probabilities and the total's inverse of n logits; return the exps' total.
+cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
+    """Write the exponentials of n logits; return their total.
 
     Order:   the largest logit is subtracted as a plain number; exponentials
-             summed left to right from 0; each multiplied by total ** -1
+             summed left to right from 0
     """
     cdef Py_ssize_t i
     cdef double largest = logits[0]
@@ -216,9 +219,6 @@ cdef inline double softmax_forward(
         exps[i] = exp(logits[i] - largest)
     for i in range(n):
         total += exps[i]
-    inverse[0] = pow(total, -1.0)
-    for i in range(n):
-        weights[i] = exps[i] * inverse[0]
     return total
 
 
@@ -236,20 +236,23 @@ cdef inline void attention_forward(
     """
     cdef Py_ssize_t t, s, j
     cdef double score
+    cdef double *w
     for t in range(first, last):
         for s in range(t + 1):
             score = 0.0
             for j in range(head_dim):
                 score += q[t * row + j] * k[s * row + j]
             scores[s] = score * inverse_root
-        totals[t] = softmax_forward(
-            weights + t * weights_row, exps + t * weights_row, inverses + t, scores, t + 1
-        )
+        totals[t] = exps_forward(exps + t * weights_row, scores, t + 1)
+    powers(inverses + first, totals + first, last - first, -1.0)
+    for t in range(first, last):
+        w = weights + t * weights_row
         for j in range(head_dim):
             y[t * row + j] = 0.0
         for s in range(t + 1):
+            w[s] = exps[t * weights_row + s] * inverses[t]
             for j in range(head_dim):
-                y[t * row + j] += weights[t * weights_row + s] * v[s * row + j]
+                y[t * row + j] += w[s] * v[s * row + j]
 
 
 cdef inline void attention_backward(
@@ -268,6 +271,7 @@ cdef inline void attention_backward(
     """
     cdef Py_ssize_t t, s, j
     cdef double dweight, dtotal, inverse, dinverse
+    cdef double squares[LANES]
     cdef const double *w
     cdef const double *e
     for t in range(m):
@@ -279,7 +283,10 @@ cdef inline void attention_backward(
         w = weights + t * weights_row
         e = exps + t * weights_row
         inverse = inverses[t]
-        dinverse = -pow(totals[t], -2.0)
+        if t == m - 1 or t % LANES == LANES - 1:
+            s = t - t % LANES
+            powers(squares, totals + s, t + 1 - s, -2.0)
+        dinverse = -squares[t % LANES]
         dtotal = 0.0
         for s in range(t, -1, -1):
             dweight = 0.0
@@ -296,34 +303,42 @@ cdef inline void attention_backward(
                 dk[s * row + j] += q[t * row + j] * dscores[s]
 
 
-cdef inline double cross_entropy_forward(
-    double *probs, double *exps, const double *logits, double *total, Py_ssize_t target,
-    Py_ssize_t n,
+cdef inline void softmax_forward(
+    double *probs, double *exps, double *totals, double *inverses, const double *logits,
+    Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
 ) noexcept nogil:
-    """Return one position's loss, -log(probs[target]); -1.0 where log would raise.
+    """Write each position's exponentials, their total, its inverse and the probabilities.
 
-    Shapes:  probs, exps, logits (n,); total (1,), of exps
+    Shapes:  probs, exps, logits (m, n); totals, inverses (m,)
+    Order:   as `exps_forward`; each exponential is multiplied by total ** -1
     """
-    cdef double inverse
-    total[0] = softmax_forward(probs, exps, &inverse, logits, n)
-    if probs[target] <= 0.0:
-        return -1.0
-    return log(probs[target]) * -1.0
+    cdef Py_ssize_t i, k
+    for i in range(m):
+        totals[i] = exps_forward(exps + i * row, logits + i * row, n)
+    powers(inverses, totals, m, -1.0)
+    for i in range(m):
+        for k in range(n):
+            probs[i * row + k] = exps[i * row + k] * inverses[i]
+
+
+cdef inline double cross_entropy_forward(double prob) noexcept nogil:
+    """Return one position's loss, -log(prob); -1.0 where log would raise."""
+    return log(prob) * -1.0 if not prob <= 0.0 else -1.0
 
 
 @cython.cdivision(True)
 cdef inline void cross_entropy_backward(
-    double *dlogits, double dloss, const double *probs, const double *exps, double total,
-    Py_ssize_t target, Py_ssize_t n,
+    double *dlogits, double dloss, const double *probs, const double *exps, double inverse,
+    double square, Py_ssize_t target, Py_ssize_t n,
 ) noexcept nogil:
     """Write the gradient of one position's logits.
 
-    Shapes:  dlogits, probs, exps (n,)
+    Shapes:  dlogits, probs, exps (n,); inverse and square are total ** -1 and total ** -2
     Order:   the target's exponential gets its own quotient's term first, then the total's
     """
     cdef Py_ssize_t i
     cdef double dprob = 1.0 / probs[target] * (-1.0 * dloss)
-    cdef double dtotal = -pow(total, -2.0) * (exps[target] * dprob)
+    cdef double dtotal = -square * (exps[target] * dprob)
     for i in range(n):
         dlogits[i] = exps[i] * dtotal
-    dlogits[target] = exps[target] * (pow(total, -1.0) * dprob + dtotal)
+    dlogits[target] = exps[target] * (inverse * dprob + dtotal)

@@ -4,24 +4,29 @@
 
 
 def hunt(Py_ssize_t n, unsigned long long seed):
-    """Attack Adam's certificates with n numbers, for roots half of them next to a midpoint.
+    """Attack the powers with n numbers, for roots half of them next to a midpoint.
 
     Half of the numbers have few bits, so that their squares fall on midpoints and
-    near them. In doubt, the power has to be one of the two neighbours.
+    near them. In doubt, a square or root has to be one of the two neighbours.
 
     Shapes:  returns {power: (certain, of these wrong)}
     """
+    cdef double[6] exponents = [2.0, 0.5, -0.5, -1.0, -1.5, -2.0]
     cdef double x[8]
     cdef double y[8]
-    cdef double above[8]
+    cdef double results[8]
+    cdef double lacking[8]
+    cdef double *base
     cdef double size, power, other
-    cdef Py_ssize_t i, k
-    cdef Py_ssize_t certain[2]
-    cdef Py_ssize_t wrong[2]
-    cdef unsigned int doubt, out
-    cdef vec v, root, residual
-    certain[:] = [0, 0]
-    wrong[:] = [0, 0]
+    cdef Py_ssize_t i, j, k
+    cdef Py_ssize_t certain[6]
+    cdef Py_ssize_t wrong[6]
+    cdef unsigned int doubt
+    cdef mask doubtful
+    cdef vec v, result, residual
+    for j in range(6):
+        certain[j] = 0
+        wrong[j] = 0
     with nogil:
         for i in range(n // LANES):
             for k in range(LANES):
@@ -33,34 +38,37 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                     size = floor(ldexp(size, 26 + <int>((seed >> 1) & 7)))
                     size = ldexp(size, -26)
                 x[k] = ldexp(size, <int>((seed >> 4) % 60) - 30)
-                # The midpoint above x, squared and rounded: its root is near that midpoint.
-                y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
-            v = vec_load(x)
-            residual = vec_residual(v * v, v)
-            doubt = mask_bits(square_is_doubtful(v * v, v, residual))
-            out = mask_bits(is_out_of_range(v * v, v))
-            vec_store(above, residual)
-            for k in range(LANES):
-                power = pow(x[k], 2.0)
-                other = nextafter(x[k] * x[k], 0.0 if above[k] > 0.0 else INFINITY)
-                if not out >> k & 1:
-                    certain[0] += not doubt >> k & 1
-                    wrong[0] += power != x[k] * x[k] and not (doubt >> k & 1 and power == other)
-                if i & 1:
-                    y[k] = x[k]
-            v = vec_load(y)
-            root = vec_sqrt(v)
-            residual = vec_residual(v, root)
-            doubt = mask_bits(root_is_doubtful(root, v, residual))
-            out = mask_bits(is_out_of_range(v, v))
-            vec_store(above, residual)
-            for k in range(LANES):
-                power = pow(y[k], 0.5)
-                other = nextafter(sqrt(y[k]), INFINITY if above[k] > 0.0 else 0.0)
-                if not out >> k & 1:
-                    certain[1] += not doubt >> k & 1
-                    wrong[1] += power != sqrt(y[k]) and not (doubt >> k & 1 and power == other)
-    return {2.0: (certain[0], wrong[0]), 0.5: (certain[1], wrong[1])}
+                y[k] = x[k]
+                if not i & 1:
+                    # The midpoint above x, squared and rounded: its root is near that midpoint.
+                    y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
+            for j in range(6):
+                base = x
+                if j == 1:
+                    base = y
+                v = vec_load(base)
+                residual = v
+                if j == 0:
+                    result = v * v
+                    residual = -vec_residual(result, v, v)
+                    doubtful = square_is_doubtful(result, v, residual) | is_out_of_range(result, v)
+                elif j == 1:
+                    result = vec_sqrt(v)
+                    residual = vec_residual(v, result, result)
+                    doubtful = root_is_doubtful(result, v, residual) | is_out_of_range(v, v)
+                else:
+                    result = inverse_power(&doubtful, v, exponents[j])
+                doubt = mask_bits(doubtful)
+                vec_store(results, result)
+                vec_store(lacking, residual)
+                for k in range(LANES):
+                    power = pow(base[k], exponents[j])
+                    other = nextafter(results[k], INFINITY if lacking[k] > 0.0 else 0.0)
+                    certain[j] += not doubt >> k & 1
+                    wrong[j] += power != results[k] and not (
+                        doubt >> k & 1 and (j > 1 or power == other)
+                    )
+    return {exponents[j]: (certain[j], wrong[j]) for j in range(6)}
 
 
 def peak(double seconds):

@@ -14,9 +14,10 @@ from layers cimport (
     attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
     embedding_backward, embedding_forward, linear_backward_input, linear_backward_weights,
     linear_forward, relu_backward, relu_forward, residual_forward, rmsnorm_backward,
-    rmsnorm_forward,
+    rmsnorm_forward, softmax_forward,
 )
 from matmul cimport PANEL, padded
+from powers cimport powers
 
 
 cdef extern from "memory.h" nogil:
@@ -96,6 +97,8 @@ cdef struct Trace:
     double *exps
     double *probs
     double *totals  # (m,)
+    double *inverses  # total ** -1, total ** -2
+    double *squares
     double *losses
     double *dtargets
     double *dlogits  # (m, vocab_size)
@@ -157,6 +160,8 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.exps = take(slab, m * net.vocab_row)
     trace.probs = take(slab, m * net.vocab_row)
     trace.totals = take(slab, m)
+    trace.inverses = take(slab, m)
+    trace.squares = take(slab, m)
     trace.losses = take(slab, m)
     trace.dtargets = take(slab, m)
     trace.dlogits = take(slab, m * net.vocab_row)
@@ -354,11 +359,13 @@ cdef inline void losses_forward(Trace *trace, Py_ssize_t first, Py_ssize_t last)
     """Write the losses of positions first up to last; note where the oracle's log raises."""
     cdef Py_ssize_t row = trace.sizes.vocab_row
     cdef Py_ssize_t i
+    softmax_forward(
+        trace.probs + first * row, trace.exps + first * row, trace.totals + first,
+        trace.inverses + first, trace.logits + first * row, last - first, trace.sizes.vocab_size,
+        row,
+    )
     for i in range(first, last):
-        trace.losses[i] = cross_entropy_forward(
-            trace.probs + i * row, trace.exps + i * row, trace.logits + i * row, trace.totals + i,
-            trace.targets[i], trace.sizes.vocab_size,
-        )
+        trace.losses[i] = cross_entropy_forward(trace.probs[i * row + trace.targets[i]])
         if trace.losses[i] == -1.0:
             trace.failed = True
 
@@ -396,13 +403,14 @@ cdef inline void loss_backward(
     cdef Py_ssize_t d, i, k
     cdef double *dlogits
     cdef double dloss
+    powers(trace.squares + first, trace.totals + first, last - first, -2.0)
     for d in range(trace.n_documents):
         dloss = 1.0 / (trace.starts[d + 1] - trace.starts[d]) * (1.0 / trace.n_documents)
         for i in range(max(first, trace.starts[d]), min(last, trace.starts[d + 1])):
             dlogits = trace.dlogits + i * row
             cross_entropy_backward(
-                dlogits, dloss, trace.probs + i * row, trace.exps + i * row, trace.totals[i],
-                trace.targets[i], net.vocab_size,
+                dlogits, dloss, trace.probs + i * row, trace.exps + i * row,
+                trace.inverses[i], trace.squares[i], trace.targets[i], net.vocab_size,
             )
             trace.dtargets[i] = dlogits[trace.targets[i]]
             dlogits[trace.targets[i]] = 0.0

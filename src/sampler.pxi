@@ -72,7 +72,9 @@ cdef class Sampler:
         cdef double *scaled = self.scaled.at
         cdef double *weights = self.weights.at
         cdef double *cumulated = self.cumulated.at
-        cdef double inverse, x
+        cdef double totals[LANES]
+        cdef double inverses[LANES]
+        cdef double x
         cdef Py_ssize_t n = self.trace.sizes.vocab_size
         cdef Py_ssize_t i, low, middle, high
         ids = range(n)
@@ -87,7 +89,7 @@ cdef class Sampler:
                 raise IndexError("there is no token to draw from")
             for i in range(n):
                 scaled[i] = logits[<Py_ssize_t>ids[i]] * factor
-        softmax_forward(weights, cumulated, &inverse, scaled, n)
+        softmax_forward(weights, cumulated, totals, inverses, scaled, 1, n, n)
         cumulated[0] = weights[0]
         for i in range(1, n):
             cumulated[i] = cumulated[i - 1] + weights[i]

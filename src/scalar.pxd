@@ -137,7 +137,7 @@ cdef inline bint is_clear(double head, double rest) noexcept nogil:
     """Return whether head + rest is so far from a midpoint that pow can only give head.
 
     In the range of `invert` pow errs by 0.5 and at most 0.0129 units in the last place
-    (see optimizer.pxd). The distance below head, which is never the longer one, has to
+    (see powers.pxd). The distance below head, which is never the longer one, has to
     be enough for both sides.
     """
     return head - (fabs(rest) + power_of_two(head) * (0.0135 * DBL_EPSILON)) == head

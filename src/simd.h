@@ -133,19 +133,21 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
-/* x - s * s, exactly, where s * s is x but for its rounding. */
-static inline vec vec_residual(vec x, vec s) {
+/* x - a * b, exactly, where a * b is x but for its rounding. */
+static inline vec vec_residual(vec x, vec a, vec b) {
 #if defined(__AVX512F__)
-    return _mm512_fnmadd_pd(s, s, x);
+    return _mm512_fnmadd_pd(a, b, x);
 #elif defined(__FMA__)
-    return _mm256_fnmadd_pd(s, s, x);
+    return _mm256_fnmadd_pd(a, b, x);
 #elif defined(__aarch64__)
-    return vfmsq_f64(x, s, s);
+    return vfmsq_f64(x, a, b);
 #else
-    /* s * s = square + low exactly (Dekker, Veltkamp), x - square because they are close. */
-    vec square = s * s, big = s * 134217729.0, high = big - (big - s), rest = s - high;
-    vec low = ((high * high - square) + 2.0 * high * rest) + rest * rest;
-    return (x - square) - low;
+    /* a * b = product + low exactly (Dekker, Veltkamp), x - product because they are close. */
+    vec product = a * b, big_a = a * 134217729.0, big_b = b * 134217729.0;
+    vec high_a = big_a - (big_a - a), high_b = big_b - (big_b - b);
+    vec rest_a = a - high_a, rest_b = b - high_b;
+    vec low = ((high_a * high_b - product) + high_a * rest_b + rest_a * high_b) + rest_a * rest_b;
+    return (x - product) - low;
 #endif
 }
 
@@ -167,18 +169,18 @@ static inline double power_of_two(double x) {
     return x;
 }
 
-/* Whether libm is glibc 2.28 or later, whose pow has the bound of optimizer.pxd. */
+/* Whether libm is glibc 2.28 or later, whose pow has the bound of powers.pxd. */
+static int libm_is_known;
 #if defined(__GLIBC__)
 #include <gnu/libc-version.h>
 #include <stdlib.h>
-static inline int pow_keeps_bound(void) {
+__attribute__((constructor)) static void ask_libm(void) {
     const char *version = gnu_get_libc_version();
     const char *minor = strchr(version, '.');
-    return atoi(version) > 2 || (atoi(version) == 2 && minor && atoi(minor + 1) >= 28);
+    libm_is_known = atoi(version) > 2 || (atoi(version) == 2 && minor && atoi(minor + 1) >= 28);
 }
-#else
-static inline int pow_keeps_bound(void) { return 0; }
 #endif
+static inline int pow_keeps_bound(void) { return libm_is_known; }
 
 /* Whether this processor runs code compiled for an instruction set. */
 #if defined(__x86_64__)

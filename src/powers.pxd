@@ -1,0 +1,116 @@
+"""Powers as libm's pow gives them, vector by vector.
+
+The oracle's powers are libm's, which are not always the correctly rounded results:
+pow errs by up to half a unit in the last place and a little more. A vector product,
+quotient or square root is correctly rounded, and its exact error is known (one
+fused multiply-add). So the two can differ only where the exact result lies within
+that "little more" of the midpoint between two doubles: then pow itself is called.
+
+The margins, in units of the last place: glibc states for its pow (since 2.28,
+sysdeps/ieee754/dbl-64/e_pow.c) that exp adds 0.511 and the logarithm 1.5 * 2**-68
+of relative error without a fused multiply-add, less with one. For results within
+1e-19 and 1e19 the latter is log(1e19) * 1.5 * 2**-15 = 0.0021, and for roots half
+of that: 0.0131 and 0.0121 beyond one half. What lies outside, and every lane under
+another libm, goes to pow.
+"""
+
+cimport cython
+from libc.float cimport DBL_EPSILON
+from libc.math cimport pow
+
+from matmul cimport LANES, vec, vec_load, vec_set, vec_store
+
+
+cdef extern from "simd.h" nogil:
+    bint pow_keeps_bound()
+    ctypedef long long mask
+    mask vec_exceeds(vec a, vec b)
+    mask vec_differ(mask among, vec a, vec b)
+    vec vec_size(vec x)
+    vec vec_before(vec x)
+    vec vec_power_of_two(vec x)
+    vec vec_sqrt(vec x)
+    vec vec_residual(vec x, vec a, vec b)
+    void vec_store_part(double *p, vec x, Py_ssize_t count)
+    unsigned int mask_bits(mask m)
+    int first_bit "__builtin_ctz"(unsigned int bits)
+
+
+cdef inline mask square_is_doubtful(vec square, vec root, vec residual) noexcept nogil:
+    """Return where pow(root, 2.0) may be another double than square, the rounded product.
+
+    Half a unit in the last place of square is 2**-53 of its power of two. Below a
+    power of two itself the units are smaller, and those count.
+    """
+    cdef vec power = vec_power_of_two(vec_before(square))
+    return vec_exceeds(vec_size(residual), power * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON))
+
+
+cdef inline mask root_is_doubtful(vec root, vec square, vec residual) noexcept nogil:
+    """Return where pow(square, 0.5) may be another double than root, the rounded square root.
+
+    The exact root is root + residual / (2 * root) but for a part in 2**53. Just
+    below a power of two no root rounds up to it, so units are no question here.
+    """
+    cdef vec power = vec_power_of_two(root)
+    return vec_exceeds(vec_size(residual), root * (power * ((1.0 - 2.0 * 0.0125) * DBL_EPSILON)))
+
+
+cdef inline mask is_out_of_range(vec square, vec x) noexcept nogil:
+    """Return where pow's bounds are not those above: square is far from 1, and x is not 0."""
+    return vec_differ(vec_exceeds(vec_set(1e-19), square), x, vec_set(0.0)) | vec_exceeds(
+        square, vec_set(1e19)
+    )
+
+
+@cython.cdivision(True)
+cdef inline vec inverse_power(mask *doubtful, vec x, double exponent) noexcept nogil:
+    """Return x ** exponent, which is -0.5, -1.0, -1.5 or -2.0, and where pow may differ.
+
+    x ** -exponent is a sum of two doubles, and so is 1 divided by it: the quotient and
+    what it lacks. Of what is lacking the first 50 bits are right, the margin needs 7.
+
+    Writes:  doubtful
+    """
+    cdef vec whole = x
+    cdef vec part = vec_set(0.0)
+    cdef vec root, quotient, lacking, result
+    if exponent == -2.0:
+        whole = x * x
+        part = -vec_residual(whole, x, x)
+    elif exponent != -1.0:
+        root = vec_sqrt(x)
+        whole = root
+        part = vec_residual(x, root, root) / (root + root)
+        if exponent == -1.5:
+            whole = x * root
+            part = x * part - vec_residual(whole, x, root)
+    quotient = vec_set(1.0) / whole
+    lacking = quotient * (vec_residual(vec_set(1.0), quotient, whole) - quotient * part)
+    result = quotient + lacking
+    lacking = (quotient - result) + lacking
+    doubtful[0] = is_out_of_range(result, vec_set(1.0)) | vec_exceeds(
+        vec_size(lacking),
+        vec_power_of_two(vec_before(result)) * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON),
+    )
+    return result
+
+
+cdef inline void powers(double *y, const double *x, Py_ssize_t n, double exponent) noexcept nogil:
+    """Write x ** exponent, which is -0.5, -1.0, -1.5 or -2.0.
+
+    Shapes:  y (n,), x (n,), readable up to whole vectors
+    """
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t size
+    cdef unsigned int doubt
+    cdef mask doubtful
+    while i < n:
+        size = min(<Py_ssize_t>LANES, n - i)
+        vec_store_part(y + i, inverse_power(&doubtful, vec_load(x + i), exponent), size)
+        doubt = mask_bits(doubtful) if pow_keeps_bound() else ~(<unsigned int>0)
+        doubt &= ~(<unsigned int>0) >> (32 - size)
+        while doubt:
+            y[i + first_bit(doubt)] = pow(x[i + first_bit(doubt)], exponent)
+            doubt &= doubt - 1
+        i += LANES
