@@ -22,6 +22,7 @@ from microgpt.tokenizer import CharTokenizer
 
 STEPS, BLOCK, HEADS = 50, 16, 4
 Step = Callable[[list[int]], object]
+say_once = functools.cache(print)
 
 
 def jax_step(model: engine.GPT) -> Step:
@@ -120,7 +121,7 @@ def peers(model: engine.GPT) -> Iterator[tuple[str, Step]]:
         try:
             yield name, make(model)
         except ModuleNotFoundError as error:  # noqa: PERF203
-            print(f"{name}: skipped, {error}")
+            say_once(f"{name}: skipped, {error}")
 
 
 def fastest(function: Callable[[], object]) -> float:

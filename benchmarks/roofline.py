@@ -1,25 +1,38 @@
-"""The fused engine's time by size, beside the oracle's and the machine's peak.
+"""The fused engine's time by size, beside the oracle, JAX, PyTorch and the machine's roofs.
 
-    python benchmarks/roofline.py                        print the table
-    python benchmarks/roofline.py --plot FILE.svg        and plot it (needs matplotlib)
+    python benchmarks/roofline.py                                print the table
+    python benchmarks/roofline.py --page docs/roofline.md --plot docs/roofline.svg
+                                                                 put it there, and plot it
 
-A step of P positions takes 3 P multiply-then-adds for each weight of a matrix:
-forward, backward to the inputs, backward to the weights. The peak is measured in
-the same run, by vectors that never leave their registers. Figures are the fastest
-of all rounds; the oracle runs with Python's own garbage-collector settings.
+A step of P positions takes 3 P multiply-then-adds for each weight of a matrix: forward,
+backward to the inputs, backward to the weights. Then Adam takes three quotients and a
+root a weight. Both are measured at their best in the same run, by vectors that never
+leave their registers, and so is the time in which memory moves what a step has to move:
+each weight read twice, then weight and moments read and written. The roof of a step is
+the products' time and Adam's together, or memory's where that is longer.
+
+Figures are the fastest of all rounds. The oracle runs with Python's own garbage-collector
+settings; JAX (compiled) and PyTorch (eager) compute in their usual 32-bit floats, and are
+skipped with a message where they are not installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import platform
 import random
 import time
+from pathlib import Path
 from typing import Any
+
+import peers
 
 from microgpt import data, engine, fused
 from microgpt.gpt import Config
 from microgpt.tokenizer import CharTokenizer
 
+BEGIN, END = "<!-- roofline: made by benchmarks/roofline.py -->", "<!-- end of roofline -->"
+SIZES = (16, 32, 64, 128, 256, 512)
 Row = dict[str, Any]
 
 
@@ -46,15 +59,23 @@ def measure(
     return fastest(lambda: model.fit(documents, steps, batch, adam=adam), seconds) / steps
 
 
-def rows(
-    documents: list[list[int]], seconds: float, threads: int, largest_oracle: int
-) -> list[Row]:
-    """Measure all sizes, alone and in batches of 16, and one long context."""
-    peak = fused._kernels.peak(1.0)
+def measure_peers(config: Row, documents: list[list[int]], seconds: float) -> Row:
+    """Return seconds a step of the peers that are installed, by name."""
+    model = fused.GPT(27, **config)
+    return {
+        name: fastest(lambda step=step: [step(d) for d in documents], seconds) / len(documents)
+        for name, step in peers.peers(model)
+    }
+
+
+def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[list[Row], str]:
+    """Measure all sizes, alone and in batches of 16, and two long contexts; tell the roofs too."""
+    kernels, seconds, threads = fused._kernels, arguments.seconds, arguments.threads
+    peak, updates = kernels.peak(1.0), kernels.updates(1.0)
     found = []
     for n_embd, batch, length in [
-        *((n, 1, 0) for n in (16, 32, 64, 128, 256, 512)),
-        *((n, 16, 0) for n in (16, 32, 64, 128, 256, 512)),
+        *((n, 1, 0) for n in SIZES),
+        *((n, 16, 0) for n in SIZES),
         (16, 1, 256),
         (64, 1, 256),
     ]:
@@ -67,66 +88,89 @@ def rows(
         tokens = sum(min(config["block_size"], len(d) - 1) for d in chosen) / len(chosen) * batch
         weights = Config(27, **config).num_params
         took = measure("fused", config, chosen, batch, seconds, threads)
+        products, memory = 3 * tokens * weights / peak, kernels.stream(weights, 0.3)
         row = {"n_embd": n_embd, "batch": batch, "tokens": tokens, "weights": weights}
-        row["us"] = 1e6 * took
-        row["rate"] = 3 * tokens * weights / took / peak
-        if n_embd <= largest_oracle and batch == 1 and not length:
-            row["ratio"] = measure("python", config, chosen[:4], 1, 0) / measure(
-                "fused", config, chosen[:4], 1, seconds
-            )
+        row.update(seconds=took, peak=products, memory=memory)
+        row["roof"] = max(products + weights / updates, memory)
+        if batch == 1 and not length:
+            if n_embd <= arguments.largest_oracle:
+                row["oracle"] = measure("python", config, chosen[:4], 1, 0)
+                row["same"] = measure("fused", config, chosen[:4], 1, seconds)
+            row["peers"] = measure_peers(config, chosen, seconds)
         found.append(row)
-    print(
-        f"{fused.SIMD}, threads: {threads}, peak of one: "
-        f"{peak / 1e9:.1f} G multiply-then-adds a second\n"
+    place = (
+        f"{fused.SIMD}, threads: {threads}; at best {peak / 1e9:.1f} G multiply-then-adds a second "
+        f"and {1e9 / updates:.2f} ns for Adam's quotients and root of a weight (one thread); "
+        f"{platform.machine()}, {' '.join(platform.libc_ver()).strip()}, "
+        f"{platform.python_implementation()} {platform.python_version()}, {time.strftime('%F')}."
     )
-    return found
+    return found, place
 
 
-def table(found: list[Row]) -> str:
+def table(found: list[Row], place: str) -> str:
     """Return the rows as Markdown."""
-    lines = [
-        "| n_embd | weights | documents a step | tokens a step | us a step | us a document "
-        "| ns a token and 1,000 weights | of the peak | times the oracle |",
-        "| --: " * 9 + "|",
+    names = list(dict.fromkeys(name for row in found for name in row.get("peers", {})))
+    heads = [
+        *("n_embd", "weights", "documents a step", "tokens a step", "µs a step", "µs a document"),
+        *("ns a token and 1,000 weights", "of the peak", "of memory's speed", "of the roof"),
+        *("times the oracle", *(f"times {name}" for name in names)),
     ]
+    lines = ["| " + " | ".join(heads) + " |", "| ---: " * len(heads) + "|"]
     for row in found:
-        ratio = f"{row['ratio']:,.0f}" if "ratio" in row else ""
-        lines.append(
-            f"| {row['n_embd']} | {row['weights']:,} | {row['batch']} | {row['tokens']:.1f} "
-            f"| {row['us']:,.1f} | {row['us'] / row['batch']:,.1f} "
-            f"| {1e6 * row['us'] / row['tokens'] / row['weights']:,.0f} "
-            f"| {row['rate']:.0%} | {ratio} |"
-        )
-    return "\n".join(lines)
+        took = row["seconds"]
+        cells = [
+            f"{row['n_embd']}",
+            f"{row['weights']:,}",
+            f"{row['batch']}",
+            f"{row['tokens']:.1f}",
+            f"{1e6 * took:,.1f}",
+            f"{1e6 * took / row['batch']:,.1f}",
+            f"{1e12 * took / row['tokens'] / row['weights']:,.0f}",
+            *(f"{row[name] / took:.0%}" for name in ("peak", "memory", "roof")),
+            f"{row['oracle'] / row['same']:,.0f}" if "oracle" in row else "",
+            *(f"{row['peers'][n] / took:,.1f}" if n in row.get("peers", {}) else "" for n in names),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Fastest rounds, {place}"])
 
 
 def plot(found: list[Row], path: str) -> None:
-    """Draw time per token by weights, with the peak as the floor."""
+    """Draw time a step by weights: engines, peers and roofs, alone and in batches of 16."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 4.5))
-    for batch in (1, 16):
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    for panel, batch in zip(panels, (1, 16)):
         line = [row for row in found if row["batch"] == batch and row["tokens"] < 200]
-        axes.loglog(
-            [row["weights"] for row in line],
-            [row["us"] / row["tokens"] for row in line],
-            "o-",
-            label=f"{batch} document{'s' * (batch > 1)} a step",
-        )
-    axes.loglog(
-        [row["weights"] for row in line],
-        [row["us"] * row["rate"] / row["tokens"] for row in line],
-        "k--",
-        label="the machine's peak",
-    )
-    axes.set(xlabel="weights", ylabel="us a token", title="A training step of the fused engine")
-    axes.legend()
-    figure.savefig(path, bbox_inches="tight")
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in line:
+            times = {"oracle": row.get("oracle"), **row.get("peers", {}), "fused": row["seconds"]}
+            for name, took in times.items():
+                if took is not None:
+                    lines.setdefault(name, []).append((row["weights"], took))
+        for name, points in lines.items():
+            panel.loglog(*zip(*points), "o-", label=name)
+        for name, style, label in (
+            ("roof", "k-", "roof"),
+            ("peak", "k--", "products at the peak"),
+            ("memory", "k:", "memory at its speed"),
+        ):
+            panel.loglog(*zip(*((r["weights"], r[name]) for r in line)), style, lw=1, label=label)
+        panel.set_title(f"{batch} document{'s' * (batch > 1)} a step")
+        panel.set_xlabel("weights")
+        panel.set_ylabel("seconds a step")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
+    plt.rcParams["svg.hashsalt"] = "microgpt"
+    figure.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between marks")
+    parser.add_argument("--plot", metavar="FILE", help="draw an SVG (needs matplotlib)")
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on each size")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--largest-oracle", type=int, default=64, help="its widest model")
@@ -135,8 +179,15 @@ def main() -> None:
     random.Random(42).shuffle(names)
     tokenizer = CharTokenizer.from_documents(names)
     documents = [tokenizer.encode_document(name) for name in names[:1024]]
-    found = rows(documents, arguments.seconds, arguments.threads, arguments.largest_oracle)
-    print(table(found))
+    found, place = rows(documents, arguments)
+    markdown = table(found, place)
+    if arguments.page:
+        text = arguments.page.read_text(encoding="utf-8")
+        before, rest = text.split(BEGIN)
+        after = rest.split(END)[1]
+        arguments.page.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+    else:
+        print(markdown)
     if arguments.plot:
         plot(found, arguments.plot)
 

@@ -13,6 +13,7 @@ import math
 import random
 import threading
 
+cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, floor, ldexp, nextafter, pow

@@ -20,6 +20,10 @@ cdef extern from "simd.h" nogil:
     void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_)
 
 
+cdef enum:
+    STRETCH = 128  # steps of a sum at once: their panel fits into the nearest cache
+
+
 cdef inline void embedding_forward(
     double *x, const double *wte, const double *wpe, const Py_ssize_t *tokens,
     const Py_ssize_t *positions, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
@@ -60,7 +64,7 @@ cdef inline void embedding_backward(
 
 @cython.cdivision(True)
 cdef inline void transpose(
-    double *panel, const double *w, Py_ssize_t n_out, Py_ssize_t n_in
+    double *panel, const double *w, Py_ssize_t n_out, Py_ssize_t n_in, Py_ssize_t row
 ) noexcept nogil:
     """Write the transpose of w, square by square.
 
@@ -71,7 +75,7 @@ cdef inline void transpose(
     for i in range(padded(n_out) // LANES):
         for k in range(padded(n_in) // LANES):
             for j in range(LANES):  # behind the last row comes that row again
-                rows[j] = w + min(i * LANES + j, n_out - 1) * n_in + k * LANES
+                rows[j] = w + min(i * LANES + j, n_out - 1) * row + k * LANES
             vec_transpose(panel + k * LANES * padded(n_out) + i * LANES, padded(n_out), rows)
 
 
@@ -84,16 +88,22 @@ cdef inline void linear_forward(
     The rows of w are transposed, a panel at a time, so that a vector holds the
     same input of several outputs.
 
-    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), panel (n_in, PANEL)
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), panel (STRETCH, PANEL)
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
     cdef Py_ssize_t start = 0
-    cdef Py_ssize_t width
+    cdef Py_ssize_t width, k, size
     while start < n_out:
         width = min(<Py_ssize_t>PANEL, n_out - start)
-        transpose(panel, w + start * n_in, width, n_in)
-        chains(y + start, x, panel, m, width, n_in, y_row, x_row, 1, padded(width), False, True)
+        k = 0
+        while k < n_in:
+            size = min(<Py_ssize_t>STRETCH, n_in - k)
+            transpose(panel, w + start * n_in + k, width, size, n_in)
+            chains(
+                y + start, x + k, panel, m, width, size, y_row, x_row, 1, padded(width), k > 0, True
+            )
+            k += STRETCH
         start += PANEL
 
 

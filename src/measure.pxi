@@ -99,3 +99,66 @@ def peak(double seconds):
             vec_store(y, x[k])
             total += y[0]
     return best if total > 0.0 else 0.0
+
+
+@cython.cdivision(True)
+def updates(double seconds):
+    """Return how many weights a second Adam's three quotients and root allow at best."""
+    cdef vec x[8]
+    cdef vec divisor = vec_set(0.999999)
+    cdef double total = 0.0
+    cdef double best = 0.0
+    cdef double until = now() + seconds
+    cdef double start
+    cdef double y[8]
+    cdef Py_ssize_t _, k
+    with nogil:
+        for k in range(8):
+            x[k] = vec_set(1.0 + 0.1 * k)
+        while now() < until:
+            start = now()
+            for _ in range(2000):
+                for k in range(8):
+                    x[k] = divisor / vec_sqrt(x[k] / divisor / divisor)
+            best = max(best, 2000.0 * 8.0 * LANES / (now() - start))
+        for k in range(8):
+            vec_store(y, x[k])
+            total += y[0]
+    return best if total > 0.0 else 0.0
+
+
+def stream(Py_ssize_t n, double seconds):
+    """Return the least seconds in which a step of n weights can move its numbers.
+
+    The weights are read twice, forward and backward, then they and both moments are
+    read and written, as Adam does, with next to no arithmetic.
+    """
+    cdef Buffer buffer = Buffer(3 * padded(n))
+    cdef double *w = buffer.at
+    cdef double *m = w + padded(n)
+    cdef double *v = m + padded(n)
+    cdef vec sums[8]
+    cdef vec term = vec_set(1e-6)
+    cdef double until = now() + seconds
+    cdef double best = INFINITY
+    cdef double start
+    cdef double y[8]
+    cdef Py_ssize_t _, i, k
+    with nogil:
+        for k in range(8):
+            sums[k] = term
+        while now() < until:
+            start = now()
+            for _ in range(2):
+                for i in range(padded(n) // LANES // 8):
+                    for k in range(8):
+                        sums[k] = sums[k] + vec_load(w + (i * 8 + k) * LANES)
+            for i in range(padded(n) // LANES):
+                vec_store(w + i * LANES, vec_load(w + i * LANES) + term)
+                vec_store(m + i * LANES, vec_load(m + i * LANES) + term)
+                vec_store(v + i * LANES, vec_load(v + i * LANES) + term)
+            best = min(best, now() - start)
+        for k in range(1, 8):
+            sums[0] = sums[0] + sums[k]
+        vec_store(y, sums[0])
+    return best if y[0] > 0.0 else 0.0

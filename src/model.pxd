@@ -11,6 +11,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from layers cimport (
+    STRETCH,
     attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
     embedding_backward, embedding_forward, linear_backward_input, linear_backward_weights,
     linear_forward, relu_backward, relu_forward, residual_forward, rmsnorm_backward,
@@ -168,7 +169,7 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.dembedding = take(slab, m * net.row)
     trace.dx = take(slab, m * net.row)
     trace.dnorm = take(slab, m * net.row)
-    trace.panel_size = net.mlp_row * PANEL + padded(net.block_size)
+    trace.panel_size = STRETCH * PANEL + padded(net.block_size)
     trace.panels = take(slab, trace.team.size * trace.panel_size)
     take(slab, PANEL)  # whole vectors may be read, not used, behind the last row
 
