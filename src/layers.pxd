@@ -12,11 +12,12 @@ a zero of either sign to one changes nothing.
 cimport cython
 from libc.math cimport exp, log
 
-from matmul cimport LANES, PANEL, chains, padded
+from matmul cimport LANES, PANEL, chains, padded, vec, vec_load, vec_set
 from powers cimport powers
 
 
 cdef extern from "simd.h" nogil:
+    void vec_store_part(double *p, vec x, Py_ssize_t count)
     void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_)
 
 
@@ -232,6 +233,38 @@ cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n
     return total
 
 
+cdef inline void weighted_sum(
+    double *y, const double *weights, const double *rows, Py_ssize_t m, Py_ssize_t step,
+    Py_ssize_t n, Py_ssize_t row,
+) noexcept nogil:
+    """Write the sum of m rows, each times its weight, which lie step apart from the first on.
+
+    Shapes:  y (n,), weights (m,), rows (m, n), readable up to whole vectors
+    Order:   rows first to last
+    """
+    cdef Py_ssize_t i, k
+    cdef vec total
+    i = 0
+    while i < n:
+        total = vec_set(0.0)
+        for k in range(m):
+            total = total + weights[k * step] * vec_load(rows + k * step * row + i)
+        vec_store_part(y + i, total, min(<Py_ssize_t>LANES, n - i))
+        i += LANES
+
+
+cdef inline void add_scaled(
+    double *y, const double *x, double factor, Py_ssize_t n
+) noexcept nogil:
+    """Add factor * x to y (n,); x and y are readable up to whole vectors. Adds to: y"""
+    cdef Py_ssize_t i = 0
+    cdef vec total
+    while i < n:
+        total = vec_load(y + i) + factor * vec_load(x + i)
+        vec_store_part(y + i, total, min(<Py_ssize_t>LANES, n - i))
+        i += LANES
+
+
 cdef inline void attention_forward(
     double *y, double *weights, double *exps, double *totals, double *inverses, const double *q,
     const double *k, const double *v, double *scores, double inverse_root, Py_ssize_t first,
@@ -257,12 +290,9 @@ cdef inline void attention_forward(
     powers(inverses + first, totals + first, last - first, -1.0)
     for t in range(first, last):
         w = weights + t * weights_row
-        for j in range(head_dim):
-            y[t * row + j] = 0.0
         for s in range(t + 1):
             w[s] = exps[t * weights_row + s] * inverses[t]
-            for j in range(head_dim):
-                y[t * row + j] += w[s] * v[s * row + j]
+        weighted_sum(y + t * row, w, v, t + 1, 1, head_dim, row)
 
 
 cdef inline void attention_backward(
@@ -286,7 +316,6 @@ cdef inline void attention_backward(
     cdef const double *e
     for t in range(m):
         for j in range(head_dim):
-            dq[t * row + j] = 0.0
             dk[t * row + j] = 0.0
             dv[t * row + j] = 0.0
     for t in range(m - 1, -1, -1):
@@ -302,15 +331,13 @@ cdef inline void attention_backward(
             dweight = 0.0
             for j in range(head_dim - 1, -1, -1):
                 dweight += v[s * row + j] * dy[t * row + j]
-            for j in range(head_dim):
-                dv[s * row + j] += w[s] * dy[t * row + j]
+            add_scaled(dv + s * row, dy + t * row, w[s], head_dim)
             dtotal += dinverse * (e[s] * dweight)
             dscores[s] = inverse * dweight
         for s in range(t, -1, -1):
             dscores[s] = inverse_root * (e[s] * (dscores[s] + dtotal))
-            for j in range(head_dim):
-                dq[t * row + j] += k[s * row + j] * dscores[s]
-                dk[s * row + j] += q[t * row + j] * dscores[s]
+            add_scaled(dk + s * row, q + t * row, dscores[s], head_dim)
+        weighted_sum(dq + t * row, dscores + t, k + t * row, t + 1, -1, head_dim, row)
 
 
 cdef inline void softmax_forward(

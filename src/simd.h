@@ -48,7 +48,12 @@ static inline void vec_store(double *p, vec x) { memcpy(p, &x, sizeof x); }
 
 /* Store the first count lanes, and touch nothing after them. */
 static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
-    for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_pd(p, (1u << count) - 1, x);
+#else
+    if (count == LANES) vec_store(p, x);
+    else for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];
+#endif
 }
 
 /* Write the transpose of a square of LANES rows of from. Each round lays the first half of the
