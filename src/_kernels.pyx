@@ -1,10 +1,10 @@
 """The fused engine: a whole training step on flat buffers, without Python objects.
 
-The mathematics is in layers.pxd (the model's functions), matmul.pxd (their
-products), model.pxd (the step) and optimizer.pxd (Adam). Here is the door:
-`Network` holds the weights, `Pass` runs documents forward and backward,
-`Moments` updates the weights, `Trainer` does all three many times, `Sampler`
-predicts token by token. Arguments are checked here; the mathematics trusts them.
+The mathematics is in layers.pxd (the model's functions), matmul.pxd (their products),
+powers.pxd, trace.pxd (a batch's activations), model.pxd (the step) and optimizer.pxd
+(Adam). Here is the door: `Network` holds the weights, `Pass` runs documents forward and
+backward, `Moments` updates the weights, `Trainer` does all three many times, `Sampler`
+draws token by token. Arguments are checked here; the mathematics trusts them.
 
 This file is compiled once for each instruction set, from the same lines.
 """
@@ -23,14 +23,14 @@ from libc.string cimport memcpy
 from layers cimport softmax_forward
 from matmul cimport LANES, PANEL, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
-    Layer, Matrix, Sizes, Team, Trace, backward_inputs, backward_weights, begin, end, forward,
-    loss_forward, losses_forward, meet, next_matrix,
+    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport AdamStep, adam_step
 from powers cimport (
     inverse_power, is_out_of_range, mask, mask_bits, root_is_doubtful, square_is_doubtful,
     vec_residual, vec_sqrt,
 )
+from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
 from training cimport NEAR, Job, now, rows_at_once, work
 
 

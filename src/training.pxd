@@ -11,10 +11,10 @@ from libc.string cimport memmove
 
 from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
-    Layer, Matrix, Trace, backward_inputs, backward_weights, begin, forward, loss_forward,
-    losses_forward, meet, next_matrix,
+    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport AdamStep, adam_step
+from trace cimport Trace, begin, meet
 
 
 cdef extern from "simd.h" nogil:
