@@ -30,6 +30,7 @@ from powers cimport (
     inverse_power, is_out_of_range, mask, mask_bits, root_is_doubtful, square_is_doubtful,
     vec_residual, vec_sqrt,
 )
+from scalar cimport FIRST, SECOND, invert
 from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
 from training cimport NEAR, Job, now, rows_at_once, work
 

@@ -3,6 +3,20 @@
 # What is measured, not used: Adam's certificates under attack, the machine's roofs.
 
 
+cdef inline unsigned long long draw(double *x, unsigned long long seed) noexcept nogil:
+    """Write a number between 2**-30 and 2**30, half of them of few bits; return the next seed."""
+    cdef double size
+    seed ^= seed << 13
+    seed ^= seed >> 7
+    seed ^= seed << 17
+    size = 1.0 + <double>(seed >> 12) * DBL_EPSILON
+    if seed & 1:  # 27 to 34 bits
+        size = floor(ldexp(size, 26 + <int>((seed >> 1) & 7)))
+        size = ldexp(size, -26)
+    x[0] = ldexp(size, <int>((seed >> 4) % 60) - 30)
+    return seed
+
+
 def hunt(Py_ssize_t n, unsigned long long seed):
     """Attack the powers with n numbers, for roots half of them next to a midpoint.
 
@@ -17,7 +31,7 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     cdef double results[8]
     cdef double lacking[8]
     cdef double *base
-    cdef double size, power, other
+    cdef double power, other
     cdef Py_ssize_t i, j, k
     cdef Py_ssize_t certain[6]
     cdef Py_ssize_t wrong[6]
@@ -30,14 +44,7 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     with nogil:
         for i in range(n // LANES):
             for k in range(LANES):
-                seed ^= seed << 13
-                seed ^= seed >> 7
-                seed ^= seed << 17
-                size = 1.0 + <double>(seed >> 12) * DBL_EPSILON
-                if seed & 1:  # 27 to 34 bits
-                    size = floor(ldexp(size, 26 + <int>((seed >> 1) & 7)))
-                    size = ldexp(size, -26)
-                x[k] = ldexp(size, <int>((seed >> 4) % 60) - 30)
+                seed = draw(&x[k], seed)
                 y[k] = x[k]
                 if not i & 1:
                     # The midpoint above x, squared and rounded: its root is near that midpoint.
@@ -69,6 +76,29 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                         doubt >> k & 1 and (j > 1 or power == other)
                     )
     return {exponents[j]: (certain[j], wrong[j]) for j in range(6)}
+
+
+def hunt_inverses(Py_ssize_t n, unsigned long long seed):
+    """Attack `invert`, which the scalar engine asks, with n numbers.
+
+    Shapes:  returns {power: (certain, of these wrong)}
+    """
+    cdef double x, inverse, square
+    cdef Py_ssize_t i
+    cdef Py_ssize_t[2] certain = [0, 0]
+    cdef Py_ssize_t[2] wrong = [0, 0]
+    cdef int doubt
+    with nogil:
+        for i in range(n):
+            seed = draw(&x, seed)
+            doubt = invert(x, &inverse, &square)
+            if not doubt & FIRST:
+                certain[0] += 1
+                wrong[0] += inverse != pow(x, -1.0)
+            if not doubt & SECOND:
+                certain[1] += 1
+                wrong[1] += square != pow(x, -2.0)
+    return {-1.0: (certain[0], wrong[0]), -2.0: (certain[1], wrong[1])}
 
 
 def peak(double seconds):

@@ -85,7 +85,6 @@ cdef class Program:
     cdef Py_ssize_t n_kept, n_inputs, n_data, n_grads, n_places
     cdef uint32_t root, root_grad
     cdef uint32_t one        # the slot of 1.0
-    cdef bint certified
     cdef double *data        # (n_data,)
     cdef double *grads       # (n_grads,)
     cdef double *before      # (n_kept,) what the nodes were last computed from
@@ -117,7 +116,6 @@ cdef Program compile_tape(Tape tape):
     for i in range(tape.n_computed):
         if (<Value>tape.computed[i].node).op == OPERATION:
             return None
-    program.certified = pow_keeps_bound()
     # No Python code runs while nodes are marked.
     fits = (
         find_sites(program, tape)

@@ -126,9 +126,9 @@ cdef inline bint log_rows(
 
 cdef inline bint pow_rows(
     const Step *step, const Step *stop, uint8_t operand, const Pair *terms, double k,
-    bint certified, double *data, const Py_ssize_t lanes,
+    double *data, const Py_ssize_t lanes,
 ) noexcept nogil:
-    """Write powers to k, and slopes; certified says that `invert` may be asked."""
+    """Write powers to k, and slopes."""
     cdef Py_ssize_t lane
     cdef double *out
     cdef double[LANES] x
@@ -140,7 +140,7 @@ cdef inline bint pow_rows(
         read_rows(x, step, operand, terms, data, lanes)
         for lane in range(lanes):
             power = before = 0.0
-            doubt = invert(x[lane], &power, &before) if k == -1.0 and certified else BOTH
+            doubt = invert(x[lane], &power, &before) if k == -1.0 and pow_keeps_bound() else BOTH
             if doubt & FIRST:
                 power = pow_or_error(x[lane], k, &error)
             if doubt & SECOND:
@@ -270,7 +270,6 @@ cdef inline bint compute_rows(Program program, double *data, const Py_ssize_t la
     cdef const Step *stop
     cdef const Pair *terms = program.terms
     cdef const uint32_t *sources = program.sources
-    cdef bint certified = program.certified
     cdef bint fine
     while run < last:
         stop = step + run.n
@@ -283,7 +282,7 @@ cdef inline bint compute_rows(Program program, double *data, const Py_ssize_t la
         elif run.op == LOG:
             fine = log_rows(step, stop, run.operand, terms, data, lanes)
         elif run.op == POW:
-            fine = pow_rows(step, stop, run.operand, terms, run.k, certified, data, lanes)
+            fine = pow_rows(step, stop, run.operand, terms, run.k, data, lanes)
         elif run.op == RELU:
             fine = relu_rows(step, stop, run.operand, terms, data, lanes)
         elif run.op == TANH:
