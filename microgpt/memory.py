@@ -38,5 +38,5 @@ def least(config: Config, engine_name: str, positions: int) -> int:
     """Return the fewest bytes that a step can do with."""
     looked_up = (config.vocab_size + config.block_size) * config.n_embd
     activations = 8 * (12 * config.n_layer * config.n_embd + 2 * config.vocab_size)
-    graph = TERM[engine_name] * (config.num_params - looked_up)
-    return WEIGHT[engine_name] * config.num_params + positions * (activations + graph)
+    graph = TERM.get(engine_name, 0) * (config.num_params - looked_up)
+    return WEIGHT.get(engine_name, 32) * config.num_params + positions * (activations + graph)

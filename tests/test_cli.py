@@ -434,12 +434,12 @@ def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, ex
 
 
 def test_second_signal_ends_the_program_in_the_middle_of_a_step(folder):
-    flags = ["--engine", "python", "--n-embd", "256", "--n-head", "1", "--batch-size", "50"]
+    flags = ["--engine", "python", "--n-embd", "64", "--n-head", "1", "--batch-size", "20"]
     with running("train", "--data", "text", *flags, "--out", "model", cwd=folder) as process:
         for line in process.stdout:
             if line.startswith("num params"):
                 break
-        time.sleep(1)  # into the first step, which takes minutes
+        time.sleep(1)  # into the first step, which takes longer
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("microgpt: stopping after this step")
         process.send_signal(signal.SIGINT)
