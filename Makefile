@@ -1,10 +1,10 @@
-.PHONY: asan bench build fuzz lint matrix test type
+.PHONY: asan bench build fuzz lint matrix test type valgrind
 
 build:
 	pip install --no-build-isolation -e .
 
 lint:
-	ruff check . && ruff format --check . && cython-lint src
+	ruff check . && ruff format --check . && cython-lint src && check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 type:
 	mypy && stubtest microgpt._engine microgpt._kernels --allowlist tests/stubtest.txt --ignore-disjoint-bases
@@ -23,3 +23,6 @@ fuzz:
 
 matrix:
 	.ci/matrix
+
+valgrind:
+	PYTHONMALLOC=malloc valgrind -q --undef-value-errors=no --suppressions=.ci/valgrind.supp --error-exitcode=9 `which python` `which pytest` -q tests/test_adam.py tests/test_threads.py -k "not interpreter"

@@ -95,4 +95,8 @@ def extensions():
     return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES)
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildOrExplain})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildOrExplain},
+    options={"build_ext": {"parallel": os.cpu_count()}},
+)

@@ -18,7 +18,7 @@ from array import array
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from microgpt import engine, files
+from microgpt import engine, files, memory
 from microgpt.gpt import GPT, Config
 from microgpt.tokenizer import CharTokenizer
 
@@ -64,7 +64,7 @@ def load(path: str | os.PathLike[str], engine_name: str | None = None) -> tuple[
     """Return the model and the tokenizer that `save` put in path, on an engine.
 
     Raises:  OSError if the file cannot be read; ValueError naming the file and
-             what is wrong in it; as `engine.load`
+             what is wrong in it; MemoryError if the model cannot fit; as `engine.load`
     """
     model_class = engine.GPT if engine_name is None else engine.load(engine_name).GPT
     path = _file(path)
@@ -73,7 +73,7 @@ def load(path: str | os.PathLike[str], engine_name: str | None = None) -> tuple[
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("is not a file")
         with open(path, "rb") as file:
-            config, tokenizer, weights = _read(file, status.st_size)
+            config, tokenizer, weights = _read(file, status.st_size, engine_name or engine.NAME)
     except (ValueError, TypeError, RecursionError) as error:
         reason = "its header is nested too deep" if isinstance(error, RecursionError) else error
         raise ValueError(f"{path}: no microgpt model: {reason}") from None
@@ -87,7 +87,9 @@ def _file(path: str | os.PathLike[str]) -> Path:
     return path / FILENAME if path.is_dir() else path
 
 
-def _read(file: BinaryIO, size: int) -> tuple[Config, CharTokenizer, array[float]]:
+def _read(
+    file: BinaryIO, size: int, engine_name: str
+) -> tuple[Config, CharTokenizer, array[float]]:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or 8 + length > size:
         raise ValueError(f"{size:,} bytes are not the whole of a safetensors file")
@@ -107,7 +109,10 @@ def _read(file: BinaryIO, size: int) -> tuple[Config, CharTokenizer, array[float
     ends = [0, *(end for _, end in sorted(spans))]
     if [begin for begin, _ in sorted(spans)] != ends[:-1]:
         raise ValueError("its matrices do not lie side by side")
+    memory.check(config, engine_name)
     data = file.read()
+    if len(data) != 8 * config.num_params:
+        raise ValueError("it changed while it was read")
     weights = array("d", b"".join([data[begin:end] for begin, end in spans]))
     weights = array("d", _little_endian(weights))
     _check_finite(weights, config)

@@ -72,8 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader has left, as `head` does
         _abandon(sys.stdout)
         return 141
-    except MemoryError:
-        _complain("out of memory: lower --n-embd, --n-layer, --block-size or --batch-size")
+    except MemoryError as error:
+        _complain(
+            f"{error or 'out of memory'}: lower --n-embd, --n-layer, --block-size or "
+            "--batch-size, or take --engine fused"
+        )
     except OSError as error:
         _abandon(sys.stdout)
         _complain(_describe(error))

@@ -45,8 +45,12 @@ def documents(source: str | None = None) -> list[str]:
         source = str(download(source))
     elif re.match("[a-z+]+://", source, re.IGNORECASE):
         raise ValueError(f"{source}: only http and https addresses can be fetched")
-    with open(source, "rb") as file:
-        return parse(b"".join(_chunks(file, source)), source)
+    try:
+        with open(source, "rb") as file:
+            return parse(b"".join(_chunks(file, source)), source)
+    except OSError as error:  # of reading: of opening has the name
+        error.filename = source
+        raise
 
 
 def parse(data: bytes, name: str) -> list[str]:

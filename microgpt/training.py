@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
 
-from microgpt import checkpoint, data, sampling
+from microgpt import checkpoint, data, memory, sampling
 from microgpt.gpt import GPT, Config
 from microgpt.tokenizer import CharTokenizer
 
@@ -32,7 +32,7 @@ class Run:
 
     Order:   one random stream: the documents shuffled, then the weights drawn; rng
              goes on from there into sampling
-    Raises:  ValueError if the model cannot fit into the machine's memory
+    Raises:  MemoryError if a step cannot fit into the machine's memory
     """
 
     def __init__(self, arguments: Namespace, documents: list[str], engine: SimpleNamespace) -> None:
@@ -41,7 +41,7 @@ class Run:
         self.rng.shuffle(documents)
         self.tokenizer = CharTokenizer.from_documents(documents)
         config = shape(arguments, self.tokenizer.vocab_size)
-        _check_memory(config)
+        memory.check(config, engine.NAME, _positions(documents, config, arguments.batch_size))
         self.model: GPT = engine.GPT(**vars(config), rng=self.rng)
         self.model.threads = arguments.threads
         self.adam = engine.Adam(self.model.params, **settings(arguments))
@@ -249,18 +249,11 @@ def _prepare(directory: str) -> None:
         raise PermissionError(f"{directory}: no permission to write there")
 
 
-def _check_memory(config: Config) -> None:
-    # The least that any engine holds per weight: itself, its gradient, two moments.
-    needed = 32 * config.num_params
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return
-    if needed > memory:
-        raise ValueError(
-            f"{config.num_params:,} weights need at least {needed / 2**30:,.1f} GiB, this "
-            f"machine has {memory / 2**30:,.1f}: lower --n-embd, --n-layer or --block-size"
-        )
+def _positions(documents: list[str], config: Config, batch_size: int) -> int:
+    """Return how many characters the first step predicts."""
+    lengths = [min(config.block_size, len(document) + 1) for document in documents]
+    rounds, rest = divmod(batch_size, len(documents))
+    return rounds * sum(lengths) + sum(lengths[:rest])
 
 
 def _hint() -> None:

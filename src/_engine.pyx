@@ -159,6 +159,10 @@ cdef class Value:
     cdef uint16_t flags
     cdef PyObject *names  # of a Closed: a tuple of label and operation, or NULL
 
+    def __cinit__(self):
+        global n_held
+        n_held += 1
+
     def __init__(self, data, children=(), local_grads=()):
         construct(self, data, children, local_grads)
 

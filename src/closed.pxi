@@ -136,6 +136,7 @@ cdef inline Value operand_like(object left, object x):
 
 cdef inline Value own(object like, Value node):
     """Return a new plain node as one of the class of `like`."""
+    global n_held
     cdef PyTypeObject *kind = Py_TYPE(<PyObject *>like)
     cdef Value moved
     if is_plain_sized(kind):
@@ -145,6 +146,7 @@ cdef inline Value own(object like, Value node):
             Py_INCREF(<PyObject *>kind)
         return node
     moved = <Value>OWNED((<TypeSlots *>kind).tp_alloc(kind, 0))  # all zeros
+    n_held += 1
     moved.c_data = node.c_data
     moved.child[0] = node.child[0]
     moved.child[1] = node.child[1]

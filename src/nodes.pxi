@@ -99,6 +99,7 @@ cdef enum:
 
 cdef PyObject *free_nodes[MAX_FREE]
 cdef Py_ssize_t n_free = 0
+cdef Py_ssize_t n_held = 0  # nodes that have memory, the free ones among them
 cdef PyObject *dying = NULL
 cdef bint draining = False
 
@@ -108,7 +109,7 @@ cdef inline PyObject *take_node(Op op, uint8_t n) noexcept:
 
     Runs no Python code and raises nothing, so that it serves in the middle of a walk.
     """
-    global n_free
+    global n_free, n_held
     cdef PyObject *node
     if n_free > 0:
         n_free -= 1
@@ -117,6 +118,7 @@ cdef inline PyObject *take_node(Op op, uint8_t n) noexcept:
         node = <PyObject *>PyObject_Malloc((<TypeSlots *>Value).tp_basicsize)
         if node is NULL:
             return NULL
+        n_held += 1
     (<Value>node).c_grad = 0.0
     (<Value>node).place = 0
     (<Value>node).op = op
@@ -220,15 +222,21 @@ cdef inline bint is_plain_sized(PyTypeObject *kind) noexcept:
 
 cdef inline void free_node(PyObject *node) noexcept:
     """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
-    global n_free
+    global n_free, n_held
     cdef PyTypeObject *kind = Py_TYPE(node)
     if n_free < MAX_FREE and (kind == <PyTypeObject *>Value or is_plain_sized(kind)):
         free_nodes[n_free] = node
         n_free += 1
     else:
+        n_held -= 1
         (<TypeSlots *>kind).tp_free(node)
     if kind != <PyTypeObject *>Value:
         Py_DECREF(<PyObject *>kind)
+
+
+def _live():
+    """Return how many nodes there are; for tests, since the garbage collector knows none."""
+    return n_held - n_free
 
 
 cdef PyObject *call_value(

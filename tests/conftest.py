@@ -1,6 +1,9 @@
 """One fixture runs each test on every engine; a missing one fails, it never skips."""
 
+import gc
 import os
+import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,24 @@ def pytest_sessionstart():
 
 def pytest_report_header():
     return f"microgpt: {microgpt.engine.NAME} engine from {os.path.dirname(microgpt.__file__)}"
+
+
+def alive():
+    """Count the package's objects by class, and the compiled nodes, which no collector sees."""
+    gc.collect()
+    kinds = (type(thing) for thing in gc.get_objects())
+    count = Counter(kind for kind in kinds if str(kind.__module__).startswith("microgpt."))
+    compiled = sys.modules.get("microgpt._engine")
+    return count + Counter({"compiled nodes": compiled._live() if compiled else 0})
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_alive(request):
+    """After every module there are no more objects than before it."""
+    before, failed = alive(), request.session.testsfailed
+    yield
+    if request.session.testsfailed == failed:  # a failure's traceback keeps what it shows
+        assert not alive() - before
 
 
 @pytest.fixture(params=PYTHON if PURE else PYTHON + COMPILED, scope="session")

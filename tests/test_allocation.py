@@ -3,7 +3,8 @@
 A preloaded malloc fails the n-th call, for n from 1 until what is tested gets
 through; alone, and with ten calls after it. PYTHONMALLOC=malloc sends Python's own
 allocations there too. CPython 3.13 itself loops for ever where all calls fail, and
-crashes where a generator gets no memory, so neither is in a program here.
+crashes where a generator gets no memory, so neither is in a program here; nor are
+threads, which any CPython waits for at their start though they had no memory for it.
 """
 
 import os
@@ -114,6 +115,72 @@ def observe(state, result):
 
 documents = [[4, 0, 1, 2, 4], [4, 3, 4]]
 """
+FIT = """
+documents = [[4, 0, 1, 2, 4], [4, 3, 4]]
+
+def setup():
+    model = engine.GPT(5, n_embd=2, n_head=1, n_layer=1, block_size=2, rng=random.Random(1))
+    return model, engine.Adam(model.params, num_steps=50)
+
+def whole(state):
+    model, adam = state
+    return bytes(model.weights()), bytes(adam.m), bytes(adam.v), adam.t
+
+def observe(state, losses):
+    return whole(state)
+
+def fit(state):
+    model, adam = state
+    return model.fit(documents, 3 - adam.t, 2, adam=adam)
+
+state = setup()
+steps = [whole(state)]
+for _ in range(3):
+    state[0].fit(documents, 1, 2, adam=state[1])
+    steps.append(whole(state))
+
+def unchanged(state):
+    for p in state[0].params:
+        p.grad = 0.0
+    return whole(state) in steps
+"""
+REPLAY = """
+def setup():
+    x = [Value(float(i) + 0.5) for i in range(4)]
+    w = [Value(float(i) - 0.5) for i in range(4)]
+    inner = functions.softmax([functions.dot(x, w), functions.maximum(x[0], w[1]), x[2] ** 2])
+    out = sum(inner) * x[3].exp() + functions.where(x[0], w[0], w[1]).relu()
+    return x, w, out, Tape(out, inputs=x)
+
+rows = [[0.25 * i, 1.0, -0.5 * i, 0.125] for i in range(20)]
+
+def unchanged(state):
+    "Return whether so many whole rows have been added, and take them away again."
+    x, w, out, tape = state
+    found = numbers(w)
+    for leaf in [*x, *w]:
+        leaf.grad = 0.0
+    return found in done
+
+def observe(state, result):
+    x, w, out, tape = state
+    return numbers([*x, *w, out]), result
+
+def record(state):
+    return len(Tape(state[2], inputs=state[0]))
+
+def forward(state):
+    return state[3].forward(rows[1]).hex()
+
+def run(state):
+    return bytes(state[3].run(rows))
+
+state = setup()
+done = [numbers(state[1])]
+for row in rows:
+    state[3].run([row])
+    done.append(numbers(state[1]))
+"""
 TRAIN = {
     "a loss": "model.loss(documents[0]).data",
     "a batch": "model.batch_loss(documents).data",
@@ -191,3 +258,31 @@ fail_each(setup, act, observe, unchanged)
 def test_a_model_that_lacks_memory_is_left_as_it_was(compiled, library, name):
     act = f"def act(state):\n    model, adam = state\n    return {TRAIN[name]}\n"
     run(compiled, library, f"{MODEL}\n{act}\nfail_each(setup, act, observe, unchanged)")
+
+
+def test_training_that_lacks_memory_ends_between_two_steps(compiled, library):
+    run(compiled, library, f"{FIT}\nfail_each(setup, fit, observe, unchanged)")
+
+
+@pytest.mark.parametrize("play", ["record", "forward", "run"])
+def test_a_replay_that_lacks_memory_ends_between_two_rows(compiled_scalar, library, play):
+    act = f"fail_each(setup, {play}, observe, unchanged)"
+    run(compiled_scalar, library, f"{REPLAY}\n{act}")
+
+
+def test_value_and_grad_without_memory_is_right_the_next_time(compiled_scalar, library):
+    run(
+        compiled_scalar,
+        library,
+        """
+from microgpt import value_and_grad
+
+def setup():
+    return value_and_grad(lambda x, y: (x * y + y**2).exp())
+
+def act(slope):
+    return slope(0.5, 0.25), slope(0.75, 0.5), slope(0.5, 0.25)
+
+fail_each(setup, act, lambda slope, result: result, lambda slope: None)
+""",
+    )

@@ -1,5 +1,6 @@
 """Checkpoints: exact there and back, whole or not there, and nothing in them believed."""
 
+import io
 import itertools
 import json
 import math
@@ -17,8 +18,11 @@ import safetensors
 import safetensors.numpy
 from bits import bits
 from command import environment
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from microgpt import checkpoint
+from microgpt import checkpoint, memory
+from microgpt.engine import names
 from microgpt.tokenizer import CharTokenizer
 
 
@@ -120,6 +124,97 @@ def test_flipped_bit_is_refused_or_gives_a_whole_model(path):
             assert tokenizer.vocab_size == model.config.vocab_size
         assert complaint.count("no microgpt model") == 1 > complaint.count("\n")
         content[i] ^= 1 << bit
+
+
+def judge(content, path):
+    """Load what may be a checkpoint: a whole model, or a complaint of one line that names it."""
+    path.write_bytes(content)
+    try:
+        model, tokenizer = checkpoint.load(path, "python")
+    except ValueError as error:
+        assert str(error).startswith(f"{path}: no microgpt model: ")
+        assert "\n" not in str(error)
+        return None
+    assert all(map(math.isfinite, model.weights()))
+    assert len(model.params) == model.config.num_params
+    assert tokenizer.vocab_size == model.config.vocab_size
+    return model
+
+
+@given(st.binary(max_size=200), st.none() | st.integers(-20, 20))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_no_model(path, text, length):
+    if length is not None:  # the header's, nearly right
+        text = max(0, len(text) + length).to_bytes(8, "little") + text
+    assert judge(text, path) is None
+
+
+METADATA = {"format": "microgpt", "vocabulary": "ab"}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+)
+
+
+def places(node):
+    """Return (container, key) of all values in a JSON object."""
+    keys = list(node) if isinstance(node, dict) else range(len(node))
+    inner = [
+        place for key in keys if isinstance(node[key], (dict, list)) for place in places(node[key])
+    ]
+    return [(node, key) for key in keys] + inner
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_header_with_any_value_anywhere_is_refused_or_gives_a_whole_model(path, data):
+    before = path.read_bytes()
+
+    def change(header):
+        sizes = json.loads(header["__metadata__"]["config"])
+        for _ in range(data.draw(st.integers(1, 3))):
+            container, key = data.draw(st.sampled_from(places(header) + places(sizes)))
+            value = container.pop(key)
+            if isinstance(container, list):
+                container.insert(data.draw(st.integers(0, 2)), data.draw(JSON))
+            elif data.draw(st.booleans()):
+                container[key] = data.draw(JSON)
+            else:
+                container[data.draw(st.text(max_size=3))] = value
+        if data.draw(st.booleans()) and "__metadata__" in header:
+            header["__metadata__"] = {"config": json.dumps(sizes), **METADATA}
+
+    rewrite(path, change)
+    judge(path.read_bytes(), path)
+    path.write_bytes(before)
+
+
+@given(st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_file_with_bytes_changed_anywhere_is_refused_or_gives_a_whole_model(path, data):
+    before = content = path.read_bytes()
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        stop = data.draw(st.integers(start, min(start + 16, len(content))))
+        content = content[:start] + data.draw(st.binary(max_size=16)) + content[stop:]
+    judge(content, path)
+    path.write_bytes(before)
+
+
+def test_file_that_shrinks_while_it_is_read_is_refused(path, monkeypatch):
+    content = path.read_bytes()
+    for size in range(len(content)):
+        shrunk = io.BytesIO(content[:size])
+        monkeypatch.setattr(checkpoint, "open", lambda *_, file=shrunk: file, raising=False)
+        with pytest.raises(ValueError, match="no microgpt model"):
+            checkpoint.load(path)
+
+
+def test_model_that_cannot_fit_is_refused_before_its_weights_are_read(path, monkeypatch):
+    model, _ = checkpoint.load(path)
+    monkeypatch.setattr(memory, "WEIGHT", dict.fromkeys(names(), 1 << 60))
+    with pytest.raises(MemoryError, match=f"^{model.config.num_params} weights and 0 .* GiB on "):
+        checkpoint.load(path)
 
 
 def metadata(**changes):

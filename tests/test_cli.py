@@ -16,7 +16,7 @@ from command import COMMAND, environment, interruptible, run, running
 from golden.original import libm_fingerprint
 
 from microgpt import __version__, checkpoint
-from microgpt.cli import main
+from microgpt.cli import _parser, main
 from microgpt.engine import NAME, load
 from microgpt.tokenizer import CharTokenizer
 
@@ -255,6 +255,9 @@ def test_nonsense_on_the_command_line_is_one_line_and_status_2(flags, complaint,
         (["train", *SMALL, "--losses", "no/losses"], "no/losses: No such file or directory"),
         (["train", *SMALL, "--n-embd", "100000000"], "lower --n-embd"),
         (["train", *SMALL, "--n-layer", "9" * 30], "lower --n-embd, --n-layer"),
+        (["train", *SMALL, "--batch-size", "9" * 20], "GiB on the "),
+        (["train", *SMALL, "--block-size", "9" * 20, "--engine", "python"], "on the python engine"),
+        (["verify", *SMALL, "--n-embd", "30000"], "GiB on the python engine, this machine has "),
         (["train", *SMALL, "--learning-rate", "1e5"], "training failed in step 2: "),
         (["train", *SMALL, "--eps-adam", "0", "--learning-rate", "0"], "larger --eps-adam"),
         (["train", *SMALL, "--num-steps", "1", "--temperature", "1e-320"], "higher --temperature"),
@@ -273,6 +276,68 @@ def test_failure_is_one_line_that_names_the_cause_and_status_1(flags, complaint,
     assert (status, err.count("\n")) == (1, 1)
     assert err.startswith("microgpt: ")
     assert complaint in err
+
+
+# What no number is; and for a number's flag what it does take of these.
+NO_NUMBER = ["", " ", "x", "½", "1,5", "1 2", "0x10", "nan", "inf", "-inf", "1e999", "-1"]
+NO_NUMBER += ["None", "True", "[1]", "\x1b[2J", "\0", "\udcff", "--", "-", "--seed"]
+TAKES = {"--seed": {"-1"}}
+# Paths and text are any; these cannot be.
+NO_PATH = ["", "\0", "a\0b", "x" * 5000, "no/such/place", "/dev/null/x", "--", "--seed"]
+NO_NAME = ["", "x", "Python", "python ", "-", "cython,fused", "../python", "\0", "\udcff"]
+NONSENSE = {"--data": NO_PATH, "--losses": NO_PATH, "--out": ["", "\0", "x" * 5000, "--", "--seed"]}
+NONSENSE |= {"--engine": NO_NAME, "--prompt": ["\0", "\udcff", "É", "a" * 5000]}
+
+
+def flags_that_take_a_value():
+    """Return (command, flag) of every flag that the command line knows, but those without."""
+    (commands,) = [action for action in _parser()._actions if action.choices]
+    return [
+        (command, flag)
+        for command, parser in commands.choices.items()
+        for action in parser._actions
+        for flag in action.option_strings
+        if action.nargs != 0
+    ]
+
+
+@pytest.mark.parametrize(("command", "flag"), flags_that_take_a_value())
+def test_every_flag_refuses_every_kind_of_nonsense_in_one_line(
+    command, flag, trained, monkeypatch, capsys
+):
+    monkeypatch.chdir(trained)
+    before = sorted(trained.rglob("*"))
+    given = ["sample", "model"] if command == "sample" else [command, *SMALL, "--num-steps", "1"]
+    for value in NONSENSE.get(flag, NO_NUMBER):
+        status = main([*given, flag, value])
+        _, err = capsys.readouterr()
+        if value in TAKES.get(flag, ()):
+            assert (status, err) == (0, ""), value
+            continue
+        assert status in (1, 2), value
+        assert err.count("\n") == 1, value
+        assert re.match(f"microgpt(: | {command}: )", err), value
+    assert sorted(trained.rglob("*")) == before
+
+
+def test_every_flag_without_a_value_refuses_one(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained)
+    for command in (["train", "--quiet=no"], ["sample", "model", "--quiet=1"], ["--version=2"]):
+        assert main(command) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_model_is_kept_where_its_directory_vanished_while_training(folder):
+    with running(*ENDLESS, "--out", "model", cwd=folder) as process:
+        for line in process.stdout:
+            if line.startswith("step    5"):
+                break
+        (folder / "model").rmdir()
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith(" of 10000000 steps; saved model\n")
+    checkpoint.load(folder / "model")
 
 
 def test_losses_never_overwrite_the_data(folder):
@@ -369,12 +434,12 @@ def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, ex
 
 
 def test_second_signal_ends_the_program_in_the_middle_of_a_step(folder):
-    flags = ["--engine", "python", "--n-embd", "256", "--n-head", "1", "--batch-size", "50"]
+    flags = ["--engine", "python", "--n-embd", "64", "--n-head", "1", "--batch-size", "20"]
     with running("train", "--data", "text", *flags, "--out", "model", cwd=folder) as process:
         for line in process.stdout:
             if line.startswith("num params"):
                 break
-        time.sleep(1)  # into the first step, which takes minutes
+        time.sleep(1)  # into the first step, which takes longer
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("microgpt: stopping after this step")
         process.send_signal(signal.SIGINT)

@@ -2,7 +2,9 @@
 
 import hashlib
 import http.server
+import io
 import os
+import re
 import string
 import sys
 import threading
@@ -10,8 +12,22 @@ import types
 
 import pytest
 from command import run
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from microgpt import data, names
+
+PIECES = [b"a", b" ", b"\n", b"\r", b"\r\n", b"\0", b"\xef\xbb\xbf", b"\xe6\x97\xa5", b"\x85"]
+PIECES += [
+    b"\xe2\x80\xa8",
+    b"\xc2\x85",
+    b"\x0b",
+    b"\x1c",
+    b"\xff",
+    b"\xc3",
+    b"\xed\xa0\x80",
+    b"ada",
+]
 
 
 def test_package_ships_thirty_thousand_different_lowercase_names():
@@ -106,6 +122,64 @@ def test_path_that_cannot_be_read_is_an_error_that_names_it(tmp_path, monkeypatc
     with pytest.raises(OSError) as caught:  # noqa: PT011 - any of its kinds
         data.documents(source)
     assert caught.value.filename == source
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file that fails to be read")
+def test_file_that_fails_while_it_is_read_is_named():
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        data.documents("/proc/self/mem")
+    assert caught.value.filename == "/proc/self/mem"
+
+
+def test_file_that_vanishes_while_it_is_read_is_read_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_CHUNK", 10)
+    path = tmp_path / "text"
+    path.write_bytes(b"abcdefghi\n" * 3)
+    parts = data._chunks
+
+    def vanishing(file, name):
+        for part in parts(file, name):
+            path.unlink(missing_ok=True)
+            yield part
+
+    monkeypatch.setattr(data, "_chunks", vanishing)
+    assert data.documents(str(path)) == ["abcdefghi"] * 3
+    with pytest.raises(FileNotFoundError):
+        data.documents(str(path))
+
+
+def test_file_without_permission_is_named(tmp_path):
+    path = tmp_path / "text"
+    path.write_text("a")
+    path.chmod(0)
+    user = os.geteuid()
+    if user == 0:  # whom no permission binds
+        os.chmod(tmp_path, 0o755)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(PermissionError) as caught:
+            data.documents(str(path))
+    finally:
+        os.seteuid(user)
+    assert caught.value.filename == str(path)
+
+
+def lines(text):
+    """Return the documents of a text as the original reads a file; it knows UTF-8 alone."""
+    found = io.TextIOWrapper(io.BytesIO(text), encoding="utf-8-sig")
+    return [line.strip() for line in found if line.strip()]
+
+
+@given(st.one_of(st.binary(), st.lists(st.sampled_from(PIECES)).map(b"".join)))
+@example(b"\xef\xbb\xbf\xef\xbb\xbfa\r\r\n\n")
+def test_any_bytes_are_documents_or_a_complaint_of_one_line(text):
+    try:
+        found = data.parse(text, "text")
+    except ValueError as error:
+        assert re.match("text: (line [0-9]+, byte [0-9]+: 0x..|no document)", str(error))
+        assert "\n" not in str(error)
+    else:
+        assert found == lines(text)
 
 
 def test_fifo_is_read_to_its_end(tmp_path):

@@ -81,6 +81,24 @@ def test_training_steps_leak_nothing(engine):
     )
 
 
+def test_a_step_takes_the_memory_that_is_asked_for(engine):
+    run(
+        engine,
+        """
+        from microgpt import memory
+
+        before = resident()
+        model = engine.GPT(27, n_embd=64, n_head=2, n_layer=2)
+        model.fit([[26, 0, 1, 2, 26]], 1)
+        with open("/proc/self/status") as status:
+            (peak,) = [line.split()[1] for line in status if line.startswith("VmHWM")]
+        taken = int(peak) * 1024 - before
+        least = memory.least(model.config, engine.NAME, 4)
+        assert least - 2**21 < taken < 2 * least + 2**21, (taken, least)
+        """,
+    )
+
+
 def test_errors_leak_nothing(compiled_scalar):
     run(
         compiled_scalar,

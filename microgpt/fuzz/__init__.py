@@ -33,7 +33,7 @@ from microgpt.fuzz.graphs import Program
 
 ORACLE = "python"
 AT_ONCE = 20  # programs in one forked process
-PATIENCE = 60.0  # seconds that these may take before they count as hanging
+PATIENCE = 600.0  # seconds that these may take, on a busy machine, before they count as hanging
 MODEL_EVERY = 10  # of so many programs one is over models
 
 
@@ -120,7 +120,7 @@ class Findings:
                     return done, (number, difference)
             return done, None
 
-        result, last, status = _forked(work)
+        result, last, status = _forked(work, PATIENCE)
         if result is None:
             return last, f"the process ended with {status}"
         done, failure = result
@@ -131,7 +131,7 @@ class Findings:
         return failure  # type: ignore[no-any-return]
 
 
-def _forked(work: Callable[[Callable[[int], None]], Any]) -> tuple[Any, int, str]:
+def _forked(work: Callable[[Callable[[int], None]], Any], patience: float) -> tuple[Any, int, str]:
     """Return what work returns in a forked process, the last number it told, and how it ended."""
     told = mmap.mmap(-1, 8)
     reading, writing = os.pipe()
@@ -139,7 +139,7 @@ def _forked(work: Callable[[Callable[[int], None]], Any]) -> tuple[Any, int, str
     if child == 0:
         os.close(reading)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
+        signal.setitimer(signal.ITIMER_REAL, patience)
         try:
             result = work(lambda number: told.__setitem__(slice(8), number.to_bytes(8, "little")))
             with os.fdopen(writing, "wb") as pipe:
@@ -228,7 +228,7 @@ def fuzz(seconds: float, seed: int, tell: Callable[[str], object] = print) -> in
     tell(f"program {number} of seed {seed}: {difference}; cutting it down")
 
     def fails(candidate: Program) -> bool:
-        result, _, _ = _forked(lambda tell: compare(subject, candidate))
+        result, _, _ = _forked(lambda tell: compare(subject, candidate), PATIENCE / AT_ONCE)
         return result is None or result[1] is not None
 
     program = shrink(program, fails)

@@ -1,0 +1,42 @@
+"""Whether a model fits into this machine, asked before the memory is taken.
+
+A system that promises more than it has ends the process that believes it, so
+MemoryError alone would come too late.
+"""
+
+from __future__ import annotations
+
+import os
+
+from microgpt.gpt import Config
+
+# The least bytes that a weight takes: with its gradient and Adam's two moments; and
+# at each position, in the graph of a step. tests/test_memory.py measures both.
+WEIGHT = {"python": 120, "cython": 104, "fused": 32}
+TERM = {"python": 400, "cython": 32, "fused": 0}
+
+
+def check(config: Config, engine_name: str, positions: int = 0) -> None:
+    """Refuse a model that cannot fit, training on so many positions a step.
+
+    Raises:  MemoryError that says what it would take
+    """
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return
+    needed = least(config, engine_name, positions)
+    if needed > memory:
+        raise MemoryError(
+            f"{config.num_params:,} weights and {positions:,} positions a step need at least "
+            f"{needed / 2**30:,.1f} GiB on the {engine_name} engine, this machine has "
+            f"{memory / 2**30:,.1f}"
+        )
+
+
+def least(config: Config, engine_name: str, positions: int) -> int:
+    """Return the fewest bytes that a step can do with."""
+    looked_up = (config.vocab_size + config.block_size) * config.n_embd
+    activations = 8 * (12 * config.n_layer * config.n_embd + 2 * config.vocab_size)
+    graph = TERM.get(engine_name, 0) * (config.num_params - looked_up)
+    return WEIGHT.get(engine_name, 32) * config.num_params + positions * (activations + graph)
