@@ -173,8 +173,9 @@ cdef class Value:
 
     @data.setter
     def data(self, number):
+        cdef double data = to_double(number)  # which may run Python code
         reclaim(<PyObject *>self)
-        self.c_data = to_double(number)
+        self.c_data = data
         self.flags |= EDITED
 
     @property
@@ -185,8 +186,9 @@ cdef class Value:
 
     @grad.setter
     def grad(self, number):
+        cdef double grad = to_double(number)
         reclaim(<PyObject *>self)
-        self.c_grad = to_double(number)
+        self.c_grad = grad
         if self.op == SUM and self.c_grad == 0.0 and signbit(self.c_grad):
             unfold(<PyObject *>self)  # no other way leads to -0.0, which a sum's terms would lose
 
@@ -316,7 +318,7 @@ cdef class Value:
         reclaim(<PyObject *>self)
         if not walk(<PyObject *>self, &scratch, FOR_BACKWARD):
             raise MemoryError(f"no memory for a tape of more than {scratch.n} nodes")
-        play(scratch.entries, scratch.n)
+        play(scratch.entries, scratch.n, True)
         trim(&scratch)
 
 

@@ -11,21 +11,21 @@ cdef enum:
 
 
 cdef class Bench:
-    """The memory in which one thread computes up to BLOCKS times eight rows."""
+    """The memory in which one thread computes n_blocks times eight rows, BLOCKS at most."""
 
     cdef Program program
     cdef double *data       # (n_data, 8)
     cdef double *grads      # (n_grads, 8)
-    cdef double *terms      # (BLOCKS, n_places, 8)
+    cdef double *terms      # (n_blocks, n_places, 8)
     cdef double *losses     # (BLOCKS, 8)
     cdef bint[BLOCKS] fine
 
-    def __cinit__(self, Program program):
+    def __cinit__(self, Program program, Py_ssize_t n_blocks):
         cdef size_t vector = LANES * sizeof(double)
         self.program = program
         self.data = <double *>PyMem_Malloc(program.n_data * vector)
         self.grads = <double *>PyMem_Malloc(program.n_grads * vector)
-        self.terms = <double *>PyMem_Malloc((BLOCKS * program.n_places + 1) * vector)
+        self.terms = <double *>PyMem_Malloc((n_blocks * program.n_places + 1) * vector)
         self.losses = <double *>PyMem_Malloc(BLOCKS * vector)
         if not (self.data and self.grads and self.terms and self.losses):
             raise MemoryError(f"no memory for {LANES} rows of {program.n_data} numbers")
@@ -117,17 +117,20 @@ cdef array rows_of(object batch, Py_ssize_t n_inputs):
 cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows, int threads):
     """Do `forward` and `backward` for every row, and return the losses."""
     cdef array losses = array("d", [0.0]) * n_rows
-    cdef Py_ssize_t done = 0, last, n_inputs = len(tape.inputs), i, k, n_blocks, start
+    cdef Py_ssize_t done = 0, last, n_inputs = len(tape.inputs), i, k, n_blocks, start, most = 0
     cdef Bench bench
     benches = []
     executor = None
     try:
-        if n_rows > LANES and has_program(tape):
+        if n_rows > LANES and tape.program is not None:
             read_constants(tape)
             while done < n_rows and has_negative_zero(tape.program):
                 run_row(tape, rows, done, losses)  # eight rows would lose the sign
                 done += 1
-            benches = [Bench(tape.program) for _ in range(threads)]
+            n_blocks = (n_rows - 1 - done) // LANES
+            threads = max(1, min(threads, n_blocks))
+            most = min(BLOCKS, (n_blocks + threads - 1) // threads)
+            benches = [Bench(tape.program, most) for _ in range(threads)]
             for bench in benches:
                 bench.begin()
             if threads > 1:
@@ -138,7 +141,7 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows, int threads):
             start = done
             for bench in benches:
                 # The last row is always done alone: it leaves the nodes as they should be.
-                n_blocks = min(BLOCKS, (n_rows - 1 - start) // LANES)
+                n_blocks = min(most, (n_rows - 1 - start) // LANES)
                 if n_blocks > 0:
                     work.append((bench, start, n_blocks))
                     start += n_blocks * LANES

@@ -82,7 +82,7 @@ cdef class Program:
     cdef uint8_t *ops        # of each site, as compiled
     cdef Py_ssize_t n_runs, n_steps, n_terms, n_sources, n_edges, n_sites
     cdef Py_ssize_t max_runs, max_steps, max_terms, max_sources, max_edges, max_sites
-    cdef Py_ssize_t n_kept, n_inputs, n_data, n_grads, n_places
+    cdef Py_ssize_t n_borrowed, n_kept, n_inputs, n_data, n_grads, n_places
     cdef uint32_t root, root_grad
     cdef uint32_t one        # the slot of 1.0
     cdef double *data        # (n_data,)
@@ -90,6 +90,9 @@ cdef class Program:
     cdef double *before      # (n_kept,) what the nodes were last computed from
 
     def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n_borrowed, self.n_sites):
+            Py_DECREF(self.sites[i].node)
         PyMem_Free(self.runs)
         PyMem_Free(self.steps)
         PyMem_Free(self.terms)
@@ -103,6 +106,16 @@ cdef class Program:
         PyMem_Free(self.data)
         PyMem_Free(self.grads)
         PyMem_Free(self.before)
+
+
+cdef int refuse_unknown(PyObject *node) except -1:
+    """Raise ValueError for a node that only the constructor knows how to make."""
+    if (<Value>node).op == CUSTOM:
+        raise ValueError(
+            f"{<object>node!r} was made through the constructor, so its "
+            "rule is unknown and it cannot be computed again: make it an Operation"
+        )
+    return 0
 
 
 cdef Program compile_tape(Tape tape):
@@ -153,16 +166,22 @@ cdef bint find_sites(Program program, Tape tape) noexcept:
     for i in range(program.n_inputs):
         if not add_site(program, inputs[i]):
             return False
-    for i in range(tape.n):
-        if is_kept(tape.entries[i].node) and not add_site(program, tape.entries[i].node):
-            return False
+    # The tape has those already, where the garbage collector sees it.
+    program.n_borrowed = program.n_sites
+    for i in range(program.n_borrowed):
+        Py_DECREF(program.sites[i].node)
+    node = tape.entries[tape.n - 1].node
+    if is_kept(node) and not add_site(program, node):
+        return False
     for i in range(tape.n_computed):
         node = tape.computed[i].node
         if (<Value>node).op == LARGEST:
             children = sources_of(node, &n)
-            for j in range(n):
-                if is_kept(children[j]) and not add_site(program, children[j]):
-                    return False
+        else:
+            children = children_of(node, &n)
+        for j in range(n):
+            if is_kept(children[j]) and not add_site(program, children[j]):
+                return False
     program.n_kept = program.n_sites
     for i in range(tape.n_computed):
         if not add_site(program, tape.computed[i].node):
@@ -218,6 +237,7 @@ cdef bint add_site(Program program, PyObject *node) noexcept:
         return False
     program.sites[program.n_sites] = Site(node, 0, 0, NONE, NONE, NONE, NONE, False)
     program.n_sites += 1
+    Py_INCREF(node)
     (<Value>node).place = <uint32_t>program.n_sites
     return True
 
@@ -390,6 +410,8 @@ cdef bint order_steps(Program program) noexcept:
     side by side, and more of it is in one run.
     """
     cdef Py_ssize_t i, n = program.n_steps
+    if n == 0:
+        return True
     cdef Turn *turns = <Turn *>PyMem_Malloc((n + 1) * sizeof(Turn))
     cdef uint64_t *ready = <uint64_t *>PyMem_Malloc((program.n_data + 1) * sizeof(uint64_t))
     cdef Run *runs = <Run *>PyMem_Malloc((n + 1) * sizeof(Run))

@@ -16,12 +16,7 @@ cdef enum State:
     BACKWARD_DONE  # and after backward
 
 
-cdef inline bint has_program(Tape tape) except -1:
-    """Return whether a tape can run without its nodes."""
-    if not tape.is_compiled:
-        tape.program = compile_tape(tape)
-        tape.is_compiled = True
-    return tape.program is not None
+cdef uint64_t n_holds = 0  # how often a tape has begun to hold nodes
 
 
 cdef int read_constants(Tape tape) except -1:
@@ -37,34 +32,40 @@ cdef int read_constants(Tape tape) except -1:
     for i in range(program.n_sites):
         node = program.sites[i].node
         reclaim(node)
-        if (<Value>node).op != program.ops[i]:
-            raise ValueError(f"{<object>node!r} is no longer what the tape has recorded")
-        if program.ops[i] == LEAF:
+        refuse_new(node, program.ops[i])
+        if i >= program.n_kept and program.ops[i] == LEAF:
+            if not (<Value>node).flags & CONSTANT:  # another tape's input by now
+                tape.program = compile_tape(tape)
+                return read_constants(tape)
             program.data[program.sites[i].slot] = (<Value>node).c_data
+    return 0
+
+
+cdef inline int refuse_new(PyObject *node, uint8_t op) except -1:
+    if (<Value>node).op != op:
+        raise ValueError(f"{<object>node!r} is no longer what the tape has recorded")
     return 0
 
 
 cdef double replay(Tape tape) except? -1.0:
     """Compute the program; if something raises, the nodes, which tell what and when."""
-    cdef Program program = tape.program
+    global n_holds
+    cdef Program program
     cdef PyObject *node
     cdef Py_ssize_t i
     read_constants(tape)
+    program = tape.program
+    for i in range(program.n_kept):
+        refuse_new(program.sites[i].node, LEAF)
     memcpy(program.before, program.data, program.n_kept * sizeof(double))
     for i in range(program.n_kept):
-        node = program.sites[i].node
-        reclaim(node)
-        if (<Value>node).op != program.ops[i]:
-            raise ValueError(f"{<object>node!r} is no longer what the tape has recorded")
-        program.data[i] = (<Value>node).c_data
+        program.data[i] = (<Value>program.sites[i].node).c_data
     if not compute_rows(program, program.data, 1):
         memcpy(program.data, program.before, program.n_kept * sizeof(double))
         show(tape)
         return compute_nodes(tape)
-    for i in range(program.n_kept):
-        if (<Value>program.sites[i].node).flags & CONSTANT:
-            (<Value>program.sites[i].node).c_grad = 0.0
     if tape.state == IN_NODES:
+        n_holds += 1
         for i in range(program.n_kept, program.n_sites):
             node = program.sites[i].node
             (<Value>node).flags |= HELD
@@ -75,12 +76,23 @@ cdef double replay(Tape tape) except? -1.0:
 
 
 cdef double compute_nodes(Tape tape) except? -1.0:
+    cdef PyObject *node
+    cdef Py_ssize_t i
+    cdef uint64_t seen = reclaim_computed(tape)
+    for i in range(tape.n_computed):
+        node = tape.computed[i].node
+        refuse_unknown(node)
+        compute(node)
+        if (<Value>node).op == OPERATION and n_holds != seen:
+            seen = reclaim_computed(tape)  # its rule has run a tape over the same nodes
+    return (<Value>tape.entries[tape.n - 1].node).c_data
+
+
+cdef uint64_t reclaim_computed(Tape tape) except? 0:
     cdef Py_ssize_t i
     for i in range(tape.n_computed):
         reclaim(tape.computed[i].node)
-    for i in range(tape.n_computed):
-        compute(tape.computed[i].node)
-    return (<Value>tape.entries[tape.n - 1].node).c_data
+    return n_holds
 
 
 cdef void show(Tape tape) noexcept:
@@ -94,24 +106,30 @@ cdef void show(Tape tape) noexcept:
         return
     tape.state = IN_NODES
     for i in range(program.n_kept, program.n_sites):
-        (<Value>program.sites[i].node).flags &= ~HELD
+        node = program.sites[i].node
+        (<Value>node).flags &= ~HELD
+        (<Value>node).c_grad = 0.0
     for i in range(program.n_kept):
         node = program.sites[i].node
         now = (<Value>node).c_data
         (<Value>node).c_data = program.data[i]
         program.data[i] = now
         program.grads[i] = (<Value>node).c_grad
-    for i in range(program.n_kept, program.n_sites):
-        if program.ops[i] == LEAF:
-            (<Value>program.sites[i].node).c_grad = 0.0
+        # The constructor may have given it children since; here it was none but a leaf.
+        program.sites[i].n_uses = (<Value>node).n
+        program.sites[i].user = (<Value>node).op
+        (<Value>node).n = 0
+        (<Value>node).op = LEAF
     for i in range(tape.n_computed):
         compute(tape.computed[i].node)
     if state == BACKWARD_DONE:
-        play(tape.entries, tape.n)
+        play(tape.entries, tape.n, False)
     for i in range(program.n_kept):
         node = program.sites[i].node
         (<Value>node).c_data = program.data[i]
         (<Value>node).c_grad = program.grads[i]
+        (<Value>node).n = <uint8_t>program.sites[i].n_uses
+        (<Value>node).op = <uint8_t>program.sites[i].user
 
 
 cdef int play_back(Tape tape) except -1:
@@ -138,7 +156,7 @@ cdef int play_back(Tape tape) except -1:
         return 0
     for i in range(tape.n):
         reclaim(tape.entries[i].node)
-    play(tape.entries, tape.n)
+    play(tape.entries, tape.n, False)
     return 0
 
 
@@ -271,6 +289,8 @@ cdef int compute(PyObject *node) except -1:
         block.local_grads[2] = 1.0 - k
     elif op == OPERATION:
         compute_operation(<Value>node)
+    elif not (<Value>node).flags & CONSTANT:
+        return 0  # a constant that a tape has made its input since
     (<Value>node).c_grad = 0.0
     return 0
 

@@ -21,9 +21,8 @@ cdef struct Walk:
     Py_ssize_t capacity
     Frame *frames
     Py_ssize_t max_depth
-    PyObject *held  # a node that has to be shown first
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, NULL)
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0)
 
 cdef enum:
     MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
@@ -34,17 +33,6 @@ cdef enum Purpose:
 
 
 cdef bint walk(PyObject *root, Walk *w, Purpose purpose) noexcept:
-    """Do `walk_shown`, where a tape holds nodes after it has shown them."""
-    w.held = NULL
-    while not walk_shown(root, w, purpose):
-        if w.held is NULL:
-            return False
-        show(holder_of(w.held))
-        w.held = NULL
-    return True
-
-
-cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
     """Write what root depends on, in the order in which the nodes are finished.
 
     For a tape, sums are expanded and leaves included. For one backward, leaves, which
@@ -53,7 +41,9 @@ cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
     rest. For replay, constants are included, a LARGEST after the values it depends on.
     Leaves a mark in `place` of every node written, which `play` or `unmark` clears.
 
-    Return False, with no mark left, if there is no memory, or a tape holds a node.
+    Nodes that a tape holds are shown on the way.
+
+    Return False, with no mark left, if there is no memory.
     """
     cdef PyObject *child
     cdef PyObject **children
@@ -101,9 +91,6 @@ cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
                         return fail(w, n_entries, depth, frame.node)
                     frame.start = stop
         if child is not NULL:
-            if (<Value>child).flags & HELD:
-                w.held = child
-                return fail(w, n_entries, depth, frame.node)
             if depth == w.max_depth and not grow(
                 <void **>&w.frames, &w.max_depth, sizeof(Frame)
             ):
@@ -123,12 +110,13 @@ cdef bint walk_shown(PyObject *root, Walk *w, Purpose purpose) noexcept:
 
 
 cdef inline PyObject *if_new(PyObject *child, Purpose purpose) noexcept:
-    """Return a child that is still to be reached, or shown, else NULL."""
+    """Return a child that is still to be reached, else NULL."""
     if (<Value>child).place:
         return NULL
+    if (<Value>child).flags & HELD:
+        show(holder_of(child))
     if (
         (<Value>child).n
-        or (<Value>child).flags & HELD
         or purpose == FOR_TAPE
         or purpose == FOR_REPLAY and (<Value>child).flags & CONSTANT
     ):
@@ -184,8 +172,8 @@ cdef void unmark(Walk *w, Py_ssize_t depth) noexcept:
         (<Value>w.frames[i].node).place = 0
 
 
-cdef void play(Entry *entries, Py_ssize_t n) noexcept:
-    """Apply the chain rule along a walk, last entry first, and clear its marks.
+cdef void play(Entry *entries, Py_ssize_t n, bint marked) noexcept:
+    """Apply the chain rule along a walk, last entry first, and clear its marks if it has left some.
 
     Order:   entries n-1 to 0; within a node, children left to right; within a
              sum, terms last to first
@@ -199,7 +187,8 @@ cdef void play(Entry *entries, Py_ssize_t n) noexcept:
     (<Value>entries[n - 1].node).c_grad = 1.0
     for i in range(n - 1, -1, -1):
         node = entries[i].node
-        (<Value>node).place = 0
+        if marked:
+            (<Value>node).place = 0
         grad = (<Value>node).c_grad
         if (<Value>node).n == 2:
             add_to_grad((<Value>node).child[0], (<Value>node).local_grad[0] * grad)
@@ -220,6 +209,7 @@ cdef inline void add_to_grad(PyObject *node, double term) noexcept:
     (<Value>node).c_grad = (<Value>node).c_grad + term
 
 
+@cython.no_gc_clear  # nodes that are held need the program until the end
 cdef class Tape:
     """Tape(loss, inputs=None)\n--\n\n\
 The nodes a value depends on, in the order in which they are finished.
@@ -241,38 +231,38 @@ The nodes a value depends on, in the order in which they are finished.
     cdef Py_ssize_t n_computed
     cdef tuple inputs
     cdef Program program
-    cdef bint is_compiled
     cdef State state
 
     def __cinit__(self, loss, inputs=None):
         if not isinstance(loss, Value):
             raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
         cdef Py_ssize_t i
+        if inputs is not None:
+            self.inputs = tuple(inputs)
+            for value in self.inputs:
+                if not isinstance(value, Value):
+                    raise TypeError(f"inputs must be Values, not {type(value).__name__}")
+                if (<Value>value).n or (<Value>value).op == LARGEST:
+                    raise ValueError(f"an input must be a leaf: {value!r} has been computed")
+            for value in self.inputs:
+                reclaim(<PyObject *>value)
+                (<Value>value).flags &= ~CONSTANT
         reclaim(<PyObject *>loss)
         self.entries = own_walk(<PyObject *>loss, FOR_TAPE, &self.n)
-        for i in range(self.n):
-            Py_INCREF(self.entries[i].node)
         if inputs is None:
             return
-        self.inputs = tuple(inputs)
-        for value in self.inputs:
-            if not isinstance(value, Value):
-                raise TypeError(f"inputs must be Values, not {type(value).__name__}")
-            if (<Value>value).n or (<Value>value).op == LARGEST:
-                raise ValueError(f"an input must be a leaf: {value!r} has been computed")
         for i in range(self.n):
-            if (<Value>self.entries[i].node).op == CUSTOM:
-                raise ValueError(
-                    f"{<object>self.entries[i].node!r} was made through the constructor, so its "
-                    "rule is unknown and it cannot be computed again: make it an Operation"
-                )
+            refuse_unknown(self.entries[i].node)
         self.computed = own_walk(<PyObject *>loss, FOR_REPLAY, &self.n_computed)
+        self.program = compile_tape(self)
 
     def __dealloc__(self):
         cdef Py_ssize_t i
         show(self)
         for i in range(self.n):
             Py_DECREF(self.entries[i].node)
+        for i in range(self.n_computed):
+            Py_DECREF(self.computed[i].node)
         PyMem_Free(self.entries)
         PyMem_Free(self.computed)
 
@@ -297,7 +287,7 @@ The nodes a value depends on, in the order in which they are finished.
             for value, number in zip(self.inputs, numbers):
                 reclaim(<PyObject *>value)
                 (<Value>value).c_data = number
-        if has_program(self):
+        if self.program is not None:
             return replay(self)
         return compute_nodes(self)
 
@@ -322,19 +312,24 @@ The nodes a value depends on, in the order in which they are finished.
             raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
         if not isinstance(threads, int) or threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads!r}")
+        if not self.inputs:
+            batch = list(batch)
         rows = rows_of(batch, len(self.inputs))
         n_rows = len(rows) // len(self.inputs) if self.inputs else len(batch)
         return run_rows(self, rows, n_rows, threads)
 
 
 cdef Entry *own_walk(PyObject *root, Purpose purpose, Py_ssize_t *n) except NULL:
-    """Return the entries of a walk, which the caller frees, and their number."""
-    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, NULL)
+    """Return the entries of a walk and their number; both, and the nodes, are the caller's."""
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0)
     cdef bint walked = walk(root, &w, purpose)
+    cdef Py_ssize_t i
     PyMem_Free(w.frames)
     if not walked:
         PyMem_Free(w.entries)
         raise MemoryError(f"no memory for a tape of more than {w.n} nodes")
     unmark(&w, 0)
+    for i in range(w.n):
+        Py_INCREF(w.entries[i].node)
     n[0] = w.n
     return w.entries
