@@ -135,7 +135,7 @@ cdef void show(Tape tape) noexcept:
 cdef int play_back(Tape tape) except -1:
     """Play the tape: in the program where nobody has looked since forward, else on the nodes."""
     cdef Program program = tape.program
-    cdef double *grads
+    cdef double *grads = NULL
     cdef double grad
     cdef Py_ssize_t i
     if tape.state == FORWARD_DONE:
