@@ -90,8 +90,10 @@ def _run(argv: list[str]) -> int:
     if not argv:
         parser.print_help()
         return 0
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
     command: argparse.ArgumentParser = arguments.parser
+    if unknown:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}")
     if arguments.command != "sample":
         from microgpt import training
         from microgpt.adam import Adam

@@ -87,6 +87,22 @@ def test_engines_print_and_keep_the_same(compiled, folder):
     assert seen["python"] == seen[compiled.NAME]
 
 
+@pytest.mark.parametrize("command", ["--help", "train", "run"])
+@pytest.mark.parametrize("setting", ["MICROGPT_ENGINE", "MICROGPT_SIMD"])
+def test_a_wrong_setting_is_one_line_that_lists_the_choices(setting, command, tmp_path):
+    if setting == "MICROGPT_SIMD" and NAME == "python":
+        pytest.skip("the oracle has no instruction sets to choose from")
+    status, out, err = run(command, cwd=tmp_path, **{setting: "wrong"})
+    assert (status, out) == (2, "")
+    assert re.fullmatch(r"microgpt: no .*'wrong': choose one of .*\n", err)
+
+
+def test_an_unknown_flag_leads_to_the_help_of_its_command(tmp_path):
+    status, out, err = run("train", "--bogus", cwd=tmp_path)
+    assert (status, out) == (2, "")
+    assert err == "microgpt train: unrecognized arguments: --bogus (see microgpt train --help)\n"
+
+
 def test_default_data_are_the_names_of_the_package(tmp_path):
     status, out, _ = run("train", "--num-steps", "1", "--num-samples", "0", cwd=tmp_path)
     assert status == 0
