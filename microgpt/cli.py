@@ -137,7 +137,7 @@ def _verify(arguments: argparse.Namespace, chosen: Any) -> int:
     return verify.verify(arguments, chosen)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """argparse with both spellings of a flag's default shown and one-line errors."""
 
     def __init__(self, **settings: Any) -> None:
@@ -151,7 +151,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="microgpt",
         description="Train and sample Karpathy's microgpt, compiled, with not one bit changed.",
         epilog="Start with: microgpt train\nThen: microgpt COMMAND --help",
@@ -163,8 +163,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[..., int], text: str, epilog: str) -> _Parser:
-        made: _Parser = commands.add_parser(
+    def command(name: str, run: Callable[..., int], text: str, epilog: str) -> Parser:
+        made: Parser = commands.add_parser(
             name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=epilog
         )
         made.set_defaults(run=run, parser=made, prompt="", top_k=None)

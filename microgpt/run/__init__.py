@@ -34,12 +34,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `microgpt run`'s command line; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="microgpt run",
-        description=HELP,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    from microgpt.cli import Parser
+
+    parser = Parser(prog="microgpt run", description=HELP)
     parser.add_argument(
         "--explain",
         action="store_true",
@@ -53,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "and stop; the script runs twice, with all its effects",
     )
     parser.add_argument("script", metavar="SCRIPT.py", help="the script")
-    parser.add_argument("args", nargs=argparse.REMAINDER, help="its own arguments")
+    arguments = parser.add_argument("args", nargs=argparse.REMAINDER, help="its own arguments")
+    arguments.required = False  # or they would be said to be missing
     try:
         options = parser.parse_args(argv)
     except SystemExit as stop:
