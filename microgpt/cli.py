@@ -103,7 +103,7 @@ def _run(argv: list[str]) -> int:
             Adam([], **training.settings(arguments))
         except ValueError as error:
             command.error(str(error))
-    if arguments.command == "train" and _same_file(arguments.losses, arguments.data):
+    if arguments.command != "sample" and _same_file(arguments.losses, arguments.data):
         command.error("--losses would overwrite --data: name another file")
     chosen = None
     if arguments.engine is not None or arguments.command != "verify":
@@ -173,17 +173,8 @@ def _parser() -> argparse.ArgumentParser:
     train = command("train", _train, "train a model on text and sample from it", TRAIN)
     _add_training(train, num_steps=1000)
     _add_sampling(train)
-    files = train.add_argument_group("output")
-    files.add_argument(
-        "--out", type=_name, metavar="DIR", help="save the model in DIR, for microgpt sample"
-    )
-    files.add_argument(
-        "--losses",
-        type=_name,
-        metavar="FILE",
-        help="write each step's loss to FILE, as float.hex() a line",
-    )
-    _add_quiet(files)
+    _add_files(train, "save the model in DIR, for microgpt sample")
+    _add_quiet(train)
 
     sample = command("sample", _sample, "sample from a model that train --out saved", SAMPLE)
     sample.add_argument(
@@ -201,6 +192,8 @@ def _parser() -> argparse.ArgumentParser:
     verify = command("verify", _verify, "check on this machine that all engines agree", VERIFY)
     _add_training(verify, num_steps=10)
     _add_sampling(verify)
+    _add_files(verify, "save the model in DIR if all engines agree")
+    verify.add_argument("--quiet", action="store_true", help="say nothing if all engines agree")
 
     commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
     return parser
@@ -230,6 +223,17 @@ def _add_training(parser: argparse.ArgumentParser, num_steps: int) -> None:
     _add(adam, "--beta1", _real, 0.85, "decay of the gradients' mean")
     _add(adam, "--beta2", _real, 0.99, "decay of their squares' mean")
     _add(adam, "--eps-adam", _real, 1e-8, "added to the root of the squares' mean")
+
+
+def _add_files(parser: argparse.ArgumentParser, out: str) -> None:
+    files = parser.add_argument_group("output")
+    files.add_argument("--out", type=_name, metavar="DIR", help=out)
+    files.add_argument(
+        "--losses",
+        type=_name,
+        metavar="FILE",
+        help="write each step's loss to FILE, as float.hex() a line",
+    )
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:

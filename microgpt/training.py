@@ -83,7 +83,7 @@ def train(arguments: Namespace, engine: SimpleNamespace) -> int:
     """
     documents = data.documents(arguments.data)
     if arguments.out is not None:
-        _prepare(arguments.out)
+        prepare(arguments.out)
     run = Run(arguments, documents, engine)
     if not arguments.quiet:
         print(f"num docs: {len(documents)}")
@@ -156,7 +156,7 @@ def _fit(run: Run, arguments: Namespace, boundary: Boundary) -> OSError | None:
         with contextlib.ExitStack() as stack:
             reports: list[OnStep] = []
             if arguments.losses is not None:
-                reports.append(stack.enter_context(_losses(arguments.losses)))
+                reports.append(stack.enter_context(losses_to(arguments.losses)))
             if not arguments.quiet:
                 progress = _bar if _is_terminal() else _lines
                 reports.append(stack.enter_context(progress(run.num_steps)))
@@ -180,7 +180,7 @@ def _fit(run: Run, arguments: Namespace, boundary: Boundary) -> OSError | None:
 
 
 @contextlib.contextmanager
-def _losses(path: str) -> Iterator[OnStep]:
+def losses_to(path: str) -> Iterator[OnStep]:
     """Yield a report that writes each loss as it comes, so that none is lost."""
     try:
         with open(path, "w", encoding="ascii", buffering=1) as file:
@@ -239,7 +239,7 @@ def _is_terminal() -> bool:
     return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
 
 
-def _prepare(directory: str) -> None:
+def prepare(directory: str) -> None:
     """Fail now, not after the training, where --out cannot be written."""
     target = Path(directory) / checkpoint.FILENAME
     target.parent.mkdir(parents=True, exist_ok=True)

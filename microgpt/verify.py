@@ -9,6 +9,7 @@ by `float.hex()`; where the oracle raises an exception, so must the others.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import statistics
 import sys
@@ -16,7 +17,6 @@ import time
 from argparse import Namespace
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Callable, NamedTuple, Union
 
@@ -26,10 +26,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from microgpt import data, sampling
+from microgpt import checkpoint, data, sampling
 from microgpt import engine as engines
 from microgpt.gpt import Config
-from microgpt.training import Run
+from microgpt.training import OnStep, Run, losses_to, prepare
 
 ORACLE = "python"
 
@@ -49,6 +49,8 @@ def verify(arguments: Namespace, engine: SimpleNamespace | None = None) -> int:
 
     Raises:  OSError and ValueError with a message for the user
     """
+    if arguments.out is not None:
+        prepare(arguments.out)
     documents = data.documents(arguments.data)
     oracle = Candidate(ORACLE, arguments, documents)
     asked = engines.names() if engine is None else [engine.NAME]
@@ -58,7 +60,16 @@ def verify(arguments: Namespace, engine: SimpleNamespace | None = None) -> int:
     missing = [name for name in names if name not in built]
     if not others:
         raise ValueError("no engine is built beside the oracle, so there is nothing to compare")
-    _train_side_by_side(oracle, others, arguments)
+    with contextlib.ExitStack() as stack:
+        write = None
+        if arguments.losses is not None:
+            write = stack.enter_context(losses_to(arguments.losses))
+        _train_side_by_side(oracle, others, arguments, write)
+    differ = any(other.difference for other in others)
+    if arguments.out is not None and not differ:
+        checkpoint.save(arguments.out, oracle.run.model, oracle.run.tokenizer)
+    if arguments.quiet and not differ:
+        return 0
     # In a pipe nothing is folded, however narrow the terminal behind it.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_table(oracle, others, missing))
@@ -68,7 +79,7 @@ def verify(arguments: Namespace, engine: SimpleNamespace | None = None) -> int:
         f"compared to the last bit: {steps:,} losses, {weights:,} gradients, {weights:,} weights, "
         f"{arguments.num_samples:,} samples"
     )
-    return int(any(other.difference for other in others))
+    return int(differ)
 
 
 class Candidate:
@@ -167,9 +178,11 @@ def parameter(i: int, config: Config) -> str:
     raise ValueError("the model has no such weight")
 
 
-def _train_side_by_side(oracle: Candidate, others: list[Candidate], arguments: Namespace) -> None:
+def _train_side_by_side(
+    oracle: Candidate, others: list[Candidate], arguments: Namespace, write: OnStep | None
+) -> None:
     trained: Observed = {}
-    with _progress() as advance:
+    with _progress(arguments.quiet) as advance:
         for t in range(arguments.num_steps):
             expected = oracle.step(t)
             for other in others:
@@ -180,6 +193,8 @@ def _train_side_by_side(oracle: Candidate, others: list[Candidate], arguments: N
                 trained["exception"] = expected["exception"]
                 break
             trained[f"step {t + 1}, loss"] = expected["loss"]
+            if write is not None:
+                write(t, float(expected["loss"][0]))
         else:
             trained["last weight"] = expected["weight"]
     drawn = oracle.sample()
@@ -236,8 +251,8 @@ def _brief(value: array[float] | str) -> str:
     return value if isinstance(value, str) else f"{len(value)} numbers"
 
 
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], object]]:
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int, int], object]]:
     """Yield a function of (step, num_steps) that draws a bar on a terminal."""
     console = Console(stderr=True)
     bar = Progress(
@@ -246,7 +261,7 @@ def _progress() -> Iterator[Callable[[int, int], object]]:
         console=console,
         auto_refresh=False,
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=quiet or not sys.stderr.isatty(),
     )
     with bar:
         task = bar.add_task("")

@@ -245,7 +245,7 @@ def test_installed_command_is_the_module(tmp_path):
         (["sample"], "the following arguments are required: DIR"),
         (["sample", "m", "--top-k", "0"], "--top-k: must be at least 1, not 0"),
         (["sample", "m", "--temperature", "cold"], "must be a number, not 'cold'"),
-        (["verify", "--out", "m"], "unrecognized arguments: --out m"),
+        (["sample", "m", "--out", "m"], "unrecognized arguments: --out m"),
         (["verify", "--num-steps", "0"], "--num-steps: must be at least 1, not 0"),
     ],
 )

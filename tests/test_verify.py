@@ -159,3 +159,12 @@ def test_nothing_to_compare_is_a_failure(tmp_path):
     status, out, err = run("verify", "--engine", "python", cwd=tmp_path)
     assert (status, out) == (1, "")
     assert err == "microgpt: no engine is built beside the oracle, so there is nothing to compare\n"
+
+
+def test_verify_takes_the_flags_of_train(tmp_path):
+    flags = (*SHAPE, "--num-steps", "3", "--losses", "a", "--out", "model", "--quiet")
+    assert run("verify", *flags, cwd=tmp_path) == (0, "", "")
+    run("train", *SHAPE, "--num-steps", "3", "--losses", "b", "--engine", "python", cwd=tmp_path)
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    status, out, _ = run("sample", "model", "--num-samples", "1", cwd=tmp_path)
+    assert (status, out.splitlines()[0][:11]) == (0, "sample  1: ")
