@@ -3,6 +3,7 @@
     pytest benchmarks --benchmark-only --benchmark-json=FILE
     python benchmarks/report.py FILE                            print the table
     python benchmarks/report.py FILE --readme README.md         put it there
+    python benchmarks/report.py FILE --page docs/which.md       the ways of being fast alone
     python benchmarks/report.py FILE --plot docs/benchmarks.svg (needs matplotlib)
 
 Figures are medians of the rounds; ratios are of the same run.
@@ -23,6 +24,18 @@ BASELINE = "python"
 BEGIN, END = "<!-- benchmarks: made by benchmarks/report.py -->", "<!-- end of benchmarks -->"
 COLOURS = {"python": "tab:gray", "cython": "tab:blue", "fused": "tab:red"}
 Row = tuple[str, str, str]
+# What docs/which.md shows: a way, and the benchmark and engine that tell of it.
+WAYS = {
+    "one import: `Value`": (
+        "the original loop, only its `Value` changed", "a step of 4,192 weights", "cython"
+    ),
+    "one import: the functions too": (
+        "the original loop, its functions imported", "a step of 4,192 weights", "cython"
+    ),
+    "micrograd's classes": ("two moons, a step", "micrograd's MLP", "cython"),
+    "a tape that computes again": ("two moons, a step", "a replayed tape", "cython"),
+    "the model as it is": ("training", "a step of 4,192 weights", "fused"),
+}  # fmt: skip
 
 
 def read(path: Path) -> tuple[dict[Row, dict[str, float]], str]:
@@ -105,21 +118,40 @@ def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
 
 
+def ways(rows: dict[Row, dict[str, float]], place: str) -> str:
+    """Return how often each of WAYS does it while the oracle does it once, as Markdown."""
+    lines = [
+        "| way | measured on | the oracle | this way | times |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for way, (title, size, engine) in WAYS.items():
+        on, off = (rows[title, size, collector] for collector in ("on", "off"))
+        ratios = " / ".join(f"{row[BASELINE] / row[engine]:,.0f}" for row in (on, off))
+        times = f"{duration(on[BASELINE])} | {duration(on[engine])}"
+        lines.append(f"| {way} | {title}, {size} | {times} | {ratios} |")
+    return "\n".join([*lines, "", f"Garbage collector on / off. Medians of all rounds, {place}."])
+
+
+def put(markdown: str, page: Path) -> None:
+    """Write Markdown between a page's marks."""
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Turn saved benchmarks into a table and a plot.")
     parser.add_argument("saved", type=Path, help="what --benchmark-json wrote")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between marks")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the ways between marks")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an SVG")
     arguments = parser.parse_args()
     rows, place = read(arguments.saved)
-    markdown = table(rows, place)
     if arguments.readme:
-        text = arguments.readme.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        after = rest.split(END)[1]
-        arguments.readme.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+        put(table(rows, place), arguments.readme)
     else:
-        print(markdown)
+        print(table(rows, place))
+    if arguments.page:
+        put(ways(rows, place), arguments.page)
     if arguments.plot:
         plot(rows, place, arguments.plot)
 
