@@ -264,6 +264,8 @@ cdef inline bint compute_rows(Program program, double *data, const Py_ssize_t la
 
     Writes:  data of all slots but leaves'
     """
+    if program.n_runs == 0:
+        return True
     cdef const Run *run = program.runs
     cdef const Run *last = run + program.n_runs
     cdef const Step *step = program.steps
@@ -310,6 +312,8 @@ cdef inline void play_rows(
     Order:   the tape reversed; within a node, children left to right
     Writes:  terms, where an edge has a place. Adds to: grads
     """
+    if program.n_edges == 0:
+        return
     cdef const Edge *last = edge + program.n_edges
     cdef const double *source
     cdef const double *factor
