@@ -80,7 +80,7 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
         (64, 1, 256),
     ]:
         config = {"n_embd": n_embd, "block_size": length or 16}
-        count = batch * max(1, 64 // batch // (n_embd // 16))
+        count = max(batch, 64 // (n_embd // 128 or 1))
         chosen = documents[:count]
         if length:
             rng = random.Random(1)

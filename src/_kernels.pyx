@@ -25,10 +25,10 @@ from matmul cimport LANES, PANEL, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step
+from optimizer cimport AdamStep, adam_step, divisor, divisor_of, vec_quotient
 from powers cimport (
-    inverse_power, is_out_of_range, mask, mask_bits, root_is_doubtful, square_is_doubtful,
-    vec_residual, vec_sqrt,
+    inverse_power, mask, mask_bits, other_square, root_is_doubtful, square_is_out_of_range,
+    vec_differ, vec_residual, vec_sqrt,
 )
 from scalar cimport FIRST, SECOND, invert
 from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
@@ -296,7 +296,7 @@ cdef class Pass:
             for i in range(3 + 6 * trace.sizes.n_layer):
                 matrix = next_matrix(trace, matrix, i)
                 backward_weights(
-                    trace, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out
+                    trace, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out, True
                 )
 
 
@@ -322,11 +322,12 @@ cdef class Moments:
         cdef AdamStep step = read(adam)
         cdef Py_ssize_t done
         step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
-        step.correction1 = 1 - adam.beta1 ** (adam.t + 1)
-        step.correction2 = 1 - adam.beta2 ** (adam.t + 1)
+        step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
+        step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
         with nogil:
             done = adam_step(
-                self.network.data.at, self.network.grad.at, self.m.at, self.v.at, self.m.n, &step
+                self.network.data.at, self.network.grad.at, self.m.at, self.v.at, self.m.n, &step,
+                True,
             )
         if done < self.m.n:
             explain(self, done)

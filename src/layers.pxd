@@ -12,7 +12,7 @@ a zero of either sign to one changes nothing.
 cimport cython
 from libc.math cimport exp, log
 
-from matmul cimport LANES, PANEL, chains, padded, vec, vec_load, vec_set
+from matmul cimport LANES, PANEL, TILE_ROWS, chains, padded, vec, vec_load, vec_set, vec_store
 from powers cimport powers
 
 
@@ -23,6 +23,8 @@ cdef extern from "simd.h" nogil:
 
 cdef enum:
     STRETCH = 128  # steps of a sum at once: their panel fits into the nearest cache
+    BLOCK = 256  # outputs at once, before they are transposed back
+    FAR = 32768  # weights that fit into the second nearest cache
 
 
 cdef inline void embedding_forward(
@@ -65,47 +67,78 @@ cdef inline void embedding_backward(
 
 @cython.cdivision(True)
 cdef inline void transpose(
-    double *panel, const double *w, Py_ssize_t n_out, Py_ssize_t n_in, Py_ssize_t row
+    double *to, const double *from_, Py_ssize_t m, Py_ssize_t n, Py_ssize_t to_row,
+    Py_ssize_t from_row,
 ) noexcept nogil:
-    """Write the transpose of w, square by square.
+    """Write the transpose of a matrix, square by square.
 
-    Shapes:  panel (n_in, n_out), w (n_out, n_in), all up to whole vectors
+    Shapes:  to (n, m), up to whole vectors; from_ (m, n), readable up to whole vectors
     """
     cdef const double *rows[LANES]
+    cdef double square[LANES * LANES]
     cdef Py_ssize_t i, j, k
-    for i in range(padded(n_out) // LANES):
-        for k in range(padded(n_in) // LANES):
+    for i in range(padded(m) // LANES):
+        for k in range(padded(n) // LANES):
             for j in range(LANES):  # behind the last row comes that row again
-                rows[j] = w + min(i * LANES + j, n_out - 1) * row + k * LANES
-            vec_transpose(panel + k * LANES * padded(n_out) + i * LANES, padded(n_out), rows)
+                rows[j] = from_ + min(i * LANES + j, m - 1) * from_row + k * LANES
+            if (k + 1) * LANES <= n:
+                vec_transpose(to + k * LANES * to_row + i * LANES, to_row, rows)
+                continue
+            vec_transpose(square, LANES, rows)
+            for j in range(n - k * LANES):
+                vec_store(to + (k * LANES + j) * to_row + i * LANES, vec_load(square + j * LANES))
+
+
+cdef inline Py_ssize_t room_of_linear(Py_ssize_t n_in) noexcept nogil:
+    """Return how many numbers `linear_forward` needs room for."""
+    return (max(n_in, <Py_ssize_t>STRETCH) + BLOCK) * PANEL
 
 
 cdef inline void linear_forward(
-    double *y, const double *x, const double *w, double *panel, Py_ssize_t m, Py_ssize_t n_out,
+    double *y, const double *x, const double *w, double *room, Py_ssize_t m, Py_ssize_t n_out,
     Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
 ) noexcept nogil:
     """Write w x for each position.
 
-    The rows of w are transposed, a panel at a time, so that a vector holds the
-    same input of several outputs.
+    Either inputs are transposed, and outputs back, so that a vector holds the same
+    number of several positions, or the rows of w are, so that it holds the same
+    input of several outputs: whichever is less to do.
 
-    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), panel (STRETCH, PANEL)
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), room (room_of_linear(n_in),)
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t width, k, size
+    if 2 < m <= PANEL:
+        transpose(room, x, m, n_in, padded(m), x_row)
+        while start < n_out:
+            size = min(<Py_ssize_t>BLOCK, n_out - start)
+            chains(
+                room + n_in * PANEL, w + start * n_in, room, size, m, n_in, padded(m), n_in, 1,
+                padded(m), False, True, w + (start + TILE_ROWS) * n_in, TILE_ROWS,
+            )
+            transpose(y + start, room + n_in * PANEL, size, m, y_row, padded(m))
+            start += BLOCK
+        return
     while start < n_out:
         width = min(<Py_ssize_t>PANEL, n_out - start)
         k = 0
         while k < n_in:
             size = min(<Py_ssize_t>STRETCH, n_in - k)
-            transpose(panel, w + start * n_in + k, width, size, n_in)
+            transpose(room, w + start * n_in + k, width, size, padded(width), n_in)
             chains(
-                y + start, x + k, panel, m, width, size, y_row, x_row, 1, padded(width), k > 0, True
+                y + start, x + k, room, m, width, size, y_row, x_row, 1, padded(width), k > 0, True,
+                NULL, 0,
             )
             k += STRETCH
         start += PANEL
+
+
+@cython.cdivision(True)
+cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
+    """Return how many rows of a matrix lead back to its inputs at once, so that they stay near."""
+    return max(<Py_ssize_t>8, FAR // n_in)
 
 
 cdef inline void linear_backward_input(
@@ -118,25 +151,33 @@ cdef inline void linear_backward_input(
     Order:   rows of w last to first: the walk pulls the outputs first to last
     Writes:  dx, up to whole vectors. Adds to: dx if add
     """
-    chains(
-        dx, dy + n_out - 1, w + (n_out - 1) * n_in, m, n_in, n_out, dx_row, dy_row, -1, -n_in,
-        add, True,
-    )
+    cdef Py_ssize_t most = rows_at_once(n_in)
+    cdef Py_ssize_t rows
+    cdef const double *fetch
+    while n_out > 0:
+        rows = min(most, n_out)
+        n_out -= rows
+        fetch = w + (n_out - most) * n_in if m <= TILE_ROWS and n_out >= most else NULL
+        chains(
+            dx, dy + n_out + rows - 1, w + (n_out + rows - 1) * n_in, m, n_in, rows, dx_row, dy_row,
+            -1, -n_in, add, True, fetch, PANEL,
+        )
+        add = True
 
 
 cdef inline void linear_backward_weights(
     double *dw, const double *dy, const double *x, Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in,
-    Py_ssize_t dy_row, Py_ssize_t x_row,
+    Py_ssize_t dy_row, Py_ssize_t x_row, bint add,
 ) noexcept nogil:
-    """Add the gradient of a linear layer's weights.
+    """Write the gradient of a linear layer's weights, or continue it.
 
     Shapes:  dw (n_out, n_in), dy (m, n_out), x (m, n_in)
     Order:   positions last to first, the last document first
-    Adds to: dw
+    Writes:  dw. Adds to: dw if add
     """
     chains(
         dw, dy + (m - 1) * dy_row, x + (m - 1) * x_row, n_out, n_in, m, n_in, 1, -dy_row, -x_row,
-        True, False,
+        add, False, NULL, 0,
     )
 
 

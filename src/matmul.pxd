@@ -27,7 +27,8 @@ cdef extern from "tile.h" nogil:
         double *c
         const double *a
         const double *b
-        Py_ssize_t k_n, c_row, a_row, a_step, b_step, last
+        const double *fetch
+        Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step, last
         bint add
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
 
@@ -42,12 +43,14 @@ cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
 cdef inline void chains(
     double *c, const double *a, const double *b, Py_ssize_t m_n, Py_ssize_t n_n, Py_ssize_t k_n,
     Py_ssize_t c_row, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step,
-    bint add, bint whole,
+    bint add, bint whole, const double *fetch, Py_ssize_t fetch_step,
 ) noexcept nogil:
     """Write c[m, n] = sum over k of a[m, k] * b[k, n], or continue the sums in c.
 
     Element a[m, k] is at a[m * a_row + k * a_step], b[k, n] at b[k * b_step + n]:
-    a step may be negative, for a sum in descending order.
+    a step may be negative, for a sum in descending order. From fetch on, fetch_step
+    numbers for each step of a tile are brought near: a processor that reads rows a few
+    numbers at a time does not guess what comes next.
 
     Shapes:  c (m, n), a (m, k), b (k, n); b is readable up to whole vectors
     Order:   k first to last, from 0, or from c if add
@@ -62,6 +65,8 @@ cdef inline void chains(
     t.a_step = a_step
     t.b_step = b_step
     t.add = add
+    t.fetch = fetch
+    t.fetch_step = fetch_step
     while n < n_n:
         vecs = min(<Py_ssize_t>PANEL, padded(n_n - n)) // LANES
         t.last = LANES if whole else min(<Py_ssize_t>LANES, n_n - n - (vecs - 1) * LANES)
@@ -72,5 +77,7 @@ cdef inline void chains(
             t.c = c + m * c_row + n
             t.a = a + m * a_row
             tile(t, rows, vecs)
+            if t.fetch != NULL:
+                t.fetch += k_n * fetch_step
             m += rows
         n += PANEL

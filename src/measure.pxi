@@ -21,7 +21,8 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     """Attack the powers with n numbers, for roots half of them next to a midpoint.
 
     Half of the numbers have few bits, so that their squares fall on midpoints and
-    near them. In doubt, a square or root has to be one of the two neighbours.
+    near them. In doubt, a square or root has to be one of the two neighbours; half of
+    those are tiny.
 
     Shapes:  returns {power: (certain, of these wrong)}
     """
@@ -29,15 +30,15 @@ def hunt(Py_ssize_t n, unsigned long long seed):
     cdef double x[8]
     cdef double y[8]
     cdef double results[8]
+    cdef double others[8]
     cdef double lacking[8]
-    cdef double *base
-    cdef double power, other
+    cdef double power
     cdef Py_ssize_t i, j, k
     cdef Py_ssize_t certain[6]
     cdef Py_ssize_t wrong[6]
     cdef unsigned int doubt
     cdef mask doubtful
-    cdef vec v, result, residual
+    cdef vec v, result, other
     for j in range(6):
         certain[j] = 0
         wrong[j] = 0
@@ -45,37 +46,82 @@ def hunt(Py_ssize_t n, unsigned long long seed):
         for i in range(n // LANES):
             for k in range(LANES):
                 seed = draw(&x[k], seed)
-                y[k] = x[k]
-                if not i & 1:
-                    # The midpoint above x, squared and rounded: its root is near that midpoint.
-                    y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
             for j in range(6):
-                base = x
-                if j == 1:
-                    base = y
-                v = vec_load(base)
-                residual = v
+                for k in range(LANES):
+                    y[k] = x[k]
+                    if j == 1 and not i & 1:
+                        # The midpoint above x, squared and rounded: its root is near that midpoint.
+                        y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
+                    if j < 2 and i & 2:
+                        y[k] = ldexp(y[k], -400 - 400 * <int>j)
+                v = vec_load(y)
                 if j == 0:
                     result = v * v
-                    residual = -vec_residual(result, v, v)
-                    doubtful = square_is_doubtful(result, v, residual) | is_out_of_range(result, v)
+                    other = other_square(result, v)
+                    vec_store(others, other)
+                    doubtful = vec_differ(result, other) | square_is_out_of_range(result, v)
                 elif j == 1:
                     result = vec_sqrt(v)
-                    residual = vec_residual(v, result, result)
-                    doubtful = root_is_doubtful(result, v, residual) | is_out_of_range(v, v)
+                    other = vec_residual(v, result, result)
+                    vec_store(lacking, other)
+                    doubtful = root_is_doubtful(result, other)
                 else:
                     result = inverse_power(&doubtful, v, exponents[j])
                 doubt = mask_bits(doubtful)
                 vec_store(results, result)
-                vec_store(lacking, residual)
                 for k in range(LANES):
-                    power = pow(base[k], exponents[j])
-                    other = nextafter(results[k], INFINITY if lacking[k] > 0.0 else 0.0)
+                    power = pow(y[k], exponents[j])
+                    if j == 1:
+                        others[k] = nextafter(results[k], INFINITY if lacking[k] > 0.0 else 0.0)
                     certain[j] += not doubt >> k & 1
                     wrong[j] += power != results[k] and not (
-                        doubt >> k & 1 and (j > 1 or power == other)
+                        doubt >> k & 1 and (j > 1 or power == others[k])
                     )
     return {exponents[j]: (certain[j], wrong[j]) for j in range(6)}
+
+
+cdef extern from *:
+    ctypedef unsigned long long wide "unsigned __int128"
+
+
+@cython.cdivision(True)
+def hunt_quotients(Py_ssize_t n, unsigned long long seed):
+    """Attack `vec_quotient` with n numbers, half of them as hard as there are.
+
+    Those are x * 2**54 = middle * divisor - small, in odd integers of 53 bits, the
+    middle between two doubles of 54, so that no quotient is closer to one. A quarter
+    of the divisors is next to a power of two, where significant bits are nearly all ones.
+
+    Shapes:  returns (n, of these wrong)
+    """
+    cdef double x[8]
+    cdef double y[8]
+    cdef double number
+    cdef unsigned long long whole, inverse, middle
+    cdef Py_ssize_t i, k
+    cdef Py_ssize_t wrong = 0
+    cdef divisor by
+    with nogil:
+        for i in range(n // LANES):
+            seed = draw(&number, seed)
+            whole = (seed >> 12) | 1 | (<unsigned long long>1 << 52)
+            if not i & 6:
+                whole = (<unsigned long long>1 << 53) - 1 - 2 * (seed % 499)
+            inverse = whole  # modulo 2**64: each round doubles the number of right bits
+            for k in range(5):
+                inverse *= 2 - whole * inverse
+            number = ldexp(<double>whole, -53)
+            by = divisor_of(number)
+            for k in range(LANES):
+                seed = draw(&x[k], seed)
+                if i & 1:
+                    middle = inverse * <unsigned long long>(2 * k - 7)
+                    middle &= (<unsigned long long>1 << 54) - 1
+                    x[k] = <double>(<unsigned long long>(<wide>middle * whole + (1 << 4) >> 54))
+            vec_store(y, vec_quotient(vec_load(x), by))
+            for k in range(LANES):
+                wrong += y[k] != x[k] / number
+    return n // LANES * LANES, wrong
 
 
 def hunt_inverses(Py_ssize_t n, unsigned long long seed):
@@ -133,9 +179,13 @@ def peak(double seconds):
 
 @cython.cdivision(True)
 def updates(double seconds):
-    """Return how many weights a second Adam's three quotients and root allow at best."""
+    """Return how many weights a second Adam's quotients and root allow at best.
+
+    Two of the quotients are by one divisor for all weights, the third is by the root.
+    """
     cdef vec x[8]
-    cdef vec divisor = vec_set(0.999999)
+    cdef vec one = vec_set(1.0)
+    cdef divisor by = divisor_of(0.999999)
     cdef double total = 0.0
     cdef double best = 0.0
     cdef double until = now() + seconds
@@ -149,7 +199,7 @@ def updates(double seconds):
             start = now()
             for _ in range(2000):
                 for k in range(8):
-                    x[k] = divisor / vec_sqrt(x[k] / divisor / divisor)
+                    x[k] = vec_quotient(one / vec_sqrt(vec_quotient(x[k], by)), by)
             best = max(best, 2000.0 * 8.0 * LANES / (now() - start))
         for k in range(8):
             vec_store(y, x[k])

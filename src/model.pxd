@@ -39,7 +39,7 @@ cdef inline void forward(
     cdef Layer *layer
     cdef double *x = trace.layers[0].x + at
     cdef double *mid
-    cdef double *panel = trace.panels + thread * trace.panel_size
+    cdef double *room = trace.rooms + thread * trace.room_size
     cdef const double *wpe = w + net.vocab_size * n
     cdef const double *lm_head = wpe + net.block_size * n
     cdef const double *wq = lm_head + net.vocab_size * n
@@ -57,29 +57,29 @@ cdef inline void forward(
         rmsnorm_forward(
             layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, net.inverse_n, m, n, row
         )
-        linear_forward(layer.q + at, layer.norm1 + at, wq, panel, m, n, n, row, row)
-        linear_forward(layer.k + at, layer.norm1 + at, wq + n * n, panel, m, n, n, row, row)
-        linear_forward(layer.v + at, layer.norm1 + at, wq + 2 * n * n, panel, m, n, n, row, row)
+        linear_forward(layer.q + at, layer.norm1 + at, wq, room, m, n, n, row, row)
+        linear_forward(layer.k + at, layer.norm1 + at, wq + n * n, room, m, n, n, row, row)
+        linear_forward(layer.v + at, layer.norm1 + at, wq + 2 * n * n, room, m, n, n, row, row)
         meet(&trace.team)
-        heads_forward(trace, layer, first, last, panel)
-        linear_forward(mid, layer.attended + at, wq + 3 * n * n, panel, m, n, n, row, row)
+        heads_forward(trace, layer, first, last, room)
+        linear_forward(mid, layer.attended + at, wq + 3 * n * n, room, m, n, n, row, row)
         residual_forward(mid, x, m, n, row)
         rmsnorm_forward(
             layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n,
             row,
         )
         linear_forward(
-            layer.hidden + mlp_at, layer.norm2 + at, fc1, panel, m, 4 * n, n, net.mlp_row, row
+            layer.hidden + mlp_at, layer.norm2 + at, fc1, room, m, 4 * n, n, net.mlp_row, row
         )
         relu_forward(layer.hidden + mlp_at, m * net.mlp_row)
         x = (trace.layers[i + 1].x if i + 1 < net.n_layer else trace.out) + at
         linear_forward(
-            x, layer.hidden + mlp_at, fc1 + 4 * n * n, panel, m, n, 4 * n, row, net.mlp_row
+            x, layer.hidden + mlp_at, fc1 + 4 * n * n, room, m, n, 4 * n, row, net.mlp_row
         )
         residual_forward(x, mid, m, n, row)
         wq += 12 * n * n
     linear_forward(
-        trace.logits + first * net.vocab_row, x, lm_head, panel, m, net.vocab_size, n,
+        trace.logits + first * net.vocab_row, x, lm_head, room, m, net.vocab_size, n,
         net.vocab_row, row,
     )
 
@@ -134,7 +134,7 @@ cdef inline void heads_backward(
                 layer.dq + at, layer.dk + at, layer.dv + at, dy + at, layer.weights + map_at,
                 layer.exps + map_at, layer.totals + head_at, layer.inverses + head_at,
                 layer.q + at, layer.k + at, layer.v + at,
-                trace.panels + thread * trace.panel_size, net.inverse_root, size, head_dim,
+                trace.rooms + thread * trace.room_size, net.inverse_root, size, head_dim,
                 net.row, padded(size),
             )
     meet(&trace.team)
@@ -337,18 +337,21 @@ cdef inline Matrix next_matrix(const Trace *trace, Matrix before, Py_ssize_t i) 
 
 
 cdef inline void backward_weights(
-    const Trace *trace, const Matrix *matrix, double *dw, Py_ssize_t first, Py_ssize_t last
+    const Trace *trace, const Matrix *matrix, double *dw, Py_ssize_t first, Py_ssize_t last,
+    bint add,
 ) noexcept nogil:
-    """Add the gradients of a matrix's rows first up to last.
+    """Write the gradients of a matrix's rows first up to last, or continue them.
 
     Order:   positions last to first, the last document first
-    Adds to: dw (last - first, n_in)
+    Writes:  dw (last - first, n_in). Adds to: dw if add
     """
     cdef Py_ssize_t n_in = matrix.n_in
     if matrix.ids != NULL:
+        if not add:
+            memset(dw, 0, (last - first) * n_in * sizeof(double))
         embedding_backward(dw, matrix.dy, matrix.ids, first, last, trace.m, n_in, matrix.dy_row)
     else:
         linear_backward_weights(
             dw, matrix.dy + first, matrix.x, trace.m, last - first, n_in,
-            matrix.dy_row, matrix.x_row,
+            matrix.dy_row, matrix.x_row, add,
         )

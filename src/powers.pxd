@@ -9,9 +9,10 @@ that "little more" of the midpoint between two doubles: then pow itself is calle
 The margins, in units of the last place: glibc states for its pow (since 2.28,
 sysdeps/ieee754/dbl-64/e_pow.c) that exp adds 0.511 and the logarithm 1.5 * 2**-68
 of relative error without a fused multiply-add, less with one. For results within
-1e-19 and 1e19 the latter is log(1e19) * 1.5 * 2**-15 = 0.0021, and for roots half
-of that: 0.0131 and 0.0121 beyond one half. What lies outside, and every lane under
-another libm, goes to pow.
+1e-19 and 1e19 the latter is log(1e19) * 1.5 * 2**-15 = 0.0021, from 1e-290 on it is
+0.0306: 0.0131 and 0.0416 beyond one half. For roots of numbers within 1e-70 and 1e70
+it is half of 0.0074: 0.0147. What lies outside, and every lane under another libm,
+goes to pow.
 """
 
 cimport cython
@@ -25,7 +26,8 @@ cdef extern from "simd.h" nogil:
     bint pow_keeps_bound()
     ctypedef long long mask
     mask vec_exceeds(vec a, vec b)
-    mask vec_differ(mask among, vec a, vec b)
+    mask vec_differ(vec a, vec b)
+    vec vec_choose(mask where, vec a, vec b)
     vec vec_size(vec x)
     vec vec_before(vec x)
     vec vec_power_of_two(vec x)
@@ -36,31 +38,34 @@ cdef extern from "simd.h" nogil:
     int first_bit "__builtin_ctz"(unsigned int bits)
 
 
-cdef inline mask square_is_doubtful(vec square, vec root, vec residual) noexcept nogil:
-    """Return where pow(root, 2.0) may be another double than square, the rounded product.
+cdef inline vec other_square(vec square, vec root) noexcept nogil:
+    """Return what pow(root, 2.0) may be instead of square, the rounded product, or square.
 
-    Half a unit in the last place of square is 2**-53 of its power of two. Below a
-    power of two itself the units are smaller, and those count.
+    What square lacks, a little enlarged, rounds to the neighbour where pow may do so.
     """
-    cdef vec power = vec_power_of_two(vec_before(square))
-    return vec_exceeds(vec_size(residual), power * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON))
+    cdef vec enlarged = vec_choose(
+        vec_exceeds(vec_set(1e-19), square), vec_set(1.0 / (1.0 - 2.0 * 0.043)),
+        vec_set(1.0 / (1.0 - 2.0 * 0.0135)),
+    )
+    return square - vec_residual(square, root, root) * enlarged
 
 
-cdef inline mask root_is_doubtful(vec root, vec square, vec residual) noexcept nogil:
+cdef inline mask square_is_out_of_range(vec square, vec root) noexcept nogil:
+    """Return where `other_square` does not hold: square is far from 1, and root is not 0."""
+    return vec_exceeds(vec_set(1e-290), square) & vec_differ(root, vec_set(0.0)) | vec_exceeds(
+        square, vec_set(1e19)
+    )
+
+
+cdef inline mask root_is_doubtful(vec root, vec residual) noexcept nogil:
     """Return where pow(square, 0.5) may be another double than root, the rounded square root.
 
     The exact root is root + residual / (2 * root) but for a part in 2**53. Just
     below a power of two no root rounds up to it, so units are no question here.
+    The square has to be within 1e-70 and 1e70.
     """
     cdef vec power = vec_power_of_two(root)
-    return vec_exceeds(vec_size(residual), root * (power * ((1.0 - 2.0 * 0.0125) * DBL_EPSILON)))
-
-
-cdef inline mask is_out_of_range(vec square, vec x) noexcept nogil:
-    """Return where pow's bounds are not those above: square is far from 1, and x is not 0."""
-    return vec_differ(vec_exceeds(vec_set(1e-19), square), x, vec_set(0.0)) | vec_exceeds(
-        square, vec_set(1e19)
-    )
+    return vec_exceeds(vec_size(residual), root * (power * ((1.0 - 2.0 * 0.015) * DBL_EPSILON)))
 
 
 @cython.cdivision(True)
@@ -89,9 +94,13 @@ cdef inline vec inverse_power(mask *doubtful, vec x, double exponent) noexcept n
     lacking = quotient * (vec_residual(vec_set(1.0), quotient, whole) - quotient * part)
     result = quotient + lacking
     lacking = (quotient - result) + lacking
-    doubtful[0] = is_out_of_range(result, vec_set(1.0)) | vec_exceeds(
-        vec_size(lacking),
-        vec_power_of_two(vec_before(result)) * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON),
+    doubtful[0] = (
+        vec_exceeds(vec_set(1e-19), result)
+        | vec_exceeds(result, vec_set(1e19))
+        | vec_exceeds(
+            vec_size(lacking),
+            vec_power_of_two(vec_before(result)) * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON),
+        )
     )
     return result
 

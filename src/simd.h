@@ -109,19 +109,19 @@ static inline vec vec_with_sign(double size, vec x) {
     return (vec)((ints)vec_set(size) | ((ints)x & (-0x7fffffffffffffffLL - 1)));
 }
 
-/* Where a is larger than b or one of them is no number; where, among some, they are not equal. */
+/* Where a is larger than b or one of them is no number; where they are not equal. */
 #if defined(__AVX512F__)
 typedef __mmask8 mask;
 static inline vec vec_sqrt(vec x) { return _mm512_sqrt_pd(x); }
 static inline mask vec_exceeds(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
-static inline mask vec_differ(mask among, vec a, vec b) {
-    return _mm512_mask_cmp_pd_mask(among, a, b, _CMP_NEQ_UQ);
-}
+static inline mask vec_differ(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ); }
+static inline vec vec_choose(mask m, vec a, vec b) { return _mm512_mask_blend_pd(m, b, a); }
 static inline unsigned mask_bits(mask m) { return m; }
 #else
 typedef ints mask;
 static inline mask vec_exceeds(vec a, vec b) { return ~(a <= b); }
-static inline mask vec_differ(mask among, vec a, vec b) { return among & (a != b); }
+static inline mask vec_differ(vec a, vec b) { return a != b; }
+static inline vec vec_choose(mask m, vec a, vec b) { return (vec)((m & (ints)a) | (~m & (ints)b)); }
 #if defined(__AVX2__)
 static inline vec vec_sqrt(vec x) { return _mm256_sqrt_pd(x); }
 static inline unsigned mask_bits(mask m) { return _mm256_movemask_pd((vec)m); }
@@ -138,14 +138,22 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
+/* x + a * b, rounded once, where the processor can. */
+#if defined(__AVX512F__)
+#define FUSES
+static inline vec vec_fma(vec x, vec a, vec b) { return _mm512_fmadd_pd(a, b, x); }
+#elif defined(__FMA__)
+#define FUSES
+static inline vec vec_fma(vec x, vec a, vec b) { return _mm256_fmadd_pd(a, b, x); }
+#elif defined(__aarch64__)
+#define FUSES
+static inline vec vec_fma(vec x, vec a, vec b) { return vfmaq_f64(x, a, b); }
+#endif
+
 /* x - a * b, exactly, where a * b is x but for its rounding. */
 static inline vec vec_residual(vec x, vec a, vec b) {
-#if defined(__AVX512F__)
-    return _mm512_fnmadd_pd(a, b, x);
-#elif defined(__FMA__)
-    return _mm256_fnmadd_pd(a, b, x);
-#elif defined(__aarch64__)
-    return vfmsq_f64(x, a, b);
+#ifdef FUSES
+    return vec_fma(x, -a, b);
 #else
     /* a * b = product + low exactly (Dekker, Veltkamp), x - product because they are close. */
     vec product = a * b, big_a = a * 134217729.0, big_b = b * 134217729.0;
@@ -154,6 +162,40 @@ static inline vec vec_residual(vec x, vec a, vec b) {
     vec low = ((high_a * high_b - product) + high_a * rest_b + rest_a * high_b) + rest_a * rest_b;
     return (x - product) - low;
 #endif
+}
+
+/* What many numbers are divided by, with its inverse as a sum of two doubles, or 0. */
+typedef struct {
+    double number, inverse, rest;
+} divisor;
+
+/* Its last significant bits are not all ones where the inverse is used: see vec_quotient. */
+static inline divisor divisor_of(double number) {
+    divisor d = {number, 0.0, 0.0};
+    unsigned long long bits;
+    memcpy(&bits, &number, sizeof bits);
+    if ((bits & 0xffffffffffff8ULL) != 0xffffffffffff8ULL) {
+        d.inverse = 1.0 / number;
+        d.rest = fma(-d.inverse, number, 1.0) / number;
+    }
+    return d;
+}
+
+/* x / d, correctly rounded, for x and d far from the ends of the range.
+ *
+ * near is off by half a unit in its last place and 2**-52 of one at most, so that the residual is
+ * exact (it has 53 bits) and residual / d is all that near lacks. Multiplying by inverse instead,
+ * which is 1 / d up to half a unit, errs by less than the distance that a quotient of doubles
+ * always has from the middle between two, unless d's significant bits are close to all ones
+ * (Markstein 1990). */
+static inline vec vec_quotient(vec x, divisor d) {
+#ifdef FUSES
+    if (d.inverse != 0.0) {
+        vec near = vec_fma(x * d.rest, x, vec_set(d.inverse));
+        return vec_fma(near, vec_residual(x, near, vec_set(d.number)), vec_set(d.inverse));
+    }
+#endif
+    return x / d.number;
 }
 
 /* The number of the first 26 bits of a double; what is left of it has 27. */

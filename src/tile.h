@@ -15,7 +15,8 @@
 typedef struct {
     double *c;
     const double *a, *b;
-    Py_ssize_t k_n, c_row, a_row, a_step, b_step;
+    const double *fetch; /* what will be read later, fetched meanwhile, or NULL */
+    Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step;
     Py_ssize_t last; /* lanes of the last vector that are written */
     int add;         /* continue the chains in c, instead of from 0 */
 } Tile;
@@ -30,6 +31,10 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
     }
     for (Py_ssize_t k = 0; k < t.k_n; k++) {
         vec terms[TILE_VECS];
+        if (t.fetch) {
+            UNROLLED for (int v = 0; v < vecs; v++) __builtin_prefetch(t.fetch + v * LANES, 0, 2);
+            t.fetch += t.fetch_step;
+        }
         UNROLLED for (int v = 0; v < vecs; v++) terms[v] = vec_load(t.b + v * LANES);
         UNROLLED for (int r = 0; r < rows; r++) {
             UNROLLED for (int v = 0; v < vecs; v++) acc[r][v] += t.a[r * t.a_row] * terms[v];

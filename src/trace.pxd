@@ -6,7 +6,7 @@ for a larger batch, and is kept from step to step.
 
 from libc.stdlib cimport calloc, free
 
-from layers cimport STRETCH
+from layers cimport room_of_linear
 from matmul cimport PANEL, padded
 
 
@@ -95,8 +95,8 @@ cdef struct Trace:
     double *dembedding  # (m, n_embd)
     double *dx
     double *dnorm
-    double *panels  # room for each thread
-    Py_ssize_t panel_size
+    double *rooms  # for what each thread keeps for a moment
+    Py_ssize_t room_size
 
 
 cdef struct Slab:
@@ -158,8 +158,8 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.dembedding = take(slab, m * net.row)
     trace.dx = take(slab, m * net.row)
     trace.dnorm = take(slab, m * net.row)
-    trace.panel_size = STRETCH * PANEL + padded(net.block_size)
-    trace.panels = take(slab, trace.team.size * trace.panel_size)
+    trace.room_size = max(room_of_linear(net.mlp_row), padded(net.block_size))
+    trace.rooms = take(slab, trace.team.size * trace.room_size)
     take(slab, PANEL)  # whole vectors may be read, not used, behind the last row
 
 

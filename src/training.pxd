@@ -13,7 +13,7 @@ from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step
+from optimizer cimport AdamStep, adam_step, divisor_of
 from trace cimport Trace, begin, meet
 
 
@@ -42,7 +42,7 @@ cdef struct Job:
     double *grad
     double *m
     double *v
-    double *near  # (threads, near_size), zero between the updates
+    double *near  # (threads, near_size)
     Py_ssize_t near_size
     const Py_ssize_t *tokens
     const Py_ssize_t *ends  # (n_steps * batch_size + 1,)
@@ -118,8 +118,8 @@ cdef inline void prepare(Job *job) noexcept nogil:
     t = job.t + job.done
     job.alone = not starts_tame(job)
     adam.learning_rate = adam.initial_rate * (1.0 - t / adam.num_steps)
-    adam.correction1 = 1.0 - pow(adam.beta1, t + 1.0)
-    adam.correction2 = 1.0 - pow(adam.beta2, t + 1.0)
+    adam.correction1 = divisor_of(1.0 - pow(adam.beta1, t + 1.0))
+    adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
 
 
 @cython.cdivision(True)
@@ -137,6 +137,7 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
     cdef Py_ssize_t n_params = trace.sizes.n_params
     cdef Py_ssize_t i, row, last, rows, start, n, done
     cdef double *grad
+    cdef bint keep
     cdef Matrix matrix
     for i in range(n_matrices):
         matrix = next_matrix(trace, matrix, i)
@@ -146,14 +147,12 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
             rows = min(last - row, rows_at_once(matrix.n_in))
             start = matrix.start + row * matrix.n_in
             n = rows * matrix.n_in
-            if job.done == 0 or job.raises < n_params:
-                grad = job.grad + start
-            else:
-                grad = job.near + thread * job.near_size
-            backward_weights(trace, &matrix, grad, row, row + rows)
+            keep = job.done == 0 or job.raises < n_params
+            grad = job.grad + start if keep else job.near + thread * job.near_size
+            backward_weights(trace, &matrix, grad, row, row + rows, keep)
             if job.raises == n_params:
                 done = adam_step(
-                    job.data + start, grad, job.m + start, job.v + start, n, &job.adam
+                    job.data + start, grad, job.m + start, job.v + start, n, &job.adam, keep
                 )
                 if done < n:
                     job.raises = start + done

@@ -341,6 +341,45 @@ def test_settings_at_their_bounds_end_as_on_the_graph(settings, threads):
     assert found == expected
 
 
+def number(rng, largest):
+    """Return zero, or a number of any size below 10 ** largest, often a usual one."""
+    size = 10.0 ** rng.choice([rng.uniform(-325, largest), rng.uniform(-12, 1), rng.uniform(-3, 0)])
+    return rng.choice([size, -size, size, -size, 0.0, -0.0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"eps_adam": 1e-17},
+        {"eps_adam": 1e-30},
+        {"learning_rate": 1e25},
+        {"learning_rate": 1e300},
+        {"beta1": 0.9999999999999999, "beta2": 0.999},
+    ],
+)
+@pytest.mark.parametrize("t", [0, 9, 171, 215, 3300, 3449, 3500, 3600, 3655, 10**5])
+@pytest.mark.parametrize("seed", range(2))
+def test_adam_of_any_numbers_is_the_scalar_one(settings, t, seed):
+    seen = []
+    for name in ("cython", "fused"):
+        rng = random.Random(f"{t} {seed}")
+        chosen = engine.load(name)
+        model = chosen.GPT(5, 6, 2, 1, 4)
+        adam = chosen.Adam(model.params, num_steps=10**6, **settings)
+        adam.t = t
+        for i, p in enumerate(model.params):
+            p.data, p.grad = number(rng, 308), number(rng, 150)
+            adam.m[i], adam.v[i] = number(rng, 308), abs(number(rng, 308))
+        adam.m[7], adam.m[8], adam.v[20], adam.v[21] = math.inf, math.nan, math.inf, math.nan
+        for _ in range(2):
+            adam.step()
+            for p in model.params:
+                p.grad = number(rng, 150)
+        seen.append(state(model, adam))
+    assert seen[0] == seen[1]
+
+
 def test_a_faulty_document_ends_training_at_its_step():
     seen = []
     for name in ("cython", "fused"):
