@@ -27,7 +27,7 @@ from libc.string cimport memcpy, memset
 from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
 from scalar cimport (
-    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, invert, pow_or_error,
+    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, floats, invert, pow_or_error,
 )
 
 import copyreg
@@ -206,7 +206,7 @@ cdef class Value:
         cdef Py_ssize_t n
         unfold(<PyObject *>self)
         cdef double *grads = local_grads_of(<PyObject *>self, &n)
-        return tuple([grads[i] for i in range(n)])
+        return tuple(floats(grads, n))
 
     def __repr__(self):
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
@@ -326,7 +326,7 @@ cdef int construct(Value self, data, children, local_grads) except -1:
     """Make a node what the three-argument constructor says."""
     cdef double number = to_double(data)
     cdef tuple nodes = tuple(children)
-    cdef tuple grads = tuple([to_double(grad) for grad in local_grads])
+    cdef tuple grads = tuple(converted(local_grads))
     for node in nodes:
         if not isinstance(node, Value):
             raise TypeError(f"children must be Values, not {type(node).__name__}")
@@ -360,6 +360,14 @@ cdef inline double to_double(object x) except? -1.0:
     if PyFloat_CheckExact(x):
         return PyFloat_AS_DOUBLE(x)
     return PyFloat_AsDouble(x)
+
+
+cdef list converted(object numbers):
+    """Return numbers as floats, each converted before the next is asked for."""
+    cdef list out = []
+    for number in numbers:
+        out.append(to_double(number))
+    return out
 
 
 cdef inline Value operand(object x):

@@ -30,7 +30,7 @@ from powers cimport (
     inverse_power, mask, mask_bits, other_square, root_is_doubtful, square_is_out_of_range,
     vec_differ, vec_residual, vec_sqrt,
 )
-from scalar cimport FIRST, SECOND, invert
+from scalar cimport FIRST, SECOND, floats, invert
 from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
 from training cimport NEAR, Job, now, rows_at_once, work
 
@@ -250,7 +250,11 @@ cdef class Pass:
 
     def positions(self):
         """Return each document's first position, and at the end their number."""
-        return [self.trace.starts[d] for d in range(self.trace.n_documents + 1)]
+        cdef Py_ssize_t d
+        starts = []
+        for d in range(self.trace.n_documents + 1):
+            starts.append(self.trace.starts[d])
+        return starts
 
     def activation(self, str name, Py_ssize_t layer=0):
         """Return what the forward pass computed at all positions, by name.
@@ -442,7 +446,7 @@ cdef class Trainer:
             work(job, 0)
             meet(&self.team)
         adam.t += job.done
-        losses.extend([kept.at[i] for i in range(job.done)])
+        losses.extend(floats(kept.at, job.done))
         if job.out_of_memory:
             raise MemoryError()
         if job.raises < network.sizes.n_params:

@@ -107,7 +107,7 @@ cdef array rows_of(object batch, Py_ssize_t n_inputs):
         rows.frombytes(view.cast("B") if view.nbytes else b"")
         return rows
     for row in batch:
-        numbers = [to_double(number) for number in row]
+        numbers = converted(row)
         if len(numbers) != n_inputs:
             raise ValueError(f"a row of {len(numbers)} values for {n_inputs} inputs")
         rows.fromlist(numbers)
@@ -130,7 +130,8 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows, int threads):
             n_blocks = (n_rows - 1 - done) // LANES
             threads = max(1, min(threads, n_blocks))
             most = min(BLOCKS, (n_blocks + threads - 1) // threads)
-            benches = [Bench(tape.program, most) for _ in range(threads)]
+            for _ in range(threads):
+                benches.append(Bench(tape.program, most))
             for bench in benches:
                 bench.begin()
             if threads > 1:
@@ -149,7 +150,9 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows, int threads):
                 for bench, start, n_blocks in work:
                     bench.compute(rows, start, n_blocks)
             else:
-                tasks = [executor.submit(b.compute, rows, first, n) for b, first, n in work]
+                tasks = []
+                for bench, start, n_blocks in work:
+                    tasks.append(executor.submit(bench.compute, rows, start, n_blocks))
                 for task in tasks:
                     task.result()
             for bench, start, n_blocks in work:
@@ -188,7 +191,9 @@ cdef int run_row(Tape tape, array rows, Py_ssize_t i, array losses) except -1:
     except Exception:
         # The nodes that this row did not reach show the row before, done here or not.
         if tape.program is not None and i > 0:
-            kept = [(<Value>tape.program.sites[k].node).c_grad for k in range(tape.program.n_kept)]
+            kept = []
+            for k in range(tape.program.n_kept):
+                kept.append((<Value>tape.program.sites[k].node).c_grad)
             forward_row(tape, rows, i - 1)
             tape.backward()
             for k in range(tape.program.n_kept):

@@ -299,7 +299,9 @@ cdef int compute_operation(Value node) except -1:
     cdef Block *block = <Block *>node.child[0]
     cdef Py_ssize_t i
     operation = <object>block.operation
-    numbers = [(<Value>block.children[i]).c_data for i in range(block.n_children)]
+    numbers = []
+    for i in range(block.n_children):
+        numbers.append((<Value>block.children[i]).c_data)
     node.c_data = to_double(operation.forward(*numbers))
     for i, number in enumerate(operation.local_grads(numbers)):
         block.local_grads[i] = to_double(number)

@@ -82,7 +82,9 @@ cdef class Sampler:
             for i in range(n):
                 scaled[i] = logits[i] * factor
         else:
-            negated = [-logits[i] for i in range(n)]
+            for i in range(n):
+                scaled[i] = -logits[i]
+            negated = floats(scaled, n)
             ids = sorted(sorted(ids, key=negated.__getitem__)[:top_k])
             n = len(ids)
             if n == 0:
@@ -96,7 +98,7 @@ cdef class Sampler:
         choices = rng.choices
         pythons = getattr(choices, "__func__", None) is CHOICES
         if not (pythons and 0.0 < cumulated[n - 1] < INFINITY):
-            return choices(ids, weights=[weights[i] for i in range(n)])[0]
+            return choices(ids, weights=floats(weights, n))[0]
         x = choices.__self__.random() * cumulated[n - 1]
         low = 0
         high = n - 1

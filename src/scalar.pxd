@@ -164,3 +164,16 @@ cdef inline double c_exp(double x) except? -1.0:
     if isinf(result) and not isinf(x):
         raise OverflowError("math range error")
     return result
+
+
+cdef inline list floats(const double *x, Py_ssize_t n):
+    """Return numbers as Python's.
+
+    No comprehension: Cython 3.3 gives an item that it made back twice where the list
+    lacks the memory to take it. Nowhere in these modules does one make its items.
+    """
+    cdef list out = [None] * n
+    cdef Py_ssize_t i
+    for i in range(n):
+        out[i] = x[i]
+    return out

@@ -281,7 +281,7 @@ The nodes a value depends on, in the order in which they are finished.
         if self.inputs is None:
             raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
         if values is not None:
-            numbers = [to_double(value) for value in values]
+            numbers = converted(values)
             if len(numbers) != len(self.inputs):
                 raise ValueError(f"{len(numbers)} values for {len(self.inputs)} inputs")
             for value, number in zip(self.inputs, numbers):
