@@ -5,6 +5,8 @@ Python counterpart on doubles: the same libm call, the same exception.
 """
 
 cimport cython
+from cpython.exc cimport PyErr_SetFromErrno
+from libc cimport errno
 from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, copysign, exp, fabs, fmod, isfinite, isinf, isnan, log, pow
 
@@ -41,7 +43,8 @@ cdef inline int raise_pow_error(double x, double y, PowError error) except -1:
     if error == ZERO_DIVISION:
         raise ZeroDivisionError("0.0 cannot be raised to a negative power")
     if error == OVERFLOW:
-        raise OverflowError(34, "Numerical result out of range")
+        errno.errno = errno.ERANGE  # in the words of the C library, as CPython's
+        PyErr_SetFromErrno(OverflowError)
     raise ValueError(f"{x} ** {y} is not a real number")
 
 
