@@ -26,13 +26,16 @@ def update(
     Shapes:  params, m, v (n,)
     Order:   params first to last; an exception leaves those before it updated
     Writes:  data of params, grad of params as 0.0, m, v
-    Raises:  OverflowError if the square of a gradient exceeds the largest float
+    Raises:  OverflowError if the square of a gradient exceeds the largest float;
+             ValueError if a second moment was made negative
     """
     for i, p in enumerate(params):
         m[i] = beta1 * m[i] + (1 - beta1) * p.grad
         v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
         m_hat = m[i] / correction1
         v_hat = v[i] / correction2
+        if v_hat < 0:
+            raise ValueError(f"{v_hat} ** 0.5 is not a real number")
         p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
         p.grad = 0.0
 

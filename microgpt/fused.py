@@ -24,6 +24,7 @@ from microgpt.gpt import MAX_THREADS, Config
 
 __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 
+MAX_EXACT_INT = 2**53  # to which every int is a double
 STEPS_AT_ONCE = 1024  # steps whose documents are prepared together
 SECONDS_AT_ONCE = 0.05  # how long signals wait: Ctrl-C ends training within that and a step
 
@@ -346,6 +347,8 @@ class GPT(ScalarGPT):
         while len(losses) < num_steps:
             t, done = adam.t, len(losses)
             steps = min(num_steps - done, adam.num_steps - t, steps_at_once)
+            if t < 0 or adam.num_steps > MAX_EXACT_INT:  # as no schedule in doubles is
+                steps = min(steps, 0)
             batches = [
                 documents[i % len(documents)]
                 for i in range(t * batch_size, (t + max(steps, 1)) * batch_size)
@@ -360,8 +363,10 @@ class GPT(ScalarGPT):
             if steps > 0:
                 trainer.run(checked, batch_size, adam, losses, SECONDS_AT_ONCE)
             if len(losses) == done:
-                self.batch_loss(batches[:batch_size]).backward()
+                loss = self.batch_loss(batches[:batch_size])
+                loss.backward()
                 adam.step()
+                losses.append(loss.data)
             if on_step is not None:
                 on_step(t, losses[-1])
 

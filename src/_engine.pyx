@@ -27,7 +27,7 @@ from libc.string cimport memcpy, memset
 from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
 from scalar cimport (
-    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, floats, invert, pow_or_error,
+    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, invert, pow_or_error,
 )
 
 import copyreg
@@ -195,18 +195,32 @@ cdef class Value:
     @property
     def _children(self):
         """The nodes that this one was computed from."""
-        cdef Py_ssize_t n
+        cdef PyObject **children
+        cdef Py_ssize_t n, i
         unfold(<PyObject *>self)
-        cdef PyObject **children = children_of(<PyObject *>self, &n)
-        return tuple([<object>children[i] for i in range(n)])
+        children_of(<PyObject *>self, &n)
+        nodes = [None] * n  # which may collect, and what is collected may change this node
+        children = children_of(<PyObject *>self, &i)
+        if i != n:
+            return self._children
+        for i in range(n):
+            nodes[i] = <object>children[i]
+        return tuple(nodes)
 
     @property
     def _local_grads(self):
         """The derivative by each child, taken when the node was made."""
-        cdef Py_ssize_t n
+        cdef double *grads
+        cdef Py_ssize_t n, i
         unfold(<PyObject *>self)
-        cdef double *grads = local_grads_of(<PyObject *>self, &n)
-        return tuple(floats(grads, n))
+        local_grads_of(<PyObject *>self, &n)
+        numbers = [None] * n  # see above
+        grads = local_grads_of(<PyObject *>self, &i)
+        if i != n:
+            return self._local_grads
+        for i in range(n):
+            numbers[i] = grads[i]
+        return tuple(numbers)
 
     def __repr__(self):
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"

@@ -334,7 +334,7 @@ cdef class Moments:
                 True,
             )
         if done < self.m.n:
-            explain(self, done)
+            explain(self, done, &step)
         adam.t += 1
 
 
@@ -344,16 +344,15 @@ cdef AdamStep read(adam):
     step.beta2 = adam.beta2
     step.eps_adam = adam.eps_adam
     step.initial_rate = adam.learning_rate
-    step.num_steps = adam.num_steps
     return step
 
 
-cdef int explain(Moments moments, Py_ssize_t i) except -1:
+cdef int explain(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
     """Raise what the oracle raises at parameter i."""
     cdef object grad = moments.network.grad.at[i]  # Python's power raises, C's does not
     grad**2
-    if moments.v.at[i] < 0.0:
-        raise TypeError(f"the root of v[{i}] = {moments.v.at[i]} is not a real number")
+    if step.correction1.number and moments.v.at[i] / step.correction2.number < 0.0:
+        raise ValueError(f"{moments.v.at[i] / step.correction2.number} ** 0.5 is not a real number")
     raise ZeroDivisionError("float division by zero")
 
 
@@ -426,6 +425,7 @@ cdef class Trainer:
         cdef Network network = self.moments.network
         cdef Buffer kept = Buffer(documents.n // batch_size)
         job.adam = read(adam)
+        job.adam.num_steps = adam.num_steps
         job.t = adam.t
         job.data = network.data.at
         job.grad = network.grad.at
@@ -450,7 +450,7 @@ cdef class Trainer:
         if job.out_of_memory:
             raise MemoryError()
         if job.raises < network.sizes.n_params:
-            explain(self.moments, job.raises)
+            explain(self.moments, job.raises, &job.adam)
 
 
 include "sampler.pxi"

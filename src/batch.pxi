@@ -185,19 +185,24 @@ cdef bint has_negative_zero(Program program) noexcept:
 
 
 cdef int run_row(Tape tape, array rows, Py_ssize_t i, array losses) except -1:
-    cdef Py_ssize_t k
+    cdef Program program = None
+    cdef Py_ssize_t k, n
     try:
         losses.data.as_doubles[i] = forward_row(tape, rows, i)
     except Exception:
         # The nodes that this row did not reach show the row before, done here or not.
         if tape.program is not None and i > 0:
-            kept = []
-            for k in range(tape.program.n_kept):
-                kept.append((<Value>tape.program.sites[k].node).c_grad)
+            while tape.program is not None and program is not tape.program:
+                program = tape.program
+                n = program.n_kept
+                nodes, grads = [None] * n, [None] * n  # a collection may compile the tape anew
+            for k in range(n):
+                nodes[k] = <object>program.sites[k].node
+                grads[k] = (<Value>nodes[k]).c_grad
             forward_row(tape, rows, i - 1)
             tape.backward()
-            for k in range(tape.program.n_kept):
-                (<Value>tape.program.sites[k].node).c_grad = kept[k]
+            for k in range(n):
+                (<Value>nodes[k]).c_grad = grads[k]
             forward_row(tape, rows, i)
         raise
     tape.backward()

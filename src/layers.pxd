@@ -249,10 +249,13 @@ cdef inline void relu_forward(double *x, Py_ssize_t n) noexcept nogil:
 
 
 cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexcept nogil:
-    """Multiply dx by 1.0 where the output was positive, else by 0.0. Writes: dx (n,)"""
+    """Multiply dx by 1.0 where the output was positive, else by 0.0. Writes: dx (n,)
+
+    Order:   a sum of one term, from 0: it is not -0.0
+    """
     cdef Py_ssize_t k
     for k in range(n):
-        dx[k] = dx[k] * (1.0 if y[k] > 0.0 else 0.0)
+        dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)
 
 
 cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
@@ -412,11 +415,12 @@ cdef inline void cross_entropy_backward(
     """Write the gradient of one position's logits.
 
     Shapes:  dlogits, probs, exps (n,); inverse and square are total ** -1 and total ** -2
-    Order:   the target's exponential gets its own quotient's term first, then the total's
+    Order:   the target's exponential gets its own quotient's term first, then the total's;
+             a logit's gradient is a sum of one term, from 0: it is not -0.0
     """
     cdef Py_ssize_t i
     cdef double dprob = 1.0 / probs[target] * (-1.0 * dloss)
     cdef double dtotal = -square * (exps[target] * dprob)
     for i in range(n):
-        dlogits[i] = exps[i] * dtotal
-    dlogits[target] = exps[target] * (inverse * dprob + dtotal)
+        dlogits[i] = 0.0 + exps[i] * dtotal
+    dlogits[target] = 0.0 + exps[target] * (inverse * dprob + dtotal)

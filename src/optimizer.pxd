@@ -153,19 +153,21 @@ cdef inline Py_ssize_t adam_one_by_one(
 ) noexcept nogil:
     """Update n parameters as the oracle does; return how many were updated.
 
-    Less than n says that the next one raises: its square overflows, or the
-    divisor is zero. Its moments are then updated as far as the oracle comes.
+    Less than n says that the next one raises: its square overflows, its second
+    moment is negative or a divisor is zero. Its moments are then updated as far as
+    the oracle comes.
     """
     cdef Py_ssize_t i
-    cdef double square, divisor
+    cdef double square, corrected, divisor
     for i in range(n):
         m[i] = a.beta1 * m[i] + (1.0 - a.beta1) * g[i]
         square = pow(fabs(g[i]), 2.0)
         if isinf(square) and not isinf(g[i]):
             return i
         v[i] = a.beta2 * v[i] + (1.0 - a.beta2) * square
-        divisor = pow(v[i] / a.correction2.number, 0.5) + a.eps_adam
-        if divisor == 0.0 or v[i] < 0.0:
+        corrected = v[i] / a.correction2.number
+        divisor = pow(corrected, 0.5) + a.eps_adam
+        if divisor == 0.0 or corrected < 0.0 or a.correction1.number == 0.0:
             return i
         p[i] -= a.learning_rate * (m[i] / a.correction1.number) / divisor
         g[i] = 0.0
@@ -180,6 +182,7 @@ cdef inline Py_ssize_t adam_step(
 
     Less than n says that the next one raises, as in `adam_one_by_one`.
 
+    Shapes:  p, g, m, v (n,), readable up to LANES numbers more
     Writes:  p, m, v, and g, which may be left as it is if not clear
     """
     cdef AdamStep near = a[0]  # in no memory that the stores could change

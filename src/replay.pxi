@@ -296,13 +296,28 @@ cdef int compute(PyObject *node) except -1:
 
 
 cdef int compute_operation(Value node) except -1:
-    cdef Block *block = <Block *>node.child[0]
+    """Compute a node anew by its Operation's own rules, which may do anything to it.
+
+    Raises:  what the rules raise; RuntimeError if they made the node anew
+    """
+    cdef Block *block
     cdef Py_ssize_t i
-    operation = <object>block.operation
+    cdef double data
     numbers = []
+    grads = []
+    block = <Block *>node.child[0]
+    operation = <object>block.operation
     for i in range(block.n_children):
         numbers.append((<Value>block.children[i]).c_data)
-    node.c_data = to_double(operation.forward(*numbers))
-    for i, number in enumerate(operation.local_grads(numbers)):
-        block.local_grads[i] = to_double(number)
+    data = to_double(operation.forward(*numbers))
+    for number in operation.local_grads(numbers):
+        grads.append(to_double(number))
+    block = <Block *>node.child[0]
+    if node.op != OPERATION or block.operation != <PyObject *>operation or (
+        block.n_children != len(grads)
+    ):
+        raise RuntimeError("an Operation's rule made the node anew that it computes")
+    node.c_data = data
+    for i in range(block.n_children):
+        block.local_grads[i] = grads[i]
     return 0

@@ -169,7 +169,7 @@ typedef struct {
     double number, inverse, rest;
 } divisor;
 
-/* Its last significant bits are not all ones where the inverse is used: see vec_quotient. */
+/* Its first significant bits are not all ones where the inverse is used: see vec_quotient. */
 static inline divisor divisor_of(double number) {
     divisor d = {number, 0.0, 0.0};
     unsigned long long bits;

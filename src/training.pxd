@@ -213,7 +213,10 @@ cdef inline bint is_tame(const Job *job, Py_ssize_t first, Py_ssize_t last) noex
 
 @cython.cdivision(True)
 cdef inline vec largest(vec size, const double *x, Py_ssize_t n) noexcept nogil:
-    """Return the larger of size and the sizes of x (n,), lane by lane; NaN is left out."""
+    """Return the larger of size and the sizes of x (n,), lane by lane; NaN is left out.
+
+    What lies behind x up to whole vectors counts too: a bound may be too large.
+    """
     cdef Py_ssize_t i
     for i in range(padded(n) // LANES):
         size = vec_max_size(size, vec_load(x + i * LANES))

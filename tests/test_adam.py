@@ -53,6 +53,21 @@ def test_a_gradient_whose_square_overflows_says_so(scalar):
         scalar.Adam([x]).step()
 
 
+def test_a_negative_second_moment_has_no_root(scalar):
+    adam = scalar.Adam([scalar.Value(1.0)])
+    adam.v[0] = -1.0
+    with pytest.raises(ValueError, match=r"^-98.99999999999991 \*\* 0.5 is not a real number$"):
+        adam.step()
+    assert bits(adam.params[0].data) == bits(1.0)
+
+
+def test_a_step_before_the_first_divides_by_zero(scalar):
+    adam = scalar.Adam([scalar.Value(1.0)])
+    adam.t = -1
+    with pytest.raises(ZeroDivisionError, match=r"^float division by zero$"):
+        adam.step()
+
+
 def test_it_ends_after_num_steps(scalar):
     adam = scalar.Adam([scalar.Value(1.0)], num_steps=2)
     adam.step()

@@ -333,6 +333,8 @@ def test_a_gradient_of_any_size_ends_as_on_the_graph(matrix, number, threads):
         {"learning_rate": 0},
         {"learning_rate": 1e300},
         {"num_steps": 2},
+        {"num_steps": 2**53 + 1},
+        {"num_steps": 10**400},
         {"beta1": 0.9999999999999999, "beta2": 0.9999999999999999},
     ],
 )
@@ -378,6 +380,30 @@ def test_adam_of_any_numbers_is_the_scalar_one(settings, t, seed):
                 p.grad = number(rng, 150)
         seen.append(state(model, adam))
     assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_adams_numbers_out_of_range_end_as_on_the_graph(threads):
+    def negative(model, adam):
+        adam.v[7] = -1.0
+
+    def before_the_first(model, adam):
+        adam.t = -1
+
+    for change in (negative, before_the_first):
+        expected, found = both(change, threads=threads)
+        assert found == expected
+        assert found[1] in (ValueError, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradients_of_negative_zero_keep_their_sign_as_on_the_graph(shape):
+    scalar, model = pair(shape)
+    for made in (scalar, model):
+        for p in made.params:
+            p.grad = -0.0
+        made.batch_loss([document(random.Random(5), shape[0], n) for n in (2, 9)]).backward()
+    assert_equal(scalar, model)
 
 
 def test_a_faulty_document_ends_training_at_its_step():

@@ -597,3 +597,87 @@ def test_backward_over_many_held_graphs_walks_once(compiled):
         tape.forward()
     total.backward()  # minutes, where each graph that is held begins the walk anew
     assert [x.grad for x in leaves] == [2.0 * x.data for x in leaves]
+
+
+@pytest.mark.parametrize("where", ["rule", "derivative", "number"])
+def test_operation_that_makes_its_own_node_anew_is_refused(compiled, where):
+    calls = []
+
+    def change(place):
+        calls.append(place)
+        if calls.count(place) == 2 and place == where:
+            node.__init__(3.0)
+
+    class Number:
+        def __float__(self):
+            change("number")
+            return 1.0
+
+    def rule(*numbers):
+        change("rule")
+        return sum(numbers)
+
+    def derivative(*numbers):
+        change("derivative")
+        return [Number(), *numbers[1:]]
+
+    leaves = [compiled.Value(float(i)) for i in range(8)]
+    node = compiled.functions.Operation(rule, derivative)(*leaves)
+    if where == "number":
+        calls.clear()
+        calls.append("number")
+    tape = compiled.Tape(node * 2.0, inputs=leaves)
+    with pytest.raises(RuntimeError, match="made the node anew"):
+        tape.forward([1.0] * 8)
+
+
+def collecting(threshold, change):
+    """Call change from a finalizer at a collection that is threshold allocations away."""
+
+    class Garbage:
+        def __del__(self):
+            change()
+
+    gc.disable()
+    gc.collect()
+    garbage = Garbage()
+    garbage.itself = garbage
+    del garbage
+    gc.set_threshold(threshold, 10**6, 10**6)
+    gc.enable()
+
+
+@pytest.fixture(params=range(1, 40))
+def threshold(request):
+    """Give a threshold for `collecting`, and let the collector be as before."""
+    before = gc.get_threshold()
+    yield request.param
+    gc.set_threshold(*before)
+    gc.enable()
+
+
+@pytest.mark.parametrize("read", ["_children", "_local_grads"])
+def test_node_that_a_collection_makes_anew_while_it_is_read(compiled, threshold, read):
+    leaves = tuple(compiled.Value(float(i)) for i in range(40))
+    node = compiled.Value(1.0, leaves, tuple(float(i) for i in range(40)))
+    collecting(threshold, lambda: node.__init__(2.0))
+    found = getattr(node, read)
+    gc.disable()
+    assert found == () or [float(getattr(x, "data", x)) for x in found] == list(range(40))
+
+
+def test_tape_that_a_collection_compiles_anew_while_a_row_fails(compiled, threshold):
+    a, b = compiled.Value(1.0), compiled.Value(2.0)
+    constants, y, made = [], a, []
+    for i in range(30):
+        product = y * (2.0 + i)
+        constants.append(product._children[1])
+        y = product * b
+    tape = compiled.Tape((a.log() + y * 0.0) + b, inputs=[a, b])
+    tape.forward()
+    total = sum(c * 1.0 for c in constants)
+    collecting(threshold, lambda: made.append(compiled.Tape(total, inputs=constants)))
+    with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
+        tape.run([[1.0, 2.0], [0.5, 1.0], [0.0, 1.0], [1.0, 1.0]])
+    gc.disable()
+    assert all(c.grad == 0.0 or abs(c.grad) > 1e-290 for c in constants)
