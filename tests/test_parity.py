@@ -41,6 +41,11 @@ FOUND_IN_MODELS = {
         ("wrong token", 83, 60, 1.0),
     ],
     "the square of a gradient overflows in a step": [("set grad", 0, 0, 1e308), ("step", 0, 0, 1)],
+    "a gradient of -0.0 and a unit that is off": [
+        ("set grad", 0, 1, 1.0),
+        ("loss", 0, 0, 1.0),
+        ("backward", 0, 0, 1.0),
+    ],
 }
 EXTREMES = [nan, inf, -inf, -0.0, 5e-324, 1.7976931348623157e308]
 

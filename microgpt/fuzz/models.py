@@ -82,6 +82,9 @@ def _set(m: Machine, i: int, j: int, k: Any) -> None:
 
 def _set_grad(m: Machine, i: int, j: int, k: Any) -> None:
     m.weight(i).grad = k
+    if j % 2:
+        for p in m.model.params:
+            p.grad = -0.0
 
 
 def _fit(m: Machine, i: int, j: int, k: Any) -> None:
