@@ -31,6 +31,7 @@ from scalar cimport (
 )
 
 import copyreg
+import sys
 from importlib import import_module
 
 cdef extern from "Python.h":

@@ -7,7 +7,8 @@
 cdef object plain(str name):
     """Return the pure-Python function of a name."""
     module = "microgpt.adam" if name == "update" else "microgpt.functions"
-    return getattr(import_module(module), name)
+    # An import's lock that lacks memory is a RuntimeError before CPython 3.12.
+    return getattr(sys.modules.get(module) or import_module(module), name)
 
 
 cdef inline PyObject **values_in(object items, Py_ssize_t *n) except? NULL:
@@ -327,7 +328,8 @@ def update(
     Shapes:  params, m, v (n,)
     Order:   params first to last; an exception leaves those before it updated
     Writes:  data of params, grad of params as 0.0, m, v
-    Raises:  OverflowError if the square of a gradient exceeds the largest float
+    Raises:  OverflowError if the square of a gradient exceeds the largest float;
+             ValueError if a second moment was made negative
     """
     cdef double rate = learning_rate, c_beta1 = beta1, c_beta2 = beta2, eps = eps_adam
     cdef double c1 = correction1, c2 = correction2, rest1 = 1 - beta1, rest2 = 1 - beta2
