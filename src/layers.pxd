@@ -136,8 +136,8 @@ cdef inline void linear_forward(
 
 
 @cython.cdivision(True)
-cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
-    """Return how many rows of a matrix lead back to its inputs at once, so that they stay near."""
+cdef inline Py_ssize_t rows_that_stay_near(Py_ssize_t n_in) noexcept nogil:
+    """Return how many rows of a matrix lead back to its inputs at once."""
     return max(<Py_ssize_t>8, FAR // n_in)
 
 
@@ -151,7 +151,7 @@ cdef inline void linear_backward_input(
     Order:   rows of w last to first: the walk pulls the outputs first to last
     Writes:  dx, up to whole vectors. Adds to: dx if add
     """
-    cdef Py_ssize_t most = rows_at_once(n_in)
+    cdef Py_ssize_t most = rows_that_stay_near(n_in)
     cdef Py_ssize_t rows
     cdef const double *fetch
     while n_out > 0:
