@@ -25,10 +25,12 @@ from matmul cimport LANES, PANEL, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step, divisor, divisor_of, vec_quotient
+from optimizer cimport (
+    AdamStep, adam_step, divisor, divisor_of, vec_divisor, vec_quotient, vec_set_divisor,
+)
 from powers cimport (
-    inverse_power, mask, mask_bits, other_square, root_is_doubtful, square_is_out_of_range,
-    vec_differ, vec_residual, vec_sqrt,
+    inverse_power, mask, mask_bits, other_square, root_is_doubtful, vec_differ, vec_residual,
+    vec_sqrt,
 )
 from scalar cimport FIRST, SECOND, floats, invert
 from trace cimport Layer, Sizes, Team, Trace, begin, end, meet

@@ -22,7 +22,7 @@ def hunt(Py_ssize_t n, unsigned long long seed):
 
     Half of the numbers have few bits, so that their squares fall on midpoints and
     near them. In doubt, a square or root has to be one of the two neighbours; half of
-    those are tiny.
+    those are far from 1.
 
     Shapes:  returns {power: (certain, of these wrong)}
     """
@@ -53,13 +53,13 @@ def hunt(Py_ssize_t n, unsigned long long seed):
                         # The midpoint above x, squared and rounded: its root is near that midpoint.
                         y[k] = x[k] * x[k] + x[k] * (nextafter(x[k], INFINITY) - x[k])
                     if j < 2 and i & 2:
-                        y[k] = ldexp(y[k], -400 - 400 * <int>j)
+                        y[k] = ldexp(y[k], -800 if j else 120 if i & 4 else -120)
                 v = vec_load(y)
                 if j == 0:
                     result = v * v
                     other = other_square(result, v)
                     vec_store(others, other)
-                    doubtful = vec_differ(result, other) | square_is_out_of_range(result, v)
+                    doubtful = vec_differ(result, other)
                 elif j == 1:
                     result = vec_sqrt(v)
                     other = vec_residual(v, result, result)
@@ -118,7 +118,7 @@ def hunt_quotients(Py_ssize_t n, unsigned long long seed):
                     middle = inverse * <unsigned long long>(2 * k - 7)
                     middle &= (<unsigned long long>1 << 54) - 1
                     x[k] = <double>(<unsigned long long>(<wide>middle * whole + (1 << 4) >> 54))
-            vec_store(y, vec_quotient(vec_load(x), by))
+            vec_store(y, vec_quotient(vec_load(x), vec_set_divisor(by)))
             for k in range(LANES):
                 wrong += y[k] != x[k] / number
     return n // LANES * LANES, wrong
@@ -185,7 +185,7 @@ def updates(double seconds):
     """
     cdef vec x[8]
     cdef vec one = vec_set(1.0)
-    cdef divisor by = divisor_of(0.999999)
+    cdef vec_divisor by = vec_set_divisor(divisor_of(0.999999))
     cdef double total = 0.0
     cdef double best = 0.0
     cdef double until = now() + seconds

@@ -12,17 +12,23 @@ from libc.string cimport memcpy
 
 from matmul cimport LANES, vec, vec_load, vec_set, vec_store
 from powers cimport (
-    first_bit, mask, mask_bits, other_square, pow_keeps_bound, root_is_doubtful,
-    square_is_out_of_range, vec_differ, vec_exceeds, vec_residual, vec_size, vec_sqrt,
+    first_bit, mask, mask_bits, other_square, pow_keeps_bound, root_is_doubtful, vec_differ,
+    vec_exceeds, vec_fma, vec_residual, vec_size, vec_sqrt,
 )
 
 
 cdef extern from "simd.h" nogil:
     ctypedef struct divisor:
         double number
+    ctypedef struct vec_divisor:
+        pass
     divisor divisor_of(double number)
-    vec vec_quotient(vec x, divisor d)
+    vec_divisor vec_set_divisor(divisor d)
+    vec vec_quotient(vec x, vec_divisor d)
+    vec vec_neighbour(vec x, vec side)
     vec vec_with_sign(double size, vec x)
+    mask vec_is_tiny(vec x, double bound)
+    mask vec_is_beyond(vec x, vec sign, double bound)
 
 
 cdef extern from *:
@@ -45,106 +51,222 @@ cdef struct AdamStep:
     double num_steps
 
 
-cdef inline vec other_term(vec term, vec residual) noexcept nogil:
-    """Return a bound of the term that the neighbour on the residual's side leads to.
+cdef struct Settings:  # the same for vectors, in no memory that stores could change
+    vec beta1
+    vec rest1  # 1 - beta1
+    vec beta2
+    vec rest2
+    vec eps_adam
+    vec learning_rate
+    vec_divisor correction1
+    vec_divisor correction2
 
-    The neighbour is off by 2**-52 of itself at most, and each of up to two roundings
-    on the way to the term by another; the roundings here are within the fourth. Where
-    the term is too small for that, it must not matter to the sum.
-    """
-    return term * (1.0 - vec_with_sign(4.0 * DBL_EPSILON, residual))
+
+cdef struct Update:  # of LANES parameters, stage by stage
+    vec numerator
+    vec corrected
+    vec root
+    vec step
+
+
+cdef inline Settings settings_of(const AdamStep *a) noexcept nogil:
+    cdef Settings s
+    s.beta1 = vec_set(a.beta1)
+    s.rest1 = vec_set(1.0 - a.beta1)
+    s.beta2 = vec_set(a.beta2)
+    s.rest2 = vec_set(1.0 - a.beta2)
+    s.eps_adam = vec_set(a.eps_adam)
+    s.learning_rate = vec_set(a.learning_rate)
+    s.correction1 = vec_set_divisor(a.correction1)
+    s.correction2 = vec_set_divisor(a.correction2)
+    return s
 
 
 cdef inline bint is_usual(const AdamStep *a) noexcept nogil:
     """Return whether the settings are such that what is very small shows nowhere.
 
-    A first moment below 1e-250, whose quotient may be wrong, makes a step below
-    1e-170, and a root below 1e-35 vanishes in the sum with eps_adam.
+    A square below 1e-323 adds nothing to a second moment. A first moment below
+    1e-250, whose quotient may be wrong, makes a step below 1e-170, and a root below
+    1e-35 vanishes in the sum with eps_adam.
     """
     return (
-        1e-18 <= a.eps_adam <= 1e30
+        0.5 <= a.beta2 <= 1.0
+        and 1e-18 <= a.eps_adam <= 1e30
         and fabs(a.learning_rate) <= 1e30
         and 1e-30 <= a.correction1.number <= 2.0
         and 1e-30 <= a.correction2.number <= 2.0
     )
 
 
-cdef struct Update:  # of LANES parameters, up to the square root
-    vec first
-    vec second
-    vec corrected
-    vec numerator
-    mask squares  # in doubt
-
-
-cdef inline Update begin_update(
-    const double *g, const double *m, const double *v, const AdamStep *a
+cdef inline bint begin_update(
+    Update *u, double *g, double *m, double *v, const Settings *s, const AdamStep *a, bint clear
 ) noexcept nogil:
-    """Return the moments, what the step is made of, and where a doubtful square matters.
+    """Update the moments of LANES parameters, or none if these are not for vectors.
 
-    It does not where both squares lead to one sum.
+    A doubtful square does not matter where both squares lead to one sum. Old moments
+    are not negative, so that a corrected one bounds the square: 1e100 is far.
+
+    Writes:  u.numerator, u.corrected
     """
-    cdef Update update
     cdef vec grad = vec_load(g)
     cdef vec square = grad * grad
-    cdef vec old = a.beta2 * vec_load(v)
-    update.first = a.beta1 * vec_load(m) + (1.0 - a.beta1) * grad
-    update.second = old + (1.0 - a.beta2) * square
-    update.corrected = vec_quotient(update.second, a.correction2)
-    update.numerator = a.learning_rate * vec_quotient(update.first, a.correction1)
-    update.squares = square_is_out_of_range(square, grad) | vec_differ(
-        update.second, old + (1.0 - a.beta2) * other_square(square, grad)
+    cdef vec old = s.beta2 * vec_load(v)
+    cdef vec first = s.beta1 * vec_load(m) + s.rest1 * grad
+    cdef vec second = old + s.rest2 * square
+    cdef mask doubt
+    u.corrected = vec_quotient(second, s.correction2)
+    u.numerator = s.learning_rate * vec_quotient(first, s.correction1)
+    doubt = (
+        vec_differ(second, old + s.rest2 * other_square(square, grad))
+        | vec_is_tiny(square, 1e-100)
+        | vec_is_beyond(u.corrected, old, 1e19)
     )
-    return update
-
-
-cdef inline mask root_matters(
-    vec updated, vec data, vec step, vec root, vec corrected
-) noexcept nogil:
-    """Return where a doubtful root matters, or a bound of those above does not hold.
-
-    Sums are monotone: it does not where both ends of the step's range lead to one sum.
-    """
-    cdef vec residual = vec_residual(corrected, root, root)
-    return (
-        root_is_doubtful(root, residual) & vec_differ(updated, data - other_term(step, residual))
-    ) | vec_exceeds(corrected, vec_set(1e19)) | vec_exceeds(vec_set(1e-140), vec_size(updated))
+    if unlikely(mask_bits(doubt) != 0):
+        if not moments_by_pow(g, m, v, first, second, mask_bits(doubt), a):
+            return False
+        u.corrected = vec_quotient(vec_load(v), s.correction2)
+    else:
+        vec_store(m, first)
+        vec_store(v, second)
+    if clear:
+        vec_store(g, vec_set(0.0))
+    return True
 
 
 @cython.cdivision(True)
-cdef inline bint adam_lanes(
-    double *p, double *g, double *m, double *v, vec data, vec first, vec second,
-    unsigned int squares, unsigned int roots, const AdamStep *a,
+cdef inline bint moments_by_pow(
+    const double *g, double *m, double *v, vec first, vec second, unsigned int doubt,
+    const AdamStep *a,
 ) noexcept nogil:
-    """Update LANES parameters, those in doubt by pow, or none if one of them would raise."""
-    cdef double updated[LANES]
-    cdef double firsts[LANES]
+    """Update the moments of LANES parameters, those in doubt by pow, or none."""
     cdef double seconds[LANES]
-    cdef double square
-    cdef unsigned int doubt = squares | roots
     cdef int i
-    vec_store(updated, data)
-    vec_store(firsts, first)
     vec_store(seconds, second)
     while doubt:
         i = first_bit(doubt)
         doubt &= doubt - 1
-        if squares >> i & 1:
-            square = pow(fabs(g[i]), 2.0)
-            if isinf(square) and not isinf(g[i]):
-                return False
-            seconds[i] = a.beta2 * v[i] + (1.0 - a.beta2) * square
-        square = seconds[i] / a.correction2.number
-        if square < 0.0:
+        seconds[i] = a.beta2 * v[i] + (1.0 - a.beta2) * pow(fabs(g[i]), 2.0)
+        if not (v[i] >= 0.0 and 0.0 <= seconds[i] / a.correction2.number <= 1e19):
             return False
-        updated[i] = p[i] - a.learning_rate * (firsts[i] / a.correction1.number) / (
-            pow(square, 0.5) + a.eps_adam
-        )
-    memcpy(p, updated, sizeof(updated))
-    memcpy(m, firsts, sizeof(firsts))
+    vec_store(m, first)
     memcpy(v, seconds, sizeof(seconds))
-    vec_store(g, vec_set(0.0))
     return True
+
+
+@cython.cdivision(True)
+cdef inline Update advance(Update *begun, Update *rooted, Update *stepped, vec eps) noexcept nogil:
+    """Take three updates a stage further; return the one that is through.
+
+    Writes:  root and step of those that come to them
+    """
+    cdef Update through = stepped[0]
+    stepped[0] = rooted[0]
+    stepped.step = stepped.numerator / (stepped.root + eps)
+    rooted[0] = begun[0]
+    rooted.root = vec_sqrt(rooted.corrected)
+    return through
+
+
+cdef inline mask root_may_matter(
+    const Update *u, vec residual, vec data, vec updated
+) noexcept nogil:
+    """Return where a doubtful root may matter, or a bound of those above does not hold.
+
+    The root's neighbour is off by 2**-52 of itself at most, its sum with eps_adam by no
+    more, and each of two steps is rounded by half of that: less than 3 * 2**-52. Sums
+    are monotone: it does not matter where both ends of this range lead to one sum.
+    Where the step is too small for that, it must not matter either.
+    """
+    cdef vec factor = vec_with_sign(3.0 * DBL_EPSILON, residual) - 1.0
+    return (
+        root_is_doubtful(u.root, residual) & vec_differ(updated, vec_fma(data, u.step, factor))
+    ) | vec_exceeds(vec_set(1e-140), vec_size(updated))
+
+
+@cython.cdivision(True)
+cdef inline mask root_matters(
+    const Update *u, vec residual, vec data, vec updated, vec eps_adam
+) noexcept nogil:
+    """Return where the other root leads to another sum, or a bound of those above does not hold."""
+    cdef vec step = u.numerator / (vec_neighbour(u.root, residual) + eps_adam)
+    return vec_differ(updated, data - step) | vec_exceeds(vec_set(1e-140), vec_size(updated))
+
+
+cdef inline void end_update(
+    const Update *u, double *p, const double *m, const double *v, vec eps_adam, const AdamStep *a
+) noexcept nogil:
+    """Update LANES parameters, whose moments are updated."""
+    cdef vec data = vec_load(p)
+    cdef vec updated = data - u.step
+    cdef vec residual = vec_residual(u.corrected, u.root, u.root)
+    cdef mask doubt = root_may_matter(u, residual, data, updated)
+    if unlikely(mask_bits(doubt) != 0):
+        doubt = doubt & root_matters(u, residual, data, updated, eps_adam)
+        if mask_bits(doubt) != 0:
+            weights_by_pow(p, m, v, updated, mask_bits(doubt), a)
+            return
+    vec_store(p, updated)
+
+
+@cython.cdivision(True)
+cdef inline void weights_by_pow(
+    double *p, const double *m, const double *v, vec updated, unsigned int doubt, const AdamStep *a
+) noexcept nogil:
+    """Update LANES parameters, whose moments are updated, those in doubt by pow."""
+    cdef double weights[LANES]
+    cdef int i
+    vec_store(weights, updated)
+    while doubt:
+        i = first_bit(doubt)
+        doubt &= doubt - 1
+        weights[i] = p[i] - a.learning_rate * (m[i] / a.correction1.number) / (
+            pow(v[i] / a.correction2.number, 0.5) + a.eps_adam
+        )
+    memcpy(p, weights, sizeof(weights))
+
+
+cdef inline Py_ssize_t adam_vectors(
+    double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a, bint clear
+) noexcept nogil:
+    """Update whole vectors of n parameters; return how many were updated.
+
+    What is left is less than a vector, or begins with one that is not for vectors.
+    Roots and quotients take long: three updates are under way while one is begun.
+    """
+    cdef Settings s = settings_of(a)
+    cdef Py_ssize_t whole = n - n % LANES
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t k = -3 * LANES
+    cdef Update fresh, begun, rooted, stepped, through
+    fresh.numerator = vec_set(0.0)
+    fresh.corrected = fresh.root = fresh.step = fresh.numerator
+    begun = rooted = stepped = fresh
+    while k < 0 and i < whole:
+        if not begin_update(&fresh, g + i, m + i, v + i, &s, a, clear):
+            whole = i
+            break
+        advance(&begun, &rooted, &stepped, s.eps_adam)
+        begun = fresh
+        i += LANES
+        k += LANES
+    while i < whole:
+        prefetch(p + i + FETCHED)
+        prefetch(m + i + FETCHED)
+        prefetch(v + i + FETCHED)
+        if not begin_update(&fresh, g + i, m + i, v + i, &s, a, clear):
+            whole = i
+            break
+        through = advance(&begun, &rooted, &stepped, s.eps_adam)
+        begun = fresh
+        end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
+        i += LANES
+        k += LANES
+    while k < whole:
+        through = advance(&begun, &rooted, &stepped, s.eps_adam)
+        if k >= 0:
+            end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
+        k += LANES
+    return whole
 
 
 @cython.cdivision(True)
@@ -174,7 +296,6 @@ cdef inline Py_ssize_t adam_one_by_one(
     return n
 
 
-@cython.cdivision(True)
 cdef inline Py_ssize_t adam_step(
     double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a, bint clear
 ) noexcept nogil:
@@ -182,42 +303,19 @@ cdef inline Py_ssize_t adam_step(
 
     Less than n says that the next one raises, as in `adam_one_by_one`.
 
-    Shapes:  p, g, m, v (n,), readable up to LANES numbers more
+    Shapes:  p, g, m, v (n,)
     Writes:  p, m, v, and g, which may be left as it is if not clear
     """
-    cdef AdamStep near = a[0]  # in no memory that the stores could change
     cdef Py_ssize_t i = 0
-    cdef Py_ssize_t done
-    cdef Update update, next_update
-    cdef vec data, root, step, updated
-    cdef mask roots
-    if pow_keeps_bound() and is_usual(a):
-        # A root takes long: meanwhile the next vector's update is begun.
-        next_update = begin_update(g, m, v, &near)
-        while i + LANES <= n:
-            update = next_update
-            root = vec_sqrt(update.corrected)
-            next_update = begin_update(g + i + LANES, m + i + LANES, v + i + LANES, &near)
-            prefetch(p + i + FETCHED)
-            prefetch(m + i + FETCHED)
-            prefetch(v + i + FETCHED)
-            data = vec_load(p + i)
-            step = update.numerator / (root + near.eps_adam)
-            updated = data - step
-            roots = root_matters(updated, data, step, root, update.corrected)
-            if unlikely(mask_bits(update.squares | roots) != 0):
-                if not adam_lanes(
-                    p + i, g + i, m + i, v + i, updated, update.first, update.second,
-                    mask_bits(update.squares), mask_bits(roots), a,
-                ):
-                    done = adam_one_by_one(p + i, g + i, m + i, v + i, LANES, a)
-                    if done < LANES:
-                        return i + done
-            else:
-                vec_store(p + i, updated)
-                vec_store(m + i, update.first)
-                vec_store(v + i, update.second)
-                if clear:
-                    vec_store(g + i, vec_set(0.0))
-            i += LANES
-    return i + adam_one_by_one(p + i, g + i, m + i, v + i, n - i, a)
+    cdef Py_ssize_t size, done
+    cdef bint by_vectors = pow_keeps_bound() and is_usual(a)
+    while i < n:
+        size = n - i
+        if by_vectors:
+            i += adam_vectors(p + i, g + i, m + i, v + i, size, a, clear)
+            size = min(<Py_ssize_t>LANES, n - i)
+        done = adam_one_by_one(p + i, g + i, m + i, v + i, size, a)
+        i += done
+        if done < size:
+            break
+    return i

@@ -9,9 +9,9 @@ that "little more" of the midpoint between two doubles: then pow itself is calle
 The margins, in units of the last place: glibc states for its pow (since 2.28,
 sysdeps/ieee754/dbl-64/e_pow.c) that exp adds 0.511 and the logarithm 1.5 * 2**-68
 of relative error without a fused multiply-add, less with one. For results within
-1e-19 and 1e19 the latter is log(1e19) * 1.5 * 2**-15 = 0.0021, from 1e-290 on it is
-0.0306: 0.0131 and 0.0416 beyond one half. For roots of numbers within 1e-70 and 1e70
-it is half of 0.0074: 0.0147. What lies outside, and every lane under another libm,
+1e-19 and 1e19 the latter is log(1e19) * 1.5 * 2**-15 = 0.0021, within 1e-100 and 1e100
+it is 0.0106: 0.0131 and 0.0216 beyond one half. For roots of numbers within 1e-70 and
+1e70 it is half of 0.0074: 0.0147. What lies outside, and every lane under another libm,
 goes to pow.
 """
 
@@ -27,7 +27,7 @@ cdef extern from "simd.h" nogil:
     ctypedef long long mask
     mask vec_exceeds(vec a, vec b)
     mask vec_differ(vec a, vec b)
-    vec vec_choose(mask where, vec a, vec b)
+    vec vec_fma(vec x, vec a, vec b)
     vec vec_size(vec x)
     vec vec_before(vec x)
     vec vec_power_of_two(vec x)
@@ -42,19 +42,10 @@ cdef inline vec other_square(vec square, vec root) noexcept nogil:
     """Return what pow(root, 2.0) may be instead of square, the rounded product, or square.
 
     What square lacks, a little enlarged, rounds to the neighbour where pow may do so.
+    The square has to be 0 or within 1e-100 and 1e100.
     """
-    cdef vec enlarged = vec_choose(
-        vec_exceeds(vec_set(1e-19), square), vec_set(1.0 / (1.0 - 2.0 * 0.043)),
-        vec_set(1.0 / (1.0 - 2.0 * 0.0135)),
-    )
-    return square - vec_residual(square, root, root) * enlarged
-
-
-cdef inline mask square_is_out_of_range(vec square, vec root) noexcept nogil:
-    """Return where `other_square` does not hold: square is far from 1, and root is not 0."""
-    return vec_exceeds(vec_set(1e-290), square) & vec_differ(root, vec_set(0.0)) | vec_exceeds(
-        square, vec_set(1e19)
-    )
+    cdef vec lacking = vec_residual(square, root, root)
+    return vec_fma(square, lacking, vec_set(-1.0 / (1.0 - 2.0 * 0.022)))
 
 
 cdef inline mask root_is_doubtful(vec root, vec residual) noexcept nogil:

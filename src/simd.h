@@ -102,6 +102,9 @@ static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff00000000
 /* The double before a positive number. */
 static inline vec vec_before(vec x) { return (vec)((ints)x - 1); }
 
+/* The double after a positive number, or before it where side is negative. */
+static inline vec vec_neighbour(vec x, vec side) { return (vec)((ints)x + ((ints)side >> 63 | 1)); }
+
 static inline vec vec_size(vec x) { return (vec)((ints)x & 0x7fffffffffffffffLL); }
 
 /* size > 0, negative where x is. */
@@ -109,19 +112,25 @@ static inline vec vec_with_sign(double size, vec x) {
     return (vec)((ints)vec_set(size) | ((ints)x & (-0x7fffffffffffffffLL - 1)));
 }
 
-/* Where a is larger than b or one of them is no number; where they are not equal. */
+/* Where a is larger than b or one of them is no number; where they are not equal; where the bits
+ * of a are below those of b as whole numbers. */
 #if defined(__AVX512F__)
 typedef __mmask8 mask;
 static inline vec vec_sqrt(vec x) { return _mm512_sqrt_pd(x); }
 static inline mask vec_exceeds(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ); }
 static inline mask vec_differ(vec a, vec b) { return _mm512_cmp_pd_mask(a, b, _CMP_NEQ_UQ); }
-static inline vec vec_choose(mask m, vec a, vec b) { return _mm512_mask_blend_pd(m, b, a); }
+static inline mask bits_below(ints a, ints b) {
+    return _mm512_cmplt_epu64_mask((__m512i)a, (__m512i)b);
+}
 static inline unsigned mask_bits(mask m) { return m; }
 #else
 typedef ints mask;
 static inline mask vec_exceeds(vec a, vec b) { return ~(a <= b); }
 static inline mask vec_differ(vec a, vec b) { return a != b; }
-static inline vec vec_choose(mask m, vec a, vec b) { return (vec)((m & (ints)a) | (~m & (ints)b)); }
+static inline mask bits_below(ints a, ints b) {
+    typedef unsigned long long words __attribute__((vector_size(LANES * 8)));
+    return (words)a < (words)b;
+}
 #if defined(__AVX2__)
 static inline vec vec_sqrt(vec x) { return _mm256_sqrt_pd(x); }
 static inline unsigned mask_bits(mask m) { return _mm256_movemask_pd((vec)m); }
@@ -138,7 +147,18 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
-/* x + a * b, rounded once, where the processor can. */
+/* Where 0 < x < bound, if x is not negative. Zero minus one is above all numbers. */
+static inline mask vec_is_tiny(vec x, double bound) {
+    return bits_below((ints)x - 1, (ints)vec_set(bound) - 1);
+}
+
+/* Where x is above bound or no number, or x or sign are negative: such bits are above all others. */
+static inline mask vec_is_beyond(vec x, vec sign, double bound) {
+    ints negative = (ints)sign & (-0x7fffffffffffffffLL - 1);
+    return bits_below((ints)vec_set(bound), (ints)x | negative);
+}
+
+/* x + a * b, rounded once where the processor can. */
 #if defined(__AVX512F__)
 #define FUSES
 static inline vec vec_fma(vec x, vec a, vec b) { return _mm512_fmadd_pd(a, b, x); }
@@ -148,6 +168,8 @@ static inline vec vec_fma(vec x, vec a, vec b) { return _mm256_fmadd_pd(a, b, x)
 #elif defined(__aarch64__)
 #define FUSES
 static inline vec vec_fma(vec x, vec a, vec b) { return vfmaq_f64(x, a, b); }
+#else
+static inline vec vec_fma(vec x, vec a, vec b) { return x + a * b; }
 #endif
 
 /* x - a * b, exactly, where a * b is x but for its rounding. */
@@ -164,21 +186,33 @@ static inline vec vec_residual(vec x, vec a, vec b) {
 #endif
 }
 
-/* What many numbers are divided by, with its inverse as a sum of two doubles, or 0. */
+/* What many numbers are divided by, with its inverse as a sum of two doubles. */
 typedef struct {
     double number, inverse, rest;
+    enum { DIVIDE, MULTIPLY, LEAVE } way;
 } divisor;
+
+typedef struct {
+    vec number, inverse, rest;
+    int way;
+} vec_divisor;
 
 /* Its first significant bits are not all ones where the inverse is used: see vec_quotient. */
 static inline divisor divisor_of(double number) {
-    divisor d = {number, 0.0, 0.0};
+    divisor d = {number, 1.0 / number, 0.0, DIVIDE};
     unsigned long long bits;
     memcpy(&bits, &number, sizeof bits);
-    if ((bits & 0xffffffffffff8ULL) != 0xffffffffffff8ULL) {
-        d.inverse = 1.0 / number;
-        d.rest = fma(-d.inverse, number, 1.0) / number;
-    }
+    d.rest = fma(-d.inverse, number, 1.0) / number;
+    if (number == 1.0) d.way = LEAVE;
+#ifdef FUSES
+    else if ((bits & 0xffffffffffff8ULL) != 0xffffffffffff8ULL) d.way = MULTIPLY;
+#endif
     return d;
+}
+
+static inline vec_divisor vec_set_divisor(divisor d) {
+    vec_divisor v = {vec_set(d.number), vec_set(d.inverse), vec_set(d.rest), d.way};
+    return v;
 }
 
 /* x / d, correctly rounded, for x and d far from the ends of the range.
@@ -188,14 +222,12 @@ static inline divisor divisor_of(double number) {
  * which is 1 / d up to half a unit, errs by less than the distance that a quotient of doubles
  * always has from the middle between two, unless d's significant bits are close to all ones
  * (Markstein 1990). */
-static inline vec vec_quotient(vec x, divisor d) {
-#ifdef FUSES
-    if (d.inverse != 0.0) {
-        vec near = vec_fma(x * d.rest, x, vec_set(d.inverse));
-        return vec_fma(near, vec_residual(x, near, vec_set(d.number)), vec_set(d.inverse));
+static inline vec vec_quotient(vec x, vec_divisor d) {
+    if (d.way == MULTIPLY) {
+        vec near = vec_fma(x * d.rest, x, d.inverse);
+        return vec_fma(near, vec_residual(x, near, d.number), d.inverse);
     }
-#endif
-    return x / d.number;
+    return d.way == LEAVE ? x : x / d.number;
 }
 
 /* The number of the first 26 bits of a double; what is left of it has 27. */

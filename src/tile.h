@@ -42,12 +42,14 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
         t.a += t.a_step;
         t.b += t.b_step;
     }
+    double *c = t.c;
+    __asm__("" : "+r"(c)); /* anew: rows' places found above would take the loop's registers */
     UNROLLED for (int r = 0; r < rows; r++) {
         UNROLLED for (int v = 0; v < vecs; v++) {
-            double *c = t.c + r * t.c_row + v * LANES;
-            if (v < vecs - 1 || t.last == LANES) vec_store(c, acc[r][v]);
-            else vec_store_part(c, acc[r][v], t.last);
+            if (v < vecs - 1 || t.last == LANES) vec_store(c + v * LANES, acc[r][v]);
+            else vec_store_part(c + v * LANES, acc[r][v], t.last);
         }
+        c += t.c_row;
     }
 }
 

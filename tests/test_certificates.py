@@ -1,7 +1,7 @@
 """The certificates of powers, and the quotients without a division, attacked.
 
 The attacks can succeed: with all margins at 0.002 in src/powers.pxd the first twenty
-million numbers of glibc 2.36 give 1,897 wrong squares, 3,698 wrong roots and 1,798
+million numbers of glibc 2.36 give 1,396 wrong squares, 3,698 wrong roots and 1,798
 to 2,007 wrong results of each other power; without its last multiply-add `vec_quotient`
 gives 92,638 wrong quotients.
 """

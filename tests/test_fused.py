@@ -382,6 +382,58 @@ def test_adam_of_any_numbers_is_the_scalar_one(settings, t, seed):
     assert seen[0] == seen[1]
 
 
+@pytest.mark.parametrize(
+    ("what", "number"),
+    [
+        *(("grad", x) for x in (1e30, 1e200, math.inf, math.nan, 1e-60, 1e-161, 1e-300, 0.0)),
+        *(("v", x) for x in (-1.0, -0.0, 1e21, 1e250, math.inf, 0.0)),
+        *(("m", x) for x in (1e-300, math.nan)),
+        *(("data", x) for x in (0.0, 1e-200)),
+    ],
+)
+def test_adam_among_usual_numbers_takes_one_of_any_size_anywhere(what, number):
+    """Vectors are under way while one is begun: all of them come to their end, and no more."""
+    for where in [*range(0, 64, 7), 255, 300, -1]:
+        seen = []
+        for name in ("cython", "fused"):
+            rng = random.Random(where)
+            chosen = engine.load(name)
+            model = chosen.GPT(5, 6, 2, 1, 4)
+            adam = chosen.Adam(model.params)
+            for i, p in enumerate(model.params):
+                p.data, p.grad = rng.gauss(0, 0.1), rng.gauss(0, 1e-3)
+                adam.m[i], adam.v[i] = rng.gauss(0, 1e-3), rng.gauss(0, 1e-3) ** 2
+            if what in ("m", "v"):
+                getattr(adam, what)[where] = number
+            else:
+                setattr(list(model.params)[where], what, number)
+            try:
+                adam.step()
+                ended = None
+            except Exception as error:
+                ended = type(error)
+            seen.append((ended, state(model, adam)))
+        assert seen[0] == seen[1]
+        if number in (1e200, -1.0):
+            assert seen[0][0] in (OverflowError, ValueError)
+
+
+def test_squares_too_small_for_certificates_are_those_of_pow():
+    rng = random.Random(1)
+    tiny = [10 ** rng.uniform(-162, -153) for _ in range(10**6)]
+    tiny = [x for x in tiny if x * x != x**2] or tiny[:50]
+    seen = []
+    for name in ("cython", "fused"):
+        chosen = engine.load(name)
+        model = chosen.GPT(27)
+        adam = chosen.Adam(model.params, beta2=0.5)
+        for i, p in enumerate(model.params):
+            p.grad = tiny[i % len(tiny)]
+        adam.step()
+        seen.append(state(model, adam))
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_adams_numbers_out_of_range_end_as_on_the_graph(threads):
     def negative(model, adam):
