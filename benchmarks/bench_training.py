@@ -46,10 +46,13 @@ def test_training(engine, oracle, timed, n_embd):
     model, adam = begin(engine)
     if n_embd < 64:  # the oracle takes its time
         assert bits(*train(model, adam)) == bits(*train(*begin(oracle)))
+    count = STEPS[engine.NAME]
+    if engine.NAME == "python" and n_embd < 32:
+        count = 24  # full collections come every few steps: three may see none, or all
     timed(
         "training",
         f"a step of {model.config.num_params:,} weights",
         train,
-        lambda: (*begin(engine), STEPS[engine.NAME]),
-        count=STEPS[engine.NAME],
+        lambda: (*begin(engine), count),
+        count=count,
     )
