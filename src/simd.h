@@ -147,11 +147,6 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
-/* Where 0 < x < bound, if x is not negative. Zero minus one is above all numbers. */
-static inline mask vec_is_tiny(vec x, double bound) {
-    return bits_below((ints)x - 1, (ints)vec_set(bound) - 1);
-}
-
 /* Where x is above bound or no number, or x or sign are negative: such bits are above all others. */
 static inline mask vec_is_beyond(vec x, vec sign, double bound) {
     ints negative = (ints)sign & (-0x7fffffffffffffffLL - 1);

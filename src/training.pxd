@@ -31,7 +31,7 @@ cdef extern from "time.h" nogil:
 
 
 cdef enum:
-    NEAR = 8192  # weights whose update fits into the nearest cache
+    NEAR = 8192  # weights that are updated together, while their gradients are near
 
 
 cdef struct Job:

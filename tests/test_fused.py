@@ -418,7 +418,8 @@ def test_adam_among_usual_numbers_takes_one_of_any_size_anywhere(what, number):
             assert seen[0][0] in (OverflowError, ValueError)
 
 
-def test_squares_too_small_for_certificates_are_those_of_pow():
+@pytest.mark.parametrize("beta2", [0.0, 0.3, 0.5, 0.99])
+def test_squares_too_small_for_certificates_are_those_of_pow(beta2):
     rng = random.Random(1)
     tiny = [10 ** rng.uniform(-162, -153) for _ in range(10**6)]
     tiny = [x for x in tiny if x * x != x**2] or tiny[:50]
@@ -426,7 +427,7 @@ def test_squares_too_small_for_certificates_are_those_of_pow():
     for name in ("cython", "fused"):
         chosen = engine.load(name)
         model = chosen.GPT(27)
-        adam = chosen.Adam(model.params, beta2=0.5)
+        adam = chosen.Adam(model.params, beta2=beta2)
         for i, p in enumerate(model.params):
             p.grad = tiny[i % len(tiny)]
         adam.step()
