@@ -20,6 +20,7 @@ from microgpt.gpt import MAX_THREADS
 TRAIN = """\
 examples:
   microgpt train                                the 30,000 names of the package
+  microgpt train --data original                the names that the original trains on, fetched once
   microgpt train --data words.txt --out words   your text, one document a line; keep the model
   zcat words.gz | microgpt train --data -       from a pipe
   microgpt train --data https://example.org/words.txt#sha256=... --n-embd 32 --n-layer 2
@@ -205,8 +206,8 @@ def _add_training(parser: argparse.ArgumentParser, num_steps: int) -> None:
         "--data",
         type=_name,
         metavar="SOURCE",
-        help="a path, - for standard input, or an http(s) address: UTF-8 text, one document "
-        "a line (default: the package's names)",
+        help="a path, - for standard input, an http(s) address: UTF-8 text, one document a line; "
+        "or the word original: the original's names.txt (default: the package's names)",
     )
     _add_engine(run)
     _add_seed(run)

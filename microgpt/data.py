@@ -20,6 +20,11 @@ from typing import BinaryIO
 
 from microgpt import __version__, files, names
 
+# The names that the original trains on, at the commit that its script names.
+ORIGINAL = (
+    "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
+    "#sha256=0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
+)
 MAX_BYTES = 1 << 30
 TIMEOUT = 30.0
 _CHUNK = 1 << 20
@@ -30,7 +35,8 @@ def documents(source: str | None = None) -> list[str]:
     """Return the documents of a source, in their order.
 
     source is a path, "-" for standard input, an http or https address (fetched
-    once, see `download`), or None for the names that ship with the package.
+    once, see `download`), "original" for the names that the original trains on
+    (the address ORIGINAL), or None for the names that ship with the package.
 
     Raises:  OSError if it cannot be read; ValueError naming the place if it is
              not UTF-8 text, larger than MAX_BYTES, or without a document
@@ -41,6 +47,8 @@ def documents(source: str | None = None) -> list[str]:
         if sys.stdin is None:
             raise ValueError("standard input is closed: give --data a path")
         return parse(b"".join(_chunks(sys.stdin.buffer, "standard input")), "standard input")
+    if source == "original":
+        source = ORIGINAL
     if re.match("https?://", source, re.IGNORECASE):
         source = str(download(source))
     elif re.match("[a-z+]+://", source, re.IGNORECASE):

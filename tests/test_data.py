@@ -10,6 +10,7 @@ import string
 import sys
 import threading
 import types
+from pathlib import Path
 
 import pytest
 from command import run
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from microgpt import data, names
 
+NAMES = Path(__file__).with_name("golden") / "names.txt"  # what the original trains on
 PIECES = [b"a", b" ", b"\n", b"\r", b"\r\n", b"\0", b"\xef\xbb\xbf", b"\xe6\x97\xa5", b"\x85"]
 PIECES += [
     b"\xe2\x80\xa8",
@@ -209,7 +211,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
-        body = b"ada\ngrace\n"
+        body = NAMES.read_bytes() if self.path == "/original" else b"ada\ngrace\n"
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
         self.end_headers()
@@ -317,3 +319,19 @@ def test_command_trains_on_an_address(server, tmp_path):
     )
     assert (status, err) == (0, "")
     assert out.startswith("num docs: 2\nvocab size: 7\n")
+
+
+def test_original_names_are_fetched_once_and_have_the_pinned_checksum(server, monkeypatch):
+    address, _, checksum = data.ORIGINAL.partition("#")
+    assert address.startswith("https://raw.githubusercontent.com/karpathy/makemore/")
+    monkeypatch.setattr(data, "ORIGINAL", f"{server.address}/original#{checksum}")
+    found = data.documents("original")
+    assert found == data.documents("original") == data.documents(str(NAMES))
+    assert server.asked == ["/original"]
+
+
+def test_original_names_with_another_checksum_are_refused(server, monkeypatch):
+    checksum = data.ORIGINAL.partition("#")[2]
+    monkeypatch.setattr(data, "ORIGINAL", f"{server.address}/names#{checksum}")
+    with pytest.raises(ValueError, match=r"127\.0\.0\.1.*/names: its sha256 is"):
+        data.documents("original")
