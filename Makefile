@@ -19,7 +19,7 @@ asan:
 	.ci/sanitize gcc
 
 fuzz:
-	python -m microgpt.fuzz --seconds 600
+	python tests/fuzz --seconds 600
 
 matrix:
 	.ci/matrix

@@ -10,8 +10,9 @@ import resource
 import sys
 import time
 
+from fuzz import compare, make
+
 from microgpt.engine import load
-from microgpt.fuzz import compare, make
 
 GROWTH = 2**20
 

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import fuzz
 import pytest
+from fuzz import graphs, models
 
-from microgpt import fuzz, oracle
+from microgpt import oracle
 from microgpt.engine import load
-from microgpt.fuzz import graphs, models
 
+FUZZ = Path(fuzz.__file__).parent
 EXP = "(math.exp(self.data),))"
 RELU = "return Value(max(0, self.data)"
 
@@ -77,7 +79,7 @@ def test_programs_of_a_seed_are_the_same_everywhere():
 
 def test_a_run_says_what_it_compared(compiled):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "microgpt.fuzz", "--seconds", "1", "--seed", "5"],
+        [sys.executable, "-W", "error", FUZZ, "--seconds", "1", "--seed", "5"],
         capture_output=True,
         text=True,
         check=True,
@@ -89,6 +91,6 @@ def test_a_run_says_what_it_compared(compiled):
 
 @pytest.mark.parametrize("flags", [["--seconds", "0"], ["--seconds", "nan"], ["--seed", "x"]])
 def test_nonsense_on_the_command_line_is_status_2(flags):
-    command = [sys.executable, "-m", "microgpt.fuzz", *flags]
+    command = [sys.executable, FUZZ, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -2,10 +2,9 @@
 
 from math import inf, nan
 
+import fuzz
 import pytest
-
-from microgpt import fuzz
-from microgpt.fuzz import graphs, models
+from fuzz import graphs, models
 
 # Programs that once showed a difference, by what it was.
 FOUND = {

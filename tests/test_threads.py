@@ -7,8 +7,7 @@ import threading
 from random import Random
 
 import pytest
-
-from microgpt.fuzz import graphs
+from fuzz import graphs
 
 N_THREADS = 8
 

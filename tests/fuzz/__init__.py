@@ -1,6 +1,6 @@
 """Random programs on every engine, everything that they show compared by bits.
 
-`python -m microgpt.fuzz --seconds N --seed S` runs programs over graphs of `Value`
+`python tests/fuzz --seconds N --seed S` runs programs over graphs of `Value`
 and over models (`graphs`, `models`) until the time is over, on the oracle and on
 every engine and instruction set that is built. At the first program that shows
 something else, or ends the process, it stops and prints the program cut down to
@@ -27,9 +27,9 @@ from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable
 
+from fuzz import graphs, models
+from fuzz.graphs import Program
 from microgpt import engine as engines
-from microgpt.fuzz import graphs, models
-from microgpt.fuzz.graphs import Program
 
 ORACLE = "python"
 AT_ONCE = 20  # programs in one forked process
@@ -196,7 +196,7 @@ def as_test(subject: ModuleType, program: Program, title: str) -> str:
     steps = "".join(f"        {step!r},\n" for step in program)
     return (
         "from math import inf, nan\n"
-        f"from microgpt.fuzz import compare, {role}\n\n\n"
+        f"from fuzz import compare, {role}\n\n\n"
         f"def test_{title}():\n"
         f"    program = [\n{steps}    ]\n"
         f"    assert compare({role}, program)[1] is None\n"
@@ -247,7 +247,7 @@ def _summary(findings: Findings, seconds: float) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the command line, run `fuzz`, return the exit status."""
-    parser = argparse.ArgumentParser("python -m microgpt.fuzz", description=fuzz.__doc__)
+    parser = argparse.ArgumentParser("python tests/fuzz", description=fuzz.__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long (default: 60)")
     parser.add_argument("--seed", type=int, default=0, help="which programs (default: 0)")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Callable
 
-from microgpt.fuzz.graphs import EXTREME, Program
+from fuzz.graphs import EXTREME, Program
 
 SHAPES = [
     # vocab_size, n_embd, n_head, n_layer, block_size

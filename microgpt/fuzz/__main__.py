@@ -1,5 +1,0 @@
-import sys
-
-from microgpt.fuzz import main
-
-sys.exit(main())
