@@ -13,7 +13,7 @@ test:
 	pytest
 
 bench:
-	pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --readme README.md --page docs/which.md --plot docs/benchmarks.svg
+	pytest benchmarks --benchmark-only --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --all docs/speed.md --readme README.md --ways docs/which.md --plot docs/benchmarks.svg
 
 asan:
 	.ci/sanitize gcc

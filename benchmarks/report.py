@@ -1,9 +1,10 @@
-"""Turn saved benchmarks into README's table and a plot.
+"""Turn saved benchmarks into the tables of the pages and a plot.
 
     pytest benchmarks --benchmark-only --benchmark-json=FILE
-    python benchmarks/report.py FILE                            print the table
-    python benchmarks/report.py FILE --readme README.md         put it there
-    python benchmarks/report.py FILE --page docs/which.md       the ways of being fast alone
+    python benchmarks/report.py FILE                            print all rows
+    python benchmarks/report.py FILE --all docs/speed.md        put all rows there
+    python benchmarks/report.py FILE --readme README.md         the rows of README alone
+    python benchmarks/report.py FILE --ways docs/which.md       the ways of being fast alone
     python benchmarks/report.py FILE --plot docs/benchmarks.svg (needs matplotlib)
 
 Figures are medians of the rounds; ratios are of the same run.
@@ -24,6 +25,15 @@ BASELINE = "python"
 BEGIN, END = "<!-- benchmarks: made by benchmarks/report.py -->", "<!-- end of benchmarks -->"
 COLOURS = {"python": "tab:gray", "cython": "tab:blue", "fused": "tab:red"}
 Row = tuple[str, str, str]
+# README's rows: the rest is in docs/speed.md.
+README_ROWS = [
+    ("the original loop, only its `Value` changed", "a step of 4,192 weights"),
+    ("the original loop, its functions imported", "a step of 4,192 weights"),
+    ("training", "a step of 4,192 weights"),
+    ("training", "a step of 53,632 weights"),
+    ("sampling", "a name of at most 16 letters"),
+    ("two moons, a step", "a replayed tape"),
+]
 # What docs/which.md shows: a way, and the benchmark and engine that tell of it.
 WAYS = {
     "one import: `Value`": (
@@ -66,14 +76,16 @@ def duration(seconds: float) -> str:
     return f"{number:.{max(0, 3 - len(str(int(number))))}f} {unit}"
 
 
-def table(rows: dict[Row, dict[str, float]], place: str) -> str:
+def table(
+    rows: dict[Row, dict[str, float]], place: str, only: list[tuple[str, str]] | None = None
+) -> str:
     """Return the rows as Markdown: times with the collector on, ratios with it on and off."""
     engines = list(dict.fromkeys([BASELINE, *(name for row in rows.values() for name in row)]))
     lines = [
         f"| | | `{BASELINE}` |" + "".join(f" `{name}` | times |" for name in engines[1:]),
         "| --- | --- | ---: |" + " ---: | ---: |" * (len(engines) - 1),
     ]
-    for title, size in dict.fromkeys((title, size) for title, size, _ in rows):
+    for title, size in only or dict.fromkeys((title, size) for title, size, _ in rows):
         on, off = (rows.get((title, size, collector), {}) for collector in ("on", "off"))
         cells = [title, size, *(duration(on[n]) if n in on else "" for n in engines[:1])]
         for name in engines[1:]:
@@ -141,17 +153,20 @@ def put(markdown: str, page: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Turn saved benchmarks into a table and a plot.")
     parser.add_argument("saved", type=Path, help="what --benchmark-json wrote")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="put the table between marks")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="put the ways between marks")
+    parser.add_argument("--all", type=Path, metavar="FILE", help="put all rows between marks")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="put README's rows there")
+    parser.add_argument("--ways", type=Path, metavar="FILE", help="put the ways there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw an SVG")
     arguments = parser.parse_args()
     rows, place = read(arguments.saved)
-    if arguments.readme:
-        put(table(rows, place), arguments.readme)
+    if arguments.all:
+        put(table(rows, place), arguments.all)
     else:
         print(table(rows, place))
-    if arguments.page:
-        put(ways(rows, place), arguments.page)
+    if arguments.readme:
+        put(table(rows, place, README_ROWS), arguments.readme)
+    if arguments.ways:
+        put(ways(rows, place), arguments.ways)
     if arguments.plot:
         plot(rows, place, arguments.plot)
 
