@@ -79,6 +79,7 @@ def load(path: str | os.PathLike[str], engine_name: str | None = None) -> tuple[
         raise ValueError(f"{path}: no microgpt model: {reason}") from None
     model: GPT = model_class(**dataclasses.asdict(config))
     model.set_weights(weights)
+    model.tokenizer = tokenizer
     return model, tokenizer
 
 

@@ -258,6 +258,8 @@ class Adam(ScalarAdam):
 class GPT(ScalarGPT):
     __doc__ = ScalarGPT.__doc__
 
+    Value: Any = _engine.Value
+    functions = _engine
     params: Any
     state_dict: Any
 
@@ -394,6 +396,11 @@ class GPT(ScalarGPT):
         return tokens
 
     generate.__doc__ = ScalarGPT.generate.__doc__
+
+    def _buffers(self, tokens: Sequence[int]) -> tuple[float, dict[str, Any], list[Any]]:
+        loss = self.loss(tokens)
+        layers = range(self.config.n_layer)
+        return loss.data, loss.activations, [loss.attention(i) for i in layers]
 
     def weights(self) -> array[float]:
         return array("d", self.params.data.tobytes())

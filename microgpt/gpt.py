@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from microgpt import functions, oracle
 from microgpt.adam import Adam
-from microgpt.functions import linear, rmsnorm, softmax  # noqa: F401 (as in the original)
+from microgpt.functions import attend, linear, rmsnorm, softmax  # noqa: F401 (as in the original)
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from microgpt.look import Look
     from microgpt.oracle import Value
+    from microgpt.tokenizer import CharTokenizer
 
     # The surface of every engine's Value is the oracle's; nothing summed here is empty.
     def sum(values: Iterable[Value]) -> Value: ...
@@ -79,6 +83,11 @@ class Config:
         return shapes
 
 
+def unchanged(name: str, x: list[Value]) -> list[Value]:
+    """Return x: the hook of a model that runs as it is."""
+    return x
+
+
 def gpt(
     token_id: int,
     pos_id: int,
@@ -87,8 +96,12 @@ def gpt(
     state_dict: Mapping[str, Matrix],
     config: Config,
     functions: Any = functions,
+    hook: Callable[[str, list[Value]], list[Value]] = unchanged,
 ) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
+
+    hook(name, x) is called with each activation; what it returns goes on in x's place.
+    "attention" is called once a head, with its weights over the positions so far.
 
     Shapes:  keys and values (n_layer, positions so far, n_embd); state_dict as
              `Config.shapes` says; functions, `microgpt.functions` or an engine's
@@ -98,27 +111,39 @@ def gpt(
     """
     token_embedding = state_dict["wte"][token_id]
     position_embedding = state_dict["wpe"][pos_id]
-    x = [t + p for t, p in zip(token_embedding, position_embedding)]
+    x = hook("embedding", [t + p for t, p in zip(token_embedding, position_embedding)])
     x = functions.rmsnorm(x)
     for i in range(config.n_layer):
-        residual = x
-        x = functions.rmsnorm(x)
-        q = functions.linear(x, state_dict[f"layer{i}.attn_wq"])
-        k = functions.linear(x, state_dict[f"layer{i}.attn_wk"])
-        v = functions.linear(x, state_dict[f"layer{i}.attn_wv"])
+        layer = f"layer{i}."
+        residual = hook(layer + "input", x)
+        x = hook(layer + "attn_norm", functions.rmsnorm(residual))
+        q = hook(layer + "q", functions.linear(x, state_dict[layer + "attn_wq"]))
+        k = hook(layer + "k", functions.linear(x, state_dict[layer + "attn_wk"]))
+        v = hook(layer + "v", functions.linear(x, state_dict[layer + "attn_wv"]))
         keys[i].append(k)
         values[i].append(v)
-        attended = functions.attention(q, keys[i], values[i], config.n_head)
-        x = functions.linear(attended, state_dict[f"layer{i}.attn_wo"])
+        if hook is unchanged:
+            attended = functions.attention(q, keys[i], values[i], config.n_head)
+        else:
+            weigh = _hooked(functions.softmax, layer + "attention", hook)
+            attended = attend(q, keys[i], values[i], config.n_head, weigh)
+        attended = hook(layer + "attended", attended)
+        x = functions.linear(attended, state_dict[layer + "attn_wo"])
+        residual = hook(layer + "mlp_input", [a + b for a, b in zip(x, residual)])
+        x = hook(layer + "mlp_norm", functions.rmsnorm(residual))
+        x = functions.linear(x, state_dict[layer + "mlp_fc1"])
+        x = hook(layer + "mlp_hidden", [xi.relu() for xi in x])
+        x = functions.linear(x, state_dict[layer + "mlp_fc2"])
         x = [a + b for a, b in zip(x, residual)]
-        residual = x
-        x = functions.rmsnorm(x)
-        x = functions.linear(x, state_dict[f"layer{i}.mlp_fc1"])
-        x = [xi.relu() for xi in x]
-        x = functions.linear(x, state_dict[f"layer{i}.mlp_fc2"])
-        x = [a + b for a, b in zip(x, residual)]
-    logits: list[Value] = functions.linear(x, state_dict["lm_head"])
-    return logits
+    return hook("logits", functions.linear(hook("output", x), state_dict["lm_head"]))
+
+
+def _hooked(
+    function: Callable[[Sequence[Value]], list[Value]],
+    name: str,
+    hook: Callable[[str, list[Value]], list[Value]],
+) -> Callable[[Sequence[Value]], list[Value]]:
+    return lambda x: hook(name, function(x))
 
 
 class GPT:
@@ -137,6 +162,7 @@ class GPT:
     Optimizer = Adam
     functions: Any = functions
     threads = 1  # of the fused engine's fit; the others have one, and the same bits
+    tokenizer: CharTokenizer | None = None  # of a model that was loaded: `look` reads text with it
 
     def __init__(
         self,
@@ -155,6 +181,16 @@ class GPT:
             for name, (n_out, n_in) in self.config.shapes().items()
         }
         self.params = [p for matrix in self.state_dict.values() for row in matrix for p in row]
+
+    def __repr__(self) -> str:
+        sizes = vars(self.config)
+        shape = ", ".join(f"{name}={sizes[name]}" for name in list(sizes)[1:])
+        return f"<GPT({self.config.vocab_size}, {shape}): {self.config.num_params:,} weights>"
+
+    def _repr_html_(self) -> str:
+        from microgpt.pages import model_html
+
+        return model_html(self)
 
     def loss(self, tokens: Sequence[int]) -> oracle.Value:
         """Return the mean cross-entropy of a document's next tokens.
@@ -269,6 +305,25 @@ class GPT:
             tokens.append(token)
         return tokens[1:]
 
+    def look(
+        self,
+        text: str | Sequence[int],
+        *,
+        ablate: Iterable[tuple[int, int]] = (),
+        patch: Mapping[str, ArrayLike | Mapping[int, ArrayLike]] | None = None,
+    ) -> Look:
+        """Return what the model computes for a text or a document's token ids, as numpy arrays.
+
+        ablate sets the output of attention heads, as (layer, head), to zero at all
+        positions. patch sets activations, by their names in `Look.activations` or
+        "layer0.attention": {name: array for all positions}, or {name: {position: row}}.
+
+        Raises:  as `microgpt.look.Look`
+        """
+        from microgpt.look import Look
+
+        return Look(self, text, ablate=ablate, patch=patch)
+
     def weights(self) -> array[float]:
         """Return the data of params, as one buffer in their order."""
         return array("d", [p.data for p in self.params])
@@ -286,6 +341,10 @@ class GPT:
             raise ValueError(f"the model has {len(self.params)} weights, not {len(weights)}")
         for p, weight in zip(self.params, weights):
             p.data = weight
+
+    def _buffers(self, tokens: Sequence[int]) -> tuple[float, dict[str, Any], list[Any]] | None:
+        """Return loss, activations and attention by layer, of an engine that keeps them."""
+        return None
 
     def _logits(self, token_id: int, pos_id: int, keys: Cache, values: Cache) -> list[oracle.Value]:
         return gpt(token_id, pos_id, keys, values, self.state_dict, self.config, self.functions)

@@ -17,6 +17,14 @@ class CharTokenizer:
         self.vocab_size = len(self.chars) + 1
         self._ids = {char: i for i, char in enumerate(self.chars)}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({''.join(self.chars)!r})"
+
+    def _repr_html_(self) -> str:
+        from microgpt.pages import tokenizer_html
+
+        return tokenizer_html(self)
+
     @classmethod
     def from_documents(cls, documents: Iterable[str]) -> CharTokenizer:
         """Return the tokenizer of all characters that occur in documents."""
