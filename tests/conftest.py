@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from sets import SETS, load, runs
 
 import microgpt.engine
 
@@ -17,6 +18,7 @@ PURE = os.environ.get("MICROGPT_ENGINE") == "python" or (
 UNASKED = pytest.param(None, marks=pytest.mark.skip(reason="the pure package was asked for"))
 COMPILED_SCALAR = [UNASKED] if PURE else ["cython"]
 COMPILED = [UNASKED] if PURE else ["cython", "fused"]
+ON_EACH_SET = [UNASKED] if PURE else [f"fused {simd}" for simd in SETS]
 PYTHON = ["python"]
 collect_ignore_glob = ["test_fused*.py"] if PURE else []
 
@@ -50,6 +52,32 @@ def nothing_is_left_alive(request):
     yield
     if request.session.testsfailed == failed:  # a failure's traceback keeps what it shows
         assert not alive() - before
+
+
+def load_or_skip(name):
+    """Return an engine by name; skip an instruction set that this processor lacks."""
+    simd = name.partition(" ")[2]
+    return pytest.skip(f"this processor has no {simd}") if simd and not runs(simd) else load(name)
+
+
+@pytest.fixture(params=ON_EACH_SET, scope="session")
+def fused(request):
+    """The fused engine, on every instruction set in turn."""
+    return load_or_skip(request.param)
+
+
+@pytest.fixture(
+    params=PYTHON if PURE else [*PYTHON, *COMPILED_SCALAR, *ON_EACH_SET], scope="session"
+)
+def model_engine(request):
+    """Every engine in turn, the fused one on every instruction set."""
+    return load_or_skip(request.param)
+
+
+@pytest.fixture(params=[UNASKED] if PURE else COMPILED_SCALAR + ON_EACH_SET, scope="session")
+def compiled_model(request):
+    """Every engine but the oracle, the fused one on every instruction set."""
+    return load_or_skip(request.param)
 
 
 @pytest.fixture(params=PYTHON if PURE else PYTHON + COMPILED, scope="session")

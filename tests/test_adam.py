@@ -92,7 +92,7 @@ def test_settings_out_of_range_are_named(scalar, settings, named):
         scalar.Adam([], **settings)
 
 
-def test_adam_of_every_engine_takes_any_values(engine, oracle):
+def test_adam_of_every_engine_takes_any_values(model_engine, oracle):
     def train(made, value):
         params = [value(0.5), value(-2.0)]
         adam = made.Adam(params, learning_rate=0.1)
@@ -101,14 +101,14 @@ def test_adam_of_every_engine_takes_any_values(engine, oracle):
             adam.step()
         return bits(*[p.data for p in params], *adam.m, *adam.v)
 
-    assert train(engine, engine.Value) == train(oracle, oracle.Value)
+    assert train(model_engine, model_engine.Value) == train(oracle, oracle.Value)
 
 
-def test_settings_of_single_precision_are_computed_in_double(engine, oracle):
+def test_settings_of_single_precision_are_computed_in_double(model_engine, oracle):
     np = pytest.importorskip("numpy")
     settings = {"learning_rate": np.float32(0.01), "beta1": np.float32(0.85)}
     results = []
-    for made in (engine, oracle):
+    for made in (model_engine, oracle):
         x = made.Value(1.0)
         adam = made.Adam([x], **settings)
         x.grad = 0.3

@@ -23,15 +23,15 @@ def data(nodes):
     return bits(*(node.data for node in nodes))
 
 
-def test_linear_sums_products_left_to_right_from_zero(engine):
-    x = values(engine, 1e16, 1.0, -1e16)
-    w = [values(engine, 1.0, 1.0, 1.0), values(engine, 0.1, 0.2, 0.3)]
+def test_linear_sums_products_left_to_right_from_zero(model_engine):
+    x = values(model_engine, 1e16, 1.0, -1e16)
+    w = [values(model_engine, 1.0, 1.0, 1.0), values(model_engine, 0.1, 0.2, 0.3)]
     expected = [0.0 + 1e16 + 1.0 + -1e16, 0.0 + 0.1 * 1e16 + 0.2 * 1.0 + 0.3 * -1e16]
     assert data(linear(x, w)) == bits(*expected)
 
 
-def test_softmax_gives_probabilities(engine):
-    probs = softmax(values(engine, 1.0, 3.0, 2.0, -1000.0))
+def test_softmax_gives_probabilities(model_engine):
+    probs = softmax(values(model_engine, 1.0, 3.0, 2.0, -1000.0))
     exps = [math.exp(x - 3.0) for x in (1.0, 3.0, 2.0, -1000.0)]
     total = 0.0
     for e in exps:
@@ -39,19 +39,19 @@ def test_softmax_gives_probabilities(engine):
     assert data(probs) == bits(*(e * total**-1 for e in exps))
 
 
-def test_softmax_does_not_overflow(engine):
-    assert data(softmax(values(engine, 1e308, 1e308))) == bits(0.5, 0.5)
+def test_softmax_does_not_overflow(model_engine):
+    assert data(softmax(values(model_engine, 1e308, 1e308))) == bits(0.5, 0.5)
 
 
-def test_rmsnorm_divides_by_the_root_mean_square(engine):
+def test_rmsnorm_divides_by_the_root_mean_square(model_engine):
     scale = ((0.0 + 3.0 * 3.0 + 4.0 * 4.0) * 2**-1 + 1e-5) ** -0.5
-    assert data(rmsnorm(values(engine, 3.0, 4.0))) == bits(3.0 * scale, 4.0 * scale)
+    assert data(rmsnorm(values(model_engine, 3.0, 4.0))) == bits(3.0 * scale, 4.0 * scale)
 
 
-def test_gpt_gives_the_originals_logits_position_by_position(engine):
+def test_gpt_gives_the_originals_logits_position_by_position(model_engine):
     judge = Original(["abc", "ab"], n_embd=6, n_head=2, n_layer=2, block_size=4)
     state_dict = {
-        name: [values(engine, *(p.data for p in row)) for row in rows]
+        name: [values(model_engine, *(p.data for p in row)) for row in rows]
         for name, rows in judge.weights.items()
     }
     config = Config(4, 6, 2, 2, 4)
@@ -62,8 +62,8 @@ def test_gpt_gives_the_originals_logits_position_by_position(engine):
         assert len(ours[0][1]) == len(ours[1][0]) == pos_id + 1
 
 
-def test_weights_are_drawn_matrix_by_matrix_row_by_row(engine):
-    model = engine.GPT(3, n_embd=2, n_head=1, block_size=2, rng=random.Random(7))
+def test_weights_are_drawn_matrix_by_matrix_row_by_row(model_engine):
+    model = model_engine.GPT(3, n_embd=2, n_head=1, block_size=2, rng=random.Random(7))
     rng = random.Random(7)
     assert data(model.params) == bits(*(rng.gauss(0, 0.08) for _ in model.params))
     assert list(model.state_dict) == list(model.config.shapes())
@@ -71,8 +71,8 @@ def test_weights_are_drawn_matrix_by_matrix_row_by_row(engine):
     assert data(model.state_dict["wpe"][0]) == bits(*model.weights()[6:8])
 
 
-def test_without_rng_the_seed_is_the_originals(engine):
-    assert engine.GPT(3).weights() == engine.GPT(3, rng=random.Random(42)).weights()
+def test_without_rng_the_seed_is_the_originals(model_engine):
+    assert model_engine.GPT(3).weights() == model_engine.GPT(3, rng=random.Random(42)).weights()
 
 
 def test_config_counts_its_parameters():
@@ -83,40 +83,40 @@ def test_config_counts_its_parameters():
 
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("size", [0, -1, 2.0, "2", None, True])
-def test_a_size_that_is_no_positive_integer_is_named(engine, name, size):
+def test_a_size_that_is_no_positive_integer_is_named(model_engine, name, size):
     sizes = dict.fromkeys(SIZES, 1)
     sizes[name] = size
     error = ValueError if type(size) is int else TypeError
     with pytest.raises(error, match=name):
-        engine.GPT(**sizes)
+        model_engine.GPT(**sizes)
 
 
-def test_n_embd_must_be_a_multiple_of_n_head(engine):
+def test_n_embd_must_be_a_multiple_of_n_head(model_engine):
     with pytest.raises(ValueError, match=r"n_embd \(6\) must be a multiple of n_head \(4\)"):
-        engine.GPT(5, n_embd=6, n_head=4)
+        model_engine.GPT(5, n_embd=6, n_head=4)
 
 
-def test_tokens_after_the_block_are_ignored(engine):
-    model = engine.GPT(4, n_embd=4, n_head=2, block_size=2)
+def test_tokens_after_the_block_are_ignored(model_engine):
+    model = model_engine.GPT(4, n_embd=4, n_head=2, block_size=2)
     assert bits(model.loss([3, 0, 1]).data) == bits(model.loss([3, 0, 1, 2, 0, 3]).data)
 
 
 @pytest.mark.parametrize("tokens", [[], [3]])
-def test_a_document_needs_two_tokens(engine, tokens):
+def test_a_document_needs_two_tokens(model_engine, tokens):
     with pytest.raises(ValueError, match=f"at least two tokens, not {len(tokens)}"):
-        engine.GPT(4, n_embd=4, n_head=2).loss(tokens)
+        model_engine.GPT(4, n_embd=4, n_head=2).loss(tokens)
 
 
 @pytest.mark.parametrize("token", [-1, 4, 100])
-def test_a_token_out_of_the_vocabulary_is_named(engine, token):
-    model = engine.GPT(4, n_embd=4, n_head=2)
+def test_a_token_out_of_the_vocabulary_is_named(model_engine, token):
+    model = model_engine.GPT(4, n_embd=4, n_head=2)
     for use in (model.loss, model.generate, lambda tokens: model.batch_loss([tokens])):
         with pytest.raises(ValueError, match=rf"token {token} is not in the vocabulary 0\.\.3"):
             use([0, token])
 
 
-def test_training_needs_documents_and_a_batch(engine):
-    model = engine.GPT(4, n_embd=4, n_head=2)
+def test_training_needs_documents_and_a_batch(model_engine):
+    model = model_engine.GPT(4, n_embd=4, n_head=2)
     with pytest.raises(ValueError, match="at least one document"):
         model.fit([])
     with pytest.raises(ValueError, match="at least one document"):
@@ -125,8 +125,8 @@ def test_training_needs_documents_and_a_batch(engine):
         model.fit([[3, 0, 3]], batch_size=0)
 
 
-def test_set_weights_takes_what_weights_gives(engine):
-    model, other = engine.GPT(4, n_embd=4, n_head=2), engine.GPT(4, n_embd=4, n_head=2)
+def test_set_weights_takes_what_weights_gives(model_engine):
+    model, other = model_engine.GPT(4, n_embd=4, n_head=2), model_engine.GPT(4, n_embd=4, n_head=2)
     moved = model.weights()
     for i in range(len(moved)):
         moved[i] += 0.5
@@ -145,21 +145,21 @@ def test_set_weights_takes_what_weights_gives(engine):
         ({"prompt": [0] * 16}, "leaves no room: block_size is 16"),
     ],
 )
-def test_generate_refuses_what_it_cannot_do(engine, arguments, named):
+def test_generate_refuses_what_it_cannot_do(model_engine, arguments, named):
     with pytest.raises(ValueError, match=named):
-        engine.GPT(4, n_embd=4, n_head=2).generate(**arguments)
+        model_engine.GPT(4, n_embd=4, n_head=2).generate(**arguments)
 
 
-def test_generate_begins_with_the_prompt_and_stops_at_the_block(engine):
-    model = engine.GPT(4, n_embd=4, n_head=2, block_size=5)
+def test_generate_begins_with_the_prompt_and_stops_at_the_block(model_engine):
+    model = model_engine.GPT(4, n_embd=4, n_head=2, block_size=5)
     drawn = [model.generate([1, 2], temperature=2.0, rng=random.Random(i)) for i in range(30)]
     assert all(tokens[:2] == [1, 2] and 3 not in tokens for tokens in drawn)
     assert max(map(len, drawn)) == 5
     assert min(map(len, drawn)) < 5
 
 
-def test_top_k_of_one_takes_the_largest_logit(engine):
-    model = engine.GPT(4, n_embd=4, n_head=2, block_size=5)
+def test_top_k_of_one_takes_the_largest_logit(model_engine):
+    model = model_engine.GPT(4, n_embd=4, n_head=2, block_size=5)
     drawn = {tuple(model.generate(top_k=1, rng=random.Random(i))) for i in range(10)}
     assert len(drawn) == 1
     everything = model.generate(top_k=4, rng=random.Random(1))
@@ -188,9 +188,9 @@ def patched():
 
 @pytest.mark.parametrize("make", [random.Random, Halves, First, patched, lambda: random])
 @pytest.mark.parametrize("top_k", [None, 2])
-def test_generate_draws_by_the_choices_of_any_generator(engine, make, top_k):
+def test_generate_draws_by_the_choices_of_any_generator(model_engine, make, top_k):
     drawn = []
-    for chosen in (load("python"), engine):
+    for chosen in (load("python"), model_engine):
         rng = make()
         if hasattr(rng, "seed"):
             rng.seed(5)
@@ -202,9 +202,9 @@ def test_generate_draws_by_the_choices_of_any_generator(engine, make, top_k):
 
 @pytest.mark.parametrize("temperature", [5e-324, math.inf, 2, Fraction(1, 3), Decimal(3)])
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf, 1e200])
-def test_generate_ends_as_the_oracles(engine, temperature, weight):
+def test_generate_ends_as_the_oracles(model_engine, temperature, weight):
     ended = []
-    for chosen in (load("python"), engine):
+    for chosen in (load("python"), model_engine):
         model = chosen.GPT(6, n_embd=4, n_head=2, block_size=7)
         model.state_dict["lm_head"][2][1].data = weight
         try:

@@ -62,33 +62,33 @@ def test_graphs_that_threads_share_get_every_gradient(compiled_scalar):
     assert x.grad == N_THREADS * 2000 * 3
 
 
-def test_models_train_in_many_threads_as_in_one(compiled):
+def test_models_train_in_many_threads_as_in_one(compiled_model):
     documents = [[4, 0, 1, 2, 3, 4], [4, 2, 4]]
 
     def work(i):
-        model = compiled.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(i))
+        model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(i))
         return model.fit(documents, 20), bytes(model.weights())
 
     expected = [work(i) for i in range(N_THREADS)]
     assert in_threads(work) == expected
 
 
-def test_two_fits_of_one_model_at_once_do_not_crash(compiled):
+def test_two_fits_of_one_model_at_once_do_not_crash(compiled_model):
     documents = [[4, 0, 1, 2, 3, 4], [4, 2, 4]]
-    model = compiled.GPT(5, n_embd=8, n_head=2, block_size=6)
+    model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6)
     losses = in_threads(lambda i: model.fit(documents, 20))
     assert [len(some) for some in losses] == [20] * N_THREADS
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_fork_computes_what_its_parent_does(compiled):
+def test_a_fork_computes_what_its_parent_does(compiled_model):
     def work():
-        model = compiled.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(1))
+        model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(1))
         losses = model.fit([[4, 0, 1, 2, 3, 4]], 5)
         return repr([loss.hex() for loss in losses]).encode()
 
-    graph = sum(compiled.Value(i) * 2.0 for i in range(100))
+    graph = sum(compiled_model.Value(i) * 2.0 for i in range(100))
     expected = work()
     reading, writing = os.pipe()
     child = os.fork()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bits import bits
 from golden.original import Original, libm_fingerprint, read_documents
+from sets import load
 
-import microgpt.engine
 from microgpt import CharTokenizer
 
 GOLDEN = Path(__file__).with_name("golden")
@@ -37,7 +37,7 @@ ALPHABETS = {
 @functools.cache
 def trained(engine_name, documents, num_steps, batch_size, shape):
     """Return all that training shows: losses, gradients a step, weights, then samples."""
-    engine = microgpt.engine.load(engine_name)
+    engine = load(engine_name)
     tokenizer = CharTokenizer.from_documents(documents)
     rng = random.Random(42)
     model = engine.GPT(tokenizer.vocab_size, rng=rng, **dict(shape))
@@ -59,29 +59,29 @@ def trained(engine_name, documents, num_steps, batch_size, shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_shape_trains_as_on_the_oracle(compiled, shape):
+def test_every_shape_trains_as_on_the_oracle(compiled_model, shape):
     case = (tuple(NAMES), 4, 1, tuple(SHAPES[shape].items()))
-    assert trained(compiled.NAME, *case) == trained("python", *case)
+    assert trained(compiled_model.NAME, *case) == trained("python", *case)
 
 
 @pytest.mark.parametrize("alphabet", ALPHABETS)
-def test_every_alphabet_trains_as_on_the_oracle(compiled, alphabet):
+def test_every_alphabet_trains_as_on_the_oracle(compiled_model, alphabet):
     case = (tuple(ALPHABETS[alphabet]), 4, 1, (("n_embd", 8), ("n_head", 2)))
-    assert trained(compiled.NAME, *case) == trained("python", *case)
+    assert trained(compiled_model.NAME, *case) == trained("python", *case)
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
-def test_batches_train_as_on_the_oracle(compiled, batch_size):
+def test_batches_train_as_on_the_oracle(compiled_model, batch_size):
     case = (tuple(NAMES), 3, batch_size, (("n_embd", 8), ("n_head", 2), ("block_size", 6)))
-    assert trained(compiled.NAME, *case) == trained("python", *case)
+    assert trained(compiled_model.NAME, *case) == trained("python", *case)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_fit_is_the_loop_around_single_steps(engine, batch_size):
+def test_fit_is_the_loop_around_single_steps(model_engine, batch_size):
     shape = (("n_embd", 8), ("n_head", 2))
-    shown = trained(engine.NAME, tuple(NAMES), 4, batch_size, shape)
+    shown = trained(model_engine.NAME, tuple(NAMES), 4, batch_size, shape)
     tokenizer = CharTokenizer.from_documents(NAMES)
-    model = engine.GPT(tokenizer.vocab_size, rng=random.Random(42), **dict(shape))
+    model = model_engine.GPT(tokenizer.vocab_size, rng=random.Random(42), **dict(shape))
     steps = []
     losses = model.fit(
         [tokenizer.encode_document(name) for name in NAMES],
@@ -94,13 +94,13 @@ def test_fit_is_the_loop_around_single_steps(engine, batch_size):
     assert bits(*model.weights()) == shown[11]
 
 
-def test_a_batch_of_one_is_its_document(engine):
-    model = engine.GPT(5, n_embd=4, n_head=2)
+def test_a_batch_of_one_is_its_document(model_engine):
+    model = model_engine.GPT(5, n_embd=4, n_head=2)
     assert bits(model.batch_loss([[4, 1, 2, 4]]).data) == bits(model.loss([4, 1, 2, 4]).data)
 
 
-def test_gradients_agree_with_finite_differences(engine):
-    model = engine.GPT(4, n_embd=4, n_head=2, n_layer=1, block_size=4)
+def test_gradients_agree_with_finite_differences(model_engine):
+    model = model_engine.GPT(4, n_embd=4, n_head=2, n_layer=1, block_size=4)
     tokens = [3, 0, 2, 1, 3]
     model.loss(tokens).backward()
     weights, gradients, step = model.weights(), model.gradients(), 1e-6
@@ -132,9 +132,9 @@ def same_libm():
     return (GOLDEN / "libm.txt").read_text().split("\n")[1] == libm_fingerprint()
 
 
-def test_the_first_steps_on_names_are_the_originals(engine):
-    model, tokens, _, _ = golden_start(engine)
-    losses = model.fit(tokens, 10, adam=engine.Adam(model.params, num_steps=1000))
+def test_the_first_steps_on_names_are_the_originals(model_engine):
+    model, tokens, _, _ = golden_start(model_engine)
+    losses = model.fit(tokens, 10, adam=model_engine.Adam(model.params, num_steps=1000))
     if same_libm():
         original = (GOLDEN / "names_1000.losses.hex").read_text().split()[:10]
     else:
@@ -143,10 +143,10 @@ def test_the_first_steps_on_names_are_the_originals(engine):
     assert bits(*losses) == original
 
 
-def test_a_thousand_steps_on_names_and_their_samples_are_the_originals(compiled):
+def test_a_thousand_steps_on_names_and_their_samples_are_the_originals(compiled_model):
     if not same_libm():
         pytest.skip("this libm is not that of the golden figures: the tests above compare engines")
-    model, tokens, tokenizer, rng = golden_start(compiled)
+    model, tokens, tokenizer, rng = golden_start(compiled_model)
     assert bits(*model.fit(tokens)) == (GOLDEN / "names_1000.losses.hex").read_text().split()
     samples = [tokenizer.decode(model.generate(rng=rng)) for _ in range(20)]
     assert samples == (GOLDEN / "names_1000.samples").read_text().split()

@@ -418,6 +418,22 @@ def test_object_arrays_of_values_work_like_lists(scalar):
     assert bits((np.arange(3.0) * xs[0])[2].data) == bits(2.0)
 
 
+@pytest.mark.parametrize("add", [lambda held: 0 + held, lambda held: (0 + held) + held])
+def test_a_product_that_an_array_alone_holds_keeps_a_gradient_of_negative_zero(scalar, add):
+    x, y = scalar.Value(2.0), scalar.Value(0.0)
+    held = np.array([x * y, y * y], dtype=object)
+    for product in held:
+        product.grad = -0.0
+    del product
+    sums = add(held)
+    assert [bits(product.grad) for product in held] == [bits(-0.0)] * 2
+    for total in sums:
+        total.grad = -0.0
+        (total * 0.0).backward()
+    assert [bits(product.grad) for product in held] == [bits(0.0)] * 2
+    assert bits(x.grad) == bits(0.0)
+
+
 def test_sum_starts_from_zero(scalar):
     xs = [scalar.Value(0.1), scalar.Value(0.2)]
     total = sum(xs)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import mmap
 import os
 import pickle
@@ -26,6 +25,8 @@ from collections.abc import Iterator
 from random import Random
 from types import ModuleType, SimpleNamespace
 from typing import Any, Callable
+
+from sets import SETS, fused_on, runs
 
 from fuzz import graphs, models
 from fuzz.graphs import Program
@@ -45,27 +46,8 @@ def candidates(subject: ModuleType) -> list[SimpleNamespace]:
     """
     found = [engines.load("cython")]
     if subject is models:
-        found += [_fused(simd) for simd in ("avx512", "avx2", "baseline")]
-    return [engine for engine in found if engine is not None]
-
-
-def _fused(simd: str) -> Any:
-    """Return the fused engine on one instruction set, or None where that is missing."""
-    spec = importlib.util.find_spec("microgpt.fused")
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    former = os.environ.get("MICROGPT_SIMD")
-    os.environ["MICROGPT_SIMD"] = simd
-    try:
-        spec.loader.exec_module(module)
-    except ImportError:
-        return None
-    finally:
-        del os.environ["MICROGPT_SIMD"]
-        if former is not None:
-            os.environ["MICROGPT_SIMD"] = former
-    return SimpleNamespace(NAME=f"fused {simd}", GPT=module.GPT, Adam=module.Adam)
+        found += [fused_on(simd) for simd in SETS if runs(simd)]
+    return found
 
 
 def make(seed: int, number: int) -> tuple[ModuleType, Program]:
