@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TextIO
 
 import microgpt
 from microgpt import engine
+from microgpt.commands.look import EXAMPLES as LOOK
+from microgpt.commands.look import add_arguments as look_arguments
 from microgpt.gpt import MAX_THREADS
 
 TRAIN = """\
@@ -95,7 +97,8 @@ def _run(argv: list[str]) -> int:
     command: argparse.ArgumentParser = arguments.parser
     if unknown:
         command.error(f"unrecognized arguments: {' '.join(unknown)}")
-    if arguments.command != "sample":
+    trains = arguments.command in ("train", "verify")
+    if trains:
         from microgpt import training
         from microgpt.adam import Adam
 
@@ -104,7 +107,7 @@ def _run(argv: list[str]) -> int:
             Adam([], **training.settings(arguments))
         except ValueError as error:
             command.error(str(error))
-    if arguments.command != "sample" and _same_file(arguments.losses, arguments.data):
+    if trains and _same_file(arguments.losses, arguments.data):
         command.error("--losses would overwrite --data: name another file")
     chosen = None
     if arguments.engine is not None or arguments.command != "verify":
@@ -130,6 +133,12 @@ def _sample(arguments: argparse.Namespace, chosen: Any) -> int:
     from microgpt import sampling
 
     return sampling.sample(arguments, chosen)
+
+
+def _look(arguments: argparse.Namespace, chosen: Any) -> int:
+    from microgpt.commands import look
+
+    return look.run(arguments, chosen)
 
 
 def _verify(arguments: argparse.Namespace, chosen: Any) -> int:
@@ -195,6 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_sampling(verify)
     _add_files(verify, "save the model in DIR if all engines agree")
     verify.add_argument("--quiet", action="store_true", help="say nothing if all engines agree")
+
+    look = command("look", _look, "look inside a saved model at one text", LOOK)
+    look_arguments(look)
+    _add_engine(look)
 
     commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
     return parser

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +179,24 @@ class Look:
             found[at] = _heads(found[at], n, config)
         found |= {name: _grads(rows) for name, rows in state_dict.items()}
         return {name: _array(rows) for name, rows in found.items()}
+
+
+def predictions(model: GPT, text: str | Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+    """Yield each token of a text after the first with the probabilities of all at its place.
+
+    Beyond block_size tokens each is predicted from the last block_size, positions from
+    0, as generation does.
+
+    Order:   one forward pass for the first block_size tokens, one for each after them
+    Raises:  as `Look`
+    """
+    tokens, block_size = _tokens(text, model.tokenizer), model.config.block_size
+    model._check(tokens)
+    first = Look(model, tokens)
+    yield from zip(first.tokens[1:], first.probabilities.tolist())
+    for end in range(len(first.tokens), len(tokens)):
+        window = Look(model, tokens[end - block_size : end + 1])
+        yield tokens[end], window.probabilities[-1].tolist()
 
 
 def label(character: str, *, ascii_only: bool = False) -> str:

@@ -34,8 +34,10 @@ STYLE = """<style>
 .microgpt .strip code { padding: 2px 1px; margin-right: 1px; border-radius: 2px; }
 .microgpt .bar { display: inline-block; width: 5em; height: .8em; background: #8882; }
 .microgpt .bar i { display: block; height: 100%; background: rgb(46 110 210 / .75); }
+.microgpt .share { display: inline-block; width: 3.6em; text-align: right; }
+.microgpt td code { display: inline-block; min-width: 1.2em; }
 .microgpt .heads { display: grid; gap: 12px;
-  grid-template-columns: repeat(auto-fill, minmax(min(240px, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(200px, 100%), 1fr)); }
 .microgpt figure { margin: 0; break-inside: avoid; }
 .microgpt figcaption { font-size: 12px; }
 .microgpt svg { width: 100%; height: auto; display: block; }
@@ -94,12 +96,12 @@ def table(look: Look) -> str:
     for t, token in enumerate(look.tokens[1:]):
         p = float(look.probabilities[t, token])
         best = "".join(
-            f'<td class="text"><code>{_label(look, other)}</code> {bar(q)} {q:.1%}</td>'
+            f'<td class="text"><code>{_label(look, other)}</code> {bar(q)}</td>'
             for other, q in look.top(t)
         )
         rows.append(
             f'<tr><td>{t}</td><td class="text"><code>{_label(look, token)}</code></td>'
-            f"<td>{bar(p)} {p:.1%}</td><td>{look.surprise[t]:.2f}</td>{best}</tr>"
+            f"<td>{bar(p)}</td><td>{look.surprise[t]:.2f}</td>{best}</tr>"
         )
     head = (
         '<tr><th scope="col">#</th><th scope="col" class="text">came</th>'
@@ -110,8 +112,9 @@ def table(look: Look) -> str:
 
 
 def bar(share: float) -> str:
-    """Return a horizontal bar, filled to share."""
-    return f'<span class="bar"><i style="width: {100 * share:.1f}%"></i></span>'
+    """Return a horizontal bar, filled to share, and the share as percent."""
+    filled = f'<span class="bar"><i style="width: {100 * share:.1f}%"></i></span>'
+    return f'{filled}<span class="share">{share:.1%}</span>'
 
 
 def heads(look: Look) -> str:
@@ -126,7 +129,7 @@ def heads(look: Look) -> str:
                 f"{heatmap(weights, labels, f'attention of {caption}')}</figure>"
             )
     return (
-        "<p>Rows read, columns are read: the darker, the more.</p>"
+        "<p>Rows read, columns are read: the stronger the colour, the larger the share.</p>"
         f'<div class="heads">{"".join(figures)}</div>'
     )
 

@@ -1,0 +1,87 @@
+"""Pictures as files, by matplotlib: a look's probabilities and attention.
+
+Figures are made without pyplot: no window, no global state, no choice of a backend.
+A character that the font lacks is taken from another installed font that has all that
+are missing, else shown by its code point.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from microgpt import extras
+from microgpt.look import label
+
+if TYPE_CHECKING:
+    from microgpt.look import Look
+
+BLUE = "#2e6ed2"
+MAX_HEADS = 64  # of one picture
+
+
+def look_figure(look: Look) -> Any:
+    """Return a matplotlib figure: surprise by character, then every head's attention.
+
+    Raises:  ImportError without matplotlib; ValueError if there are too many heads
+    """
+    figure_of = extras.need("matplotlib.figure", "a picture").Figure
+    layers, heads = look.attention.shape[:2]
+    if layers * heads > MAX_HEADS:
+        raise ValueError(f"a picture has room for {MAX_HEADS} heads, not {layers * heads}")
+    names, font = legible([look.character(token) for token in look.tokens])
+    n = len(look)
+    width = max(7.0, 2.6 * heads, min(0.22 * n + 2, 40))
+    figure = figure_of(figsize=(width, 3 + 2.8 * layers), layout="constrained")
+    grid = figure.add_gridspec(layers + 1, heads, height_ratios=[1.0] + [1.1] * layers)
+    bars = figure.add_subplot(grid[0, :])
+    bars.bar(range(n), look.surprise, color=BLUE)
+    _ticks(bars.xaxis, range(n), names[1:], font, n / (width * 7))
+    bars.set_ylabel("surprise (bits)")
+    bars.set_title(f"{look.loss:.4f} nats, {look.surprise.mean():.4f} bits per token")
+    bars.set_xlim(-0.6, n - 0.4)
+    for layer in range(layers):
+        for head in range(heads):
+            axes = figure.add_subplot(grid[layer + 1, head])
+            axes.imshow(look.attention[layer, head], cmap="Blues", vmin=0, vmax=1)
+            axes.set_title(f"layer {layer}, head {head}", fontsize=9)
+            axes.xaxis.tick_top()
+            crowded = n / (width / heads * 6)
+            _ticks(axes.xaxis, range(n), names[:-1], font, crowded)
+            _ticks(axes.yaxis, range(n), names[:-1], font, crowded)
+    return figure
+
+
+def legible(characters: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Return the labels of characters and the font families that have all of them."""
+    fonts = extras.need("matplotlib.font_manager", "a picture")
+    labels = [label(character) for character in characters]
+    default = "DejaVu Sans"
+    missing = set("".join(labels)) - _glyphs(fonts.findfont(default))
+    if not missing:
+        return labels, [default]
+    for entry in fonts.fontManager.ttflist:
+        placeholders = "fallback" in entry.name.lower() or "last resort" in entry.name.lower()
+        if not placeholders and missing <= _glyphs(entry.fname):
+            return labels, [default, entry.name]
+    named = [
+        "".join(f"U+{ord(c):04X}" if c in missing else c for c in character) for character in labels
+    ]
+    return named, [default]
+
+
+def _glyphs(path: str) -> set[str]:
+    font = extras.need("matplotlib.ft2font", "a picture").FT2Font(path)
+    return set(map(chr, font.get_charmap()))
+
+
+def _ticks(axis: Any, at: Iterable[int], names: list[str], font: list[str], crowded: float) -> None:
+    """Label an axis with characters; where they would overlap, with every second and so on."""
+    every = max(1, math.ceil(crowded))
+    kept = [i for i in at if i % every == 0]
+    axis.set_ticks(kept)
+    axis.set_ticklabels([names[i] for i in kept])
+    for text in axis.get_ticklabels():
+        text.set(parse_math=False, family=font, fontsize=8)
+    axis.set_tick_params(length=0)
