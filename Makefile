@@ -1,4 +1,4 @@
-.PHONY: asan bench build fuzz lint matrix test type valgrind
+.PHONY: asan bench build fuzz lint matrix mutants test type valgrind
 
 build:
 	pip install --no-build-isolation -e .
@@ -23,6 +23,9 @@ fuzz:
 
 matrix:
 	.ci/matrix
+
+mutants:
+	python tests/mutants
 
 valgrind:
 	PYTHONMALLOC=malloc valgrind -q --undef-value-errors=no --suppressions=.ci/valgrind.supp --error-exitcode=9 `which python` `which pytest` -q tests/test_adam.py tests/test_threads.py -k "not interpreter"

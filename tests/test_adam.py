@@ -1,5 +1,7 @@
 """The optimizer: known answers, the schedule, and what it refuses."""
 
+import random
+
 import pytest
 from bits import bits
 
@@ -26,6 +28,23 @@ def test_a_step_is_the_originals_formula(scalar):
         data -= rate * (1 - t / num_steps) * m_hat / (v_hat**0.5 + eps)
         assert bits(adam.params[0].data, adam.m[0], adam.v[0]) == bits(data, m, v)
         assert adam.t == t + 1
+
+
+def test_three_hundred_random_steps_are_the_originals_formula(scalar):
+    """Of formulas that are equal on paper, only the original's gives these bits."""
+    beta1, beta2, rate, eps, num_steps = 0.85, 0.99, 0.013, 1e-8, 777
+    adam = scalar.Adam([scalar.Value(0.7)], rate, beta1, beta2, eps_adam=eps, num_steps=num_steps)
+    rng = random.Random(1)
+    data, m, v = 0.7, 0.0, 0.0
+    for t in range(300):
+        grad = adam.params[0].grad = rng.gauss(0, 1)
+        adam.step()
+        m = beta1 * m + (1 - beta1) * grad
+        v = beta2 * v + (1 - beta2) * grad**2
+        m_hat = m / (1 - beta1 ** (t + 1))
+        v_hat = v / (1 - beta2 ** (t + 1))
+        data -= rate * (1 - t / num_steps) * m_hat / (v_hat**0.5 + eps)
+        assert bits(adam.params[0].data, adam.m[0], adam.v[0]) == bits(data, m, v)
 
 
 def test_a_step_clears_the_gradients(scalar):
@@ -104,15 +123,20 @@ def test_adam_of_every_engine_takes_any_values(model_engine, oracle):
     assert train(model_engine, model_engine.Value) == train(oracle, oracle.Value)
 
 
-def test_settings_of_single_precision_are_computed_in_double(model_engine, oracle):
+@pytest.mark.parametrize(
+    "settings",
+    [{"learning_rate": 0.01}, {"beta1": 0.85}, {"beta2": 0.99}, {"eps_adam": 1e-3}],
+)
+def test_settings_of_single_precision_are_computed_in_double(model_engine, settings):
     np = pytest.importorskip("numpy")
-    settings = {"learning_rate": np.float32(0.01), "beta1": np.float32(0.85)}
+    ((name, number),) = settings.items()
     results = []
-    for made in (model_engine, oracle):
-        x = made.Value(1.0)
-        adam = made.Adam([x], **settings)
-        x.grad = 0.3
-        adam.step()
+    for setting in (np.float32(number), float(np.float32(number))):
+        x = model_engine.Value(1.0)
+        adam = model_engine.Adam([x], **{name: setting})
+        for grad in (0.3, -0.1):
+            x.grad = grad
+            adam.step()
         assert type(x.data) is float
-        results.append(bits(x.data))
+        results.append(bits(x.data, adam.m[0], adam.v[0]))
     assert results[0] == results[1]

@@ -1,5 +1,6 @@
 """The fused engine against the oracle's graph, on every instruction set of this processor."""
 
+import functools
 import math
 import os
 import random
@@ -101,6 +102,35 @@ def test_training_and_samples_are_the_graphs(fused, shape, batch_size):
     assert streams[0].random() == streams[1].random()
 
 
+def trained(chosen, shape, lengths):
+    """Return losses, weights and gradients of a model after two steps and a backward."""
+    rng = random.Random(5)
+    documents = [document(rng, shape[0], length) for length in lengths]
+    model = chosen.GPT(*shape, rng=random.Random(4))
+    losses = model.fit(documents, 2, len(documents))
+    model.loss(documents[0]).backward()
+    return bits(*losses), bits(*model.weights()), bits(*model.gradients())
+
+
+@functools.cache
+def trained_graph(shape, lengths):
+    """Return `trained` of the exact scalar engine, once for all instruction sets."""
+    return trained(engine.load("cython"), shape, lengths)
+
+
+@pytest.mark.parametrize(
+    ("shape", "lengths"),
+    [
+        ((5, 100, 4, 1, 4), (4,)),  # more rows than lead back to the inputs at once
+        ((7, 68, 2, 1, 6), (4, 4)),  # more outputs than are transposed back at once
+        ((3, 40, 2, 1, 30), (40,)),  # a sum in two parts, many positions
+        ((300, 8, 1, 1, 3), (4, 1)),  # a vocabulary of more than a block
+    ],
+)
+def test_wide_models_are_the_graphs(fused, shape, lengths):
+    assert trained(fused, shape, lengths) == trained_graph(shape, lengths)
+
+
 def test_a_second_backward_adds_what_the_graph_adds(fused):
     scalar, model = pair(fused, (5, 4, 2, 1, 6))
     tokens = [4, 1, 2, 1, 4]
@@ -141,12 +171,12 @@ def test_an_unknown_instruction_set_is_refused(simd, error, monkeypatch):
 def test_every_number_of_threads_gives_the_same_bits(fused, threads, shape, batch_size):
     rng = random.Random(7)
     documents = [document(rng, shape[0], rng.randrange(20)) for _ in range(9)]
-    trained = []
+    ended = []
     for count in (1, threads):
         model = fused.GPT(*shape, rng=random.Random(8))
         model.threads = count
-        trained.append((bits(*model.fit(documents, 15, batch_size)), model.weights().tobytes()))
-    assert trained[0] == trained[1]
+        ended.append((bits(*model.fit(documents, 15, batch_size)), model.weights().tobytes()))
+    assert ended[0] == ended[1]
 
 
 def recorded(monkeypatch, model, tokens):

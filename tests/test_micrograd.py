@@ -520,6 +520,20 @@ def test_draw_dot_is_a_digraph_and_the_same_every_time(micrograd):
     assert dot.source == draw().source
 
 
+def test_draw_dot_writes_labels_as_they_stand(micrograd):
+    source = micrograd.draw_dot(micrograd.Value(2.0, label="{b|<c>}")).source
+    assert r"\{b\|\<c\>\} | data 2.0000" in source
+
+
+def test_draw_dot_takes_as_many_nodes_as_can_be_read(micrograd):
+    x = micrograd.Value(1.0)
+    for _ in range(micrograd.MAX_DRAWN - 1):
+        x = x.tanh()
+    assert micrograd.draw_dot(x).source.count("->") == 2 * 399
+    with pytest.raises(ValueError, match=r"401 nodes .* at most 400"):
+        micrograd.draw_dot(x.tanh())
+
+
 @needs_dot
 def test_draw_dot_renders_up_to_its_limit(micrograd, tmp_path):
     x = micrograd.Value(1.0)
@@ -527,8 +541,6 @@ def test_draw_dot_renders_up_to_its_limit(micrograd, tmp_path):
         x = x.tanh()
     path = micrograd.draw_dot(x).render(tmp_path / "chain", cleanup=True)
     assert Path(path).read_text(encoding="utf-8").count("tanh") == 399
-    with pytest.raises(ValueError, match=r"401 nodes .* at most 400"):
-        micrograd.draw_dot(x.tanh())
 
 
 def test_draw_dot_refuses_a_huge_graph_at_once(compiled):

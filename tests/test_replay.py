@@ -281,8 +281,10 @@ def test_value_and_grad_records_once_and_decides_again():
     assert slope(3.0, 1.0) == (12.0, (7.0, 0.0))
     assert slope(1.0, 3.0) == (6.0, (3.0, 2.0))
     assert len(calls) == (1 if hasattr(microgpt.Tape, "forward") else 3)
+    calls.clear()
     slope.record()
     assert slope(1.0, 3.0) == (6.0, (3.0, 2.0))
+    assert calls == [1]
 
 
 def test_value_and_grad_wants_a_value():
@@ -444,6 +446,40 @@ def test_slope_of_a_replayed_tanh_is_by_a_power_of_two(compiled_scalar, oracle):
         leaf.grad = 0.0
         tape.run([[x] for x in xs])
         assert bits(leaf.grad) == bits(total)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_replayed_inverses_are_powers_of_any_size(compiled_scalar, oracle, rows):
+    """A product may answer for pow near 1 alone: far from it pow overflows, or loses digits."""
+    rng = random.Random(2)
+    sizes = [10.0**e for e in range(-323, 309, 7)] + [1e-9, 1e9, 1e-154, 1e-155, 1e-308, 5e-324]
+    xs = [size * rng.choice([1, -1, 1]) * rng.uniform(0.9, 1.1) for size in sizes * 20]
+    xs = [x for x in xs if math.isfinite(x)] + [0.0, -0.0, math.inf, -math.inf, math.nan]
+    x = compiled_scalar.Value(1.0)
+    tape = compiled_scalar.Tape(x**-1, inputs=[x])
+    for number in xs:
+        specified = oracle.Value(number)
+        try:
+            power = specified**-1
+            power.backward()
+            expected = bits(power.data, specified.grad)
+        except ArithmeticError as error:
+            expected = type(error)
+        x.grad = 0.0
+        try:
+            if rows:
+                found = tape.run([[number]] * 9)[0]
+                specified.grad = 0.0
+                for _ in range(9):
+                    specified.grad += power._local_grads[0]
+                expected = bits(power.data, specified.grad)
+            else:
+                found = tape.forward([number])
+                tape.backward()
+            found = bits(found, x.grad)
+        except ArithmeticError as error:
+            found = type(error)
+        assert found == expected, number
 
 
 def test_sum_made_before_a_replay_finds_the_replayed_nodes(compiled):

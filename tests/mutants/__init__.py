@@ -1,0 +1,213 @@
+"""Mutation testing: edits of the source, each of which some test must notice.
+
+`make mutants`, or `python tests/mutants [PATTERN ...]` for those whose file or text
+contains a pattern, takes each edit of the tables (`package`, `kernels`, `value`) into a
+copy of the tree, compiles the one module that its tests use and runs those tests until
+one fails. An edit that no test can notice says why, and has to survive.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PATIENCE = 600.0  # seconds for the tests of one mutant; what takes longer hangs, and is noticed
+
+
+class Mutant(NamedTuple):
+    """One edit: `before`, which occurs once in the file, becomes `after`."""
+
+    file: str
+    before: str
+    after: str
+    tests: str  # files, or files -k expression, for pytest
+    module: str  # the compiled one that they use, or ""
+    reason: str  # why no test can notice it, or ""
+
+
+class Equivalent(NamedTuple):
+    """An edit that no test can notice, and why."""
+
+    before: str
+    after: str
+    reason: str
+
+
+def of(file: str, module: str, tests: str, *edits: tuple[str, ...] | Equivalent) -> list[Mutant]:
+    """Return the mutants of a file: (before, after), or (before, after, tests of its own)."""
+    made = []
+    for edit in edits:
+        reason = edit.reason if isinstance(edit, Equivalent) else ""
+        own = edit[2] if len(edit) > 2 and not reason else tests
+        made.append(Mutant(file, edit[0], edit[1], own, module, reason))
+    return made
+
+
+def copy_of_tree(into: Path) -> None:
+    """Copy the files that git knows or would know."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (into / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, into / name)
+
+
+# Runs setup.py for some of the extensions alone, not optimised: that takes a third of the time.
+BUILD = """
+import json, sys
+import Cython.Build
+import setuptools
+
+modules = json.loads(sys.argv.pop())
+cythonize = Cython.Build.cythonize
+
+def some(extensions, **options):
+    extensions = [e for e in extensions if e.name.rpartition(".")[2] in modules]
+    assert len(extensions) == len(modules), modules
+    for extension in extensions:
+        flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
+        extension.extra_compile_args = [*flags, "-O1"]
+    return cythonize(extensions, **options)
+
+Cython.Build.cythonize = some
+sys.argv[0] = "setup.py"
+exec(compile(open("setup.py").read(), "setup.py", "exec"))
+"""
+
+
+def build(tree: Path, modules: list[str]) -> str:
+    """Compile modules as far as their sources changed; return what failed, or nothing."""
+    command = [sys.executable, "-c", BUILD, "-q", "build_ext", "--inplace", json.dumps(modules)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr if done.returncode else ""
+
+
+def pristine(into: Path, mutants: list[Mutant]) -> None:
+    """Make a copy of the tree: with the installed modules, those of the mutants compiled anew."""
+    import microgpt
+
+    copy_of_tree(into)
+    for module in Path(microgpt.__file__).parent.glob("*.so"):
+        shutil.copy2(module, into / "microgpt")
+    modules = sorted({mutant.module for mutant in mutants} - {""})
+    failure = build(into, modules) if modules else ""
+    if failure:
+        raise SystemExit(failure)
+
+
+def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
+    """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rf"]
+    files, _, expression = tests.partition(" -k ")
+    command += ["-p", "no:cacheprovider", "-k", expression, *files.split()]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        command,
+        cwd=tree / "tests",
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return "killed", "time-out"
+    if process.returncode == 0:
+        return "passed", ""
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    if process.returncode in (1, 2) and failed:
+        return "killed", failed[0].split(" ", 1)[1].split(" - ")[0]
+    if process.returncode < 0:
+        return "killed", f"signal {-process.returncode}"
+    if "ImportError while loading conftest" in said:
+        return "killed", "import"
+    return "broken", said[-2000:]
+
+
+def try_mutant(mutant: Mutant, clean: Path, patience: float) -> tuple[str, str]:
+    """Return what becomes of a mutant: "killed", "survived" or "broken", and by what."""
+    with tempfile.TemporaryDirectory(dir=clean.parent) as folder:
+        tree = Path(folder) / "tree"
+        shutil.copytree(clean, tree, ignore=shutil.ignore_patterns("__pycache__"))
+        target = tree / mutant.file
+        target.write_text(target.read_text().replace(mutant.before, mutant.after))
+        failure = build(tree, [mutant.module]) if mutant.module else ""
+        if failure:
+            return "broken", failure[-2000:]
+        outcome, by = run_tests(tree, mutant.tests, patience)
+    return ("survived", "") if outcome == "passed" else (outcome, by)
+
+
+def title(mutant: Mutant) -> str:
+    """Return a line that names a mutant."""
+    before, after = (" ".join(text.split()) for text in (mutant.before, mutant.after))
+    start = next((i for i, (a, b) in enumerate(zip(before, after)) if a != b), 0)
+    start = max(0, before.rfind(" ", 0, max(0, start - 12)) + 1)
+    return f"{mutant.file}: {before[start : start + 60]} => {after[start : start + 60]}"
+
+
+def every() -> list[Mutant]:
+    """Return all mutants of the tables."""
+    from mutants import kernels, package, value
+
+    return package.MUTANTS + kernels.MUTANTS + value.MUTANTS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line, try the mutants, return the exit status."""
+    parser = argparse.ArgumentParser("tests/mutants", description=__doc__.split("\n\n")[0])
+    parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="which (default: all)")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for one's tests")
+    parser.add_argument("--unchecked", action="store_true", help="do not run the tests unedited")
+    options = parser.parse_args(arguments)
+    mutants = [
+        mutant
+        for mutant in every()
+        if not options.patterns or any(p in text for p in options.patterns for text in mutant[:3])
+    ]
+    with tempfile.TemporaryDirectory(prefix="microgpt-mutants-") as folder:
+        clean = Path(folder) / "clean"
+        clean.mkdir()
+        pristine(clean, mutants)
+        for tests in () if options.unchecked else dict.fromkeys(m.tests for m in mutants):
+            outcome, by = run_tests(clean, tests, 4 * options.patience)
+            if outcome != "passed":
+                print(f"without an edit already: {tests}: {by}")
+                return 2
+        return report(mutants, clean, options.patience)
+
+
+def report(mutants: list[Mutant], clean: Path, patience: float) -> int:
+    """Try mutants, tell what becomes of each, and return the exit status."""
+    counts = {"killed": 0, "survived": 0, "explained": 0, "broken": 0}
+    wrong = []
+    for number, mutant in enumerate(mutants, 1):
+        start = time.monotonic()
+        outcome, by = try_mutant(mutant, clean, patience)
+        if mutant.reason and outcome == "survived":
+            outcome, by = "explained", mutant.reason
+        elif mutant.reason:
+            wrong.append(f"{outcome}, in spite of its reason: {title(mutant)}")
+        elif outcome != "killed":
+            wrong.append(f"{outcome}: {title(mutant)}")
+        counts[outcome] += 1
+        seconds = time.monotonic() - start
+        print(f"{number:3} {outcome:9} {seconds:4.0f} s  {title(mutant)}  [{by}]", flush=True)
+    print(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
+    print("\n".join(wrong))
+    return int(bool(wrong))

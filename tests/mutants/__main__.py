@@ -1,0 +1,7 @@
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).parent.parent)  # so that the folder is the package `mutants`
+from mutants import main  # noqa: E402
+
+sys.exit(main())

@@ -1,0 +1,369 @@
+"""Mutants of the fused engine and of the mathematics under it: src/gpt and src/shared."""
+
+from mutants import Equivalent, of
+
+SET = "_kernels_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
+
+ADAM = "test_fused.py -k (adam_of_any_numbers or adam_among_usual) and avx512"
+
+MUTANTS = [
+    *of(
+        "src/training.pxd",
+        SET,
+        "test_fused.py -k avx512",
+        (
+            "memmove(job.grad + job.raises, grad + done, (n - done) * sizeof(double))",
+            "pass",
+            "test_fused.py -k later_step",
+        ),
+        (
+            "keep = job.done == 0 or job.raises < n_params",
+            "keep = job.done == 0",
+            "test_fused.py -k later_step",
+        ),
+        ("keep = job.done == 0 or job.raises < n_params", "keep = job.raises < n_params"),
+        (
+            "job.trace.team.size == 1 or job.adam.eps_adam == 0.0",
+            "job.trace.team.size == 1",
+            "test_fused.py -k later_step",
+        ),
+        ("if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):", "if not job.v[i] >= 0.0:"),
+        (
+            "if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):",
+            "if not fabs(job.grad[i]) < 1e140:",
+        ),
+        ("if size > 1 and not is_tame(job, first, last):", "if False:"),
+        ("        if not bound[i] < 1e140:\n", "        if bound[i] >= 1e140:\n"),
+        ("vec_store(bound, x * (bound[0] * trace.m))", "vec_store(bound, x)"),
+        ("first = trace.m * thread // size", "first = trace.m * thread // (size + 1)"),
+        ("t = job.t + job.done\n", "t = job.t\n"),
+        ("(1.0 - t / adam.num_steps)", "(1.0 - (t + 1.0) / adam.num_steps)"),
+        ("pow(adam.beta1, t + 1.0)", "pow(adam.beta1, t)"),
+        ("row = matrix.n_out * thread // size", "row = 0"),
+        ("if job.raises == n_params:\n", "if True:\n"),
+        ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signals"),
+        Equivalent(
+            "return max(<Py_ssize_t>8, NEAR // n_in)",
+            "return max(<Py_ssize_t>1, NEAR // n_in // 64)",
+            "how many rows are updated together shows in the time alone",
+        ),
+    ),
+    *of(
+        "src/optimizer.pxd",
+        SET,
+        ADAM,
+        ("1e-18 <= a.eps_adam <= 1e30", "a.eps_adam <= 1e30"),
+        ("and fabs(a.learning_rate) <= 1e30", ""),
+        (
+            "vec_differ(second, old + s.rest2 * other_square(square, grad))",
+            "vec_differ(second, second)",
+        ),
+        (
+            "| vec_exceeds(vec_set(1e-100), square) & vec_differ(grad, vec_set(0.0))",
+            "",
+            "test_fused.py -k squares_too_small or adam_among",
+        ),
+        ("| vec_is_beyond(u.corrected, old, 1e19)", ""),
+        ("u.corrected = vec_quotient(vec_load(v), s.correction2)\n    else:", "pass\n    else:"),
+        (
+            "if clear:\n        vec_store(g, vec_set(0.0))",
+            "if not clear:\n        vec_store(g, vec_set(0.0))",
+        ),
+        ("pow(fabs(g[i]), 2.0)\n        if not", "g[i] * g[i]\n        if not"),
+        ("if not (v[i] >= 0.0 and 0.0", "if not (0.0", "test_fused.py -k adam"),
+        (
+            "vec factor = vec_with_sign(3.0 * DBL_EPSILON, residual) - 1.0",
+            "vec factor = vec_set(-1.0)",
+        ),
+        (
+            "| vec_exceeds(vec_set(1e-140), vec_size(updated))\n\n\n@cython.cdivision(True)\ncdef inline mask root_matters",
+            "\n\n\n@cython.cdivision(True)\ncdef inline mask root_matters",
+        ),
+        ("return vec_differ(updated, data - step) |", "return"),
+        (
+            "pow(v[i] / a.correction2.number, 0.5) + a.eps_adam\n        )",
+            "(v[i] / a.correction2.number) ** 0.5 + a.eps_adam\n        )",
+        ),
+        ("cdef Py_ssize_t k = -3 * LANES", "cdef Py_ssize_t k = -2 * LANES"),
+        ("        if k >= 0:\n            end_update", "        if k > 0:\n            end_update"),
+        ("square = pow(fabs(g[i]), 2.0)", "square = g[i] * g[i]"),
+        ("if isinf(square) and not isinf(g[i]):", "if isinf(square):"),
+        ("if isinf(square) and not isinf(g[i]):", "if False:"),
+        (
+            "if divisor == 0.0 or corrected < 0.0 or",
+            "if corrected < 0.0 or",
+            "test_fused.py -k settings_at or later_step",
+        ),
+        (
+            "if divisor == 0.0 or corrected < 0.0 or a",
+            "if divisor == 0.0 or a",
+            "test_fused.py -k adam",
+        ),
+        ("or a.correction1.number == 0.0:", "or False:", "test_fused.py -k adam"),
+        ("pow_keeps_bound() and is_usual(a)", "pow_keeps_bound()"),
+        ("size = min(<Py_ssize_t>LANES, n - i)", "size = n - i", "test_fused.py -k adam"),
+        Equivalent(
+            "    FETCHED = 512",
+            "    FETCHED = 64",
+            "what is fetched ahead shows in the time alone",
+        ),
+    ),
+    *of(
+        "src/powers.pxd",
+        SET,
+        "test_certificates.py -k two_million and avx512",
+        ("vec_set(-1.0 / (1.0 - 2.0 * 0.022))", "vec_set(-1.0)"),
+        ("((1.0 - 2.0 * 0.015) * DBL_EPSILON)", "DBL_EPSILON"),
+        ("part = -vec_residual(whole, x, x)", "part = vec_residual(whole, x, x)"),
+        ("part = vec_residual(x, root, root) / (root + root)", "part = vec_set(0.0)"),
+        ("part = x * part - vec_residual(whole, x, root)", "part = x * part"),
+        ("- quotient * part)", ")"),
+        ("lacking = (quotient - result) + lacking", "lacking = lacking"),
+        ("vec_power_of_two(vec_before(result))", "vec_power_of_two(result)"),
+        ("((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON)", "(0.5 * DBL_EPSILON)"),
+        ("vec_exceeds(vec_set(1e-19), result)\n        | ", ""),
+        ("        | vec_exceeds(result, vec_set(1e19))\n", ""),
+        (
+            "doubt = mask_bits(doubtful) if pow_keeps_bound()",
+            "doubt = 0 if pow_keeps_bound()",
+            "test_fused.py -k graphs and avx512",
+        ),
+        (
+            "doubt &= ~(<unsigned int>0) >> (32 - size)",
+            "pass",
+            "test_fused.py -k graphs and avx512",
+        ),
+    ),
+    *of(
+        "src/matmul.pxd",
+        SET,
+        "test_fused.py -k graphs and avx512",
+        ("padded(n_n - n)) // LANES", "padded(n_n - n)) // LANES * 0 + 1"),
+        ("t.last = LANES if whole else", "t.last = LANES if True else"),
+        ("t.add = add", "t.add = False"),
+        (
+            "            m += rows\n        n += PANEL",
+            "            m += rows\n        n += PANEL - LANES",
+        ),
+    ),
+    *of(
+        "src/simd.h",
+        SET,
+        "test_certificates.py -k two_million and avx512",
+        (
+            "((ints)side >> 63 | 1)",
+            "(1)",
+            "test_certificates.py test_fused.py -k (two_million or adam) and avx512",
+        ),
+        (
+            "return vec_fma(near, vec_residual(x, near, d.number), d.inverse);",
+            "return near;",
+        ),
+        ("vec near = vec_fma(x * d.rest, x, d.inverse);", "vec near = x * d.inverse;"),
+        (
+            "_mm512_cmp_pd_mask(a, b, _CMP_NLE_UQ)",
+            "_mm512_cmp_pd_mask(a, b, _CMP_GT_OQ)",
+            "test_fused.py -k avx512",
+        ),
+        Equivalent(
+            "    else if ((bits & 0xffffffffffff8ULL) != 0xffffffffffff8ULL) d.way = MULTIPLY;",
+            "    else d.way = MULTIPLY;",
+            "Markstein's theorem leaves one divisor out, that of all ones, 2 - 2**-52. There inverse is "
+            "1 + 2**-52 (times a power of two), and for x = 1 + k * 2**-52 the quotient lies "
+            "(2 * k + 1) * 2**-106 above a midpoint, of which the multiplication by inverse, in "
+            "place of a division, takes 2**-106: what is left is positive, so the result is the same",
+        ),
+    ),
+    *of(
+        "src/simd.h",
+        "_kernels",
+        "test_certificates.py test_fused.py -k (two_million or graphs) and baseline",
+        (
+            "((high_a * high_b - product) + high_a * rest_b + rest_a * high_b) + rest_a * rest_b",
+            "((high_a * high_b - product) + high_a * rest_b + rest_a * high_b)",
+        ),
+        ("else for (Py_ssize_t i = 0; i < count; i++) p[i] = x[i];", "else vec_store(p, x);"),
+        ("return ~(a <= b);", "return a > b;", "test_fused.py -k baseline"),
+        ("bits |= (m[i] != 0) << i;", "bits |= (m[i] != 0) << 0;"),
+    ),
+    *of(
+        "src/scalar.pxd",
+        "_engine",
+        "test_value.py test_parity.py",
+        (
+            "if unlikely(x == 0.0 or not isfinite(x) or not isfinite(y)):",
+            "if unlikely(x == 0.0 or not isfinite(x)):",
+        ),
+        ("result = pow(fabs(x), y)", "result = pow(fabs(x), y) if y != 2.0 else x * x"),
+        (
+            "        if remainder == 1.0:\n            return -result\n",
+            "        if remainder == 1.0:\n            return result\n",
+        ),
+        (
+            "        if remainder != 0.0:\n            error[0] = NOT_REAL",
+            "        if False:\n            error[0] = NOT_REAL",
+        ),
+        ("return 1.0 if x == 1.0 else y\n", "return y\n"),
+        ("        if x == 1.0:\n            return 1.0\n", ""),
+        ("return x if odd else fabs(x)", "return fabs(x)"),
+        ("return copysign(0.0, x) if odd else 0.0", "return 0.0"),
+        ("    return x if odd else 0.0", "    return 0.0"),
+        ("if isinf(result) and not isinf(x):", "if isinf(result):"),
+        ("    if x <= 0.0:\n        raise ValueError", "    if x < 0.0:\n        raise ValueError"),
+        ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x:", "test_replay.py -k powers_of_any_size"),
+        ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
+    ),
+    *of(
+        "src/scalar.pxd",
+        SET,
+        "test_certificates.py -k two_million and avx512",
+        ("- q_low * x_high - q_low * x_low", "- q_low * x_high"),
+        ("+ 2.0 * rest * head", ""),
+        ("power_of_two(head) * (0.0135 * DBL_EPSILON)", "0.0"),
+        ("return (0 if is_clear(q, rest) else FIRST) |", "return FIRST |"),
+        ("if not 1e-9 < x < 1e9:", "if not 1e-10 < x < 1e9:"),
+        ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x < 1e10:"),
+    ),
+    *of(
+        "src/layers.pxd",
+        SET,
+        "test_fused.py -k graphs and avx512",
+        (
+            "    for i in range(m - 1, -1, -1):\n        if not first <= ids[i] < last:",
+            "    for i in range(m):\n        if not first <= ids[i] < last:",
+        ),
+        (
+            "rows[j] = from_ + min(i * LANES + j, m - 1) * from_row",
+            "rows[j] = from_ + min(i * LANES + j, m) * from_row",
+        ),
+        (
+            "y_row, x_row, 1, padded(width), k > 0, True,",
+            "y_row, x_row, 1, padded(width), False, True,",
+            "test_fused.py -k graphs or wide",
+        ),
+        ("        add = True\n", "        add = add\n", "test_fused.py -k graphs or wide"),
+        (
+            "        for k in range(n - 1, -1, -1):\n            dscale",
+            "        for k in range(n):\n            dscale",
+        ),
+        (
+            "dsquare = inverse_n * (-0.5 * roots[i % LANES] * dscale)",
+            "dsquare = inverse_n * -0.5 * roots[i % LANES] * dscale",
+        ),
+        (
+            "dx[i * row + k] + scale[i] * dy[i * row + k] + term + term",
+            "dx[i * row + k] + scale[i] * dy[i * row + k] + 2.0 * term",
+        ),
+        ("mean[i] = total * inverse_n + 1e-5", "mean[i] = total / n + 1e-5"),
+        (
+            "dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)",
+            "dx[k] = dx[k] if y[k] > 0.0 else 0.0",
+        ),
+        (
+            "x[k] = x[k] if x[k] > 0.0 else 0.0",
+            "x[k] = 0.0 if x[k] <= 0.0 else x[k]",
+            "test_fused.py -k weight_of_any_size and avx512",
+        ),
+        (
+            "        if logits[i] > largest:",
+            "        if not logits[i] <= largest:",
+            "test_fused.py -k weight_of_any_size and avx512",
+        ),
+        (
+            "w[s] = exps[t * weights_row + s] * inverses[t]",
+            "w[s] = exps[t * weights_row + s] / totals[t]",
+        ),
+        (
+            "            for j in range(head_dim - 1, -1, -1):\n                dweight",
+            "            for j in range(head_dim):\n                dweight",
+        ),
+        (
+            "        for s in range(t, -1, -1):\n            dweight = 0.0",
+            "        for s in range(t + 1):\n            dweight = 0.0",
+        ),
+        ("dtotal += dinverse * (e[s] * dweight)", "dtotal += dinverse * e[s] * dweight"),
+        (
+            "dscores[s] = inverse_root * (e[s] * (dscores[s] + dtotal))",
+            "dscores[s] = inverse_root * e[s] * (dscores[s] + dtotal)",
+        ),
+        (
+            "log(prob) * -1.0 if not prob <= 0.0 else -1.0",
+            "log(prob) * -1.0",
+            "test_fused.py -k weight_of_any_size and avx512",
+        ),
+        ("dlogits[i] = 0.0 + exps[i] * dtotal", "dlogits[i] = exps[i] * dtotal"),
+        (
+            "double dprob = 1.0 / probs[target] * (-1.0 * dloss)",
+            "double dprob = -dloss / probs[target]",
+        ),
+        (
+            "double dtotal = -square * (exps[target] * dprob)",
+            "double dtotal = -(inverse * inverse) * (exps[target] * dprob)",
+        ),
+    ),
+    *of(
+        "src/model.pxd",
+        SET,
+        "test_fused.py -k graphs and avx512",
+        (
+            "trace.loss += 1.0 / (trace.starts[d + 1] - trace.starts[d]) * loss",
+            "trace.loss += loss / (trace.starts[d + 1] - trace.starts[d])",
+        ),
+        (
+            "trace.loss = 1.0 / trace.n_documents * trace.loss",
+            "trace.loss = trace.loss / trace.n_documents",
+        ),
+        ("            dlogits[trace.targets[i]] = 0.0\n", ""),
+        ("                h + head_dim < n,", "                False,"),
+        (
+            "dx = (trace.layers[i - 1].dout if i else trace.dx) + at\n        memcpy(dx, dmid",
+            "dx = (trace.layers[i - 1].dout if i else trace.dx) + at\n        memcpy(dx, dx",
+        ),
+        (
+            "if trace.losses[i] == -1.0:",
+            "if False:",
+            "test_fused.py -k weight_of_any_size and avx512",
+        ),
+        (
+            "        meet(&trace.team)\n        heads_forward",
+            "        heads_forward",
+            "test_fused.py -k threads and avx512",
+        ),
+        (
+            "if (d * net.n_head + h) % trace.team.size != thread:",
+            "if h % trace.team.size != thread:",
+            "test_fused.py -k threads and avx512",
+        ),
+        (
+            "layer.norm1 if i < 3 else layer.attended, row,",
+            "layer.norm1 if i < 4 else layer.attended, row,",
+        ),
+        ("if not add:\n            memset", "if False:\n            memset"),
+    ),
+    *of(
+        "src/trace.pxd",
+        SET,
+        "test_fused.py -k graphs and avx512",
+        (
+            "n = min(trace.sizes.block_size, ends[d + 1] - ends[d] - 1)",
+            "n = ends[d + 1] - ends[d] - 1",
+        ),
+        ("trace.positions[at + t] = t\n", "trace.positions[at + t] = at + t\n"),
+        ("if size > trace.ints_size:", "if trace.ints == NULL:"),
+        (
+            "    trace.room_size = max(room_of_linear(net.mlp_row), padded(net.block_size))",
+            "    trace.room_size = padded(net.block_size)",
+        ),
+    ),
+    *of(
+        "src/sampler.pxi",
+        SET,
+        "test_fused.py test_gpt.py -k (samples or generate) and avx512",
+        ("scaled[i] = logits[i] * factor", "scaled[i] = logits[i] / (1.0 / factor)"),
+        ("            if x < cumulated[middle]:", "            if x <= cumulated[middle]:"),
+        ("high = n - 1\n", "high = n\n"),
+        ("pythons and 0.0 < cumulated[n - 1] < INFINITY", "pythons"),
+        ('getattr(choices, "__func__", None) is CHOICES', "True"),
+        ("            first = last\n", ""),
+    ),
+]
