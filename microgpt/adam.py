@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, MutableSequence
 
-if TYPE_CHECKING:
-    from microgpt.oracle import Value
+from microgpt.oracle import Value
 
 
 def update(
     params: list[Value],
-    m: array[float],
-    v: array[float],
+    m: MutableSequence[float],
+    v: MutableSequence[float],
     learning_rate: float,
     beta1: float,
     beta2: float,

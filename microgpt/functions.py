@@ -2,18 +2,31 @@
 
 They are the specification of the compiled functions of the same names, which
 make few nodes of many and give the same bits. Sums run left to right from 0.
+
+Where a function takes a list it takes any iterable, and plain numbers among the
+`Value`s, as the original's expressions do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from microgpt.oracle import Value
 
 if TYPE_CHECKING:
-    from microgpt.oracle import Value
-
     # The surface of every engine's Value is the oracle's; nothing summed here is empty.
     def sum(values: Iterable[Value]) -> Value: ...
+
+
+def _values(items: Iterable[Any]) -> list[Any]:
+    """Return items as `Value`s: a number becomes the leaf that an operator makes of it."""
+    items = list(items)
+    first = next((x for x in items if hasattr(x, "backward")), None)
+    if items and first is None:
+        kinds = ", ".join(sorted({type(x).__name__ for x in items}))
+        raise TypeError(f"at least one Value is needed, not {kinds} alone")
+    return [x if hasattr(x, "backward") else (first + x)._children[1] for x in items]
 
 
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
@@ -32,6 +45,7 @@ def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
     Order:   products summed over n_in left to right, from 0
     Source:  microgpt `linear`
     """
+    x = list(x)
     return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
 
 
@@ -43,6 +57,7 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
              summed left to right from 0; each divided by the total on its own
     Source:  microgpt `softmax`
     """
+    logits = _values(logits)
     largest = max(logit.data for logit in logits)
     exps = [(logit - largest).exp() for logit in logits]
     total = sum(exps)
@@ -56,6 +71,7 @@ def rmsnorm(x: Sequence[Value]) -> list[Value]:
     Order:   squares summed left to right from 0
     Source:  arXiv:1910.07467; microgpt `rmsnorm`
     """
+    x = list(x)
     mean_square = sum(xi * xi for xi in x) / len(x)
     scale = (mean_square + 1e-5) ** -0.5
     return [xi * scale for xi in x]
@@ -86,6 +102,7 @@ def attend(
     softmax: Callable[[Sequence[Value]], list[Value]],
 ) -> list[Value]:
     """Return `attention` by a softmax of one's own."""
+    q, keys, values = list(q), [list(k) for k in keys], [list(v) for v in values]
     if n_head < 1 or len(q) % n_head:
         raise ValueError(f"a query of {len(q)} does not divide into {n_head} heads")
     head_dim = len(q) // n_head
@@ -118,6 +135,7 @@ def maximum(a: Value, b: Value) -> Value:
     Unlike Python's `max` of their data it is part of the graph: a replay of a Tape
     compares again. If either is NaN it is b.
     """
+    a, b = _values((a, b))
     first = a.data >= b.data
     return type(a)(a.data if first else b.data, (a, b), (1.0, 0.0) if first else (0.0, 1.0))
 
@@ -127,6 +145,7 @@ def where(condition: Value, a: Value, b: Value) -> Value:
 
     Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
     """
+    condition, a, b = _values((condition, a, b))
     true = condition.data > 0
     grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)
     return type(a)(a.data if true else b.data, (condition, a, b), grads)
@@ -146,7 +165,7 @@ class Operation:
     def __init__(
         self,
         forward: Callable[..., float],
-        derivative: Callable[..., float | Sequence[float]],
+        derivative: Callable[..., float | Iterable[float]],
     ) -> None:
         self.forward = forward
         self.derivative = derivative
@@ -154,6 +173,7 @@ class Operation:
     def __call__(self, *values: Value) -> Value:
         if not values:
             raise TypeError("an operation takes at least one value")
+        values = tuple(_values(values))
         numbers = [value.data for value in values]
         data = self.forward(*numbers)
         return type(values[0])(data, values, self.local_grads(numbers))
@@ -161,7 +181,11 @@ class Operation:
     def local_grads(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Return the derivative by each argument."""
         derivative = self.derivative(*numbers)
-        local_grads = tuple(derivative) if isinstance(derivative, Sequence) else (derivative,)
+        local_grads: tuple[float, ...]
+        if isinstance(derivative, Iterable) and getattr(derivative, "ndim", None) != 0:
+            local_grads = tuple(derivative)
+        else:  # an array of no dimension says that it is iterable
+            local_grads = (derivative,)  # type: ignore[assignment]
         if len(local_grads) != len(numbers):
             raise ValueError(
                 f"the derivative gave {len(local_grads)} numbers for {len(numbers)} arguments"

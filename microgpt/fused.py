@@ -412,7 +412,7 @@ class GPT(ScalarGPT):
 
     gradients.__doc__ = ScalarGPT.gradients.__doc__
 
-    def set_weights(self, weights: array[float]) -> None:
+    def set_weights(self, weights: Sequence[float]) -> None:
         if len(weights) != len(self.params):
             raise ValueError(f"the model has {len(self.params)} weights, not {len(weights)}")
         self.params.data[:] = array("d", weights)

@@ -16,19 +16,21 @@ from typing import TYPE_CHECKING, Any
 from microgpt import functions, oracle
 from microgpt.adam import Adam
 from microgpt.functions import attend, linear, rmsnorm, softmax  # noqa: F401 (as in the original)
+from microgpt.oracle import Value
+from microgpt.tokenizer import CharTokenizer
+
+Matrix = Sequence[Sequence[Value]]
+Cache = list[list[list[Value]]]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from microgpt.look import Look
-    from microgpt.oracle import Value
-    from microgpt.tokenizer import CharTokenizer
 
     # The surface of every engine's Value is the oracle's; nothing summed here is empty.
     def sum(values: Iterable[Value]) -> Value: ...
-
-    Matrix = Sequence[Sequence[Value]]
-    Cache = list[list[list[Value]]]
+else:
+    ArrayLike = Look = Any  # so that annotations can be evaluated without numpy
 
 
 MAX_THREADS = 1024  # of the fused engine; a system that has no more to give must not stall
@@ -324,15 +326,15 @@ class GPT:
 
         return Look(self, text, ablate=ablate, patch=patch)
 
-    def weights(self) -> array[float]:
+    def weights(self) -> Sequence[float]:
         """Return the data of params, as one buffer in their order."""
         return array("d", [p.data for p in self.params])
 
-    def gradients(self) -> array[float]:
+    def gradients(self) -> Sequence[float]:
         """Return the grad of params, as one buffer in their order."""
         return array("d", [p.grad for p in self.params])
 
-    def set_weights(self, weights: array[float]) -> None:
+    def set_weights(self, weights: Sequence[float]) -> None:
         """Set the data of params, in their order.
 
         Raises:  ValueError if there are not as many weights as params

@@ -18,14 +18,10 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from microgpt import oracle
 from microgpt.engine import Closed, Tape, uncollected
-
-if TYPE_CHECKING:
-    import graphviz
-
-    from microgpt import oracle
 
 __all__ = ["MLP", "Layer", "Module", "Neuron", "Value", "draw_dot"]
 
@@ -121,7 +117,7 @@ class Neuron(Module):
 
     def __call__(self, x: Iterable[Value | float]) -> Value:
         total = sum((wi * xi for wi, xi in zip(self.w, x)), self.b)
-        return total.relu() if self.nonlin else total
+        return total.relu() if self.nonlin else total  # type: ignore[return-value]
 
     def parameters(self) -> list[Value]:
         """Return the weights, then the bias."""
@@ -142,6 +138,7 @@ class Layer(Module):
         self.neurons = [Neuron(nin, nonlin) for _ in range(nout)]
 
     def __call__(self, x: Sequence[Value | float]) -> list[Value] | Value:
+        x = list(x)
         out = [neuron(x) for neuron in self.neurons]
         return out[0] if len(out) == 1 else out
 
@@ -181,11 +178,12 @@ class MLP(Module):
         return f"MLP of [{', '.join(map(str, self.layers))}]"
 
 
-def draw_dot(root: oracle.Value, format: str = "svg", rankdir: str = "LR") -> graphviz.Digraph:
-    """Return the graph that root was computed by, to be shown in a notebook or rendered.
+def draw_dot(root: oracle.Value, format: str = "svg", rankdir: str = "LR") -> Any:
+    """Return a graphviz.Digraph of the graph that root was computed by.
 
-    A box is a node, with its label, data and grad, and an ellipse what computed it.
-    Needs the package graphviz; to render also Graphviz's program `dot`.
+    A notebook shows it, `render` writes it to a file. A box is a node, with its label,
+    data and grad, and an ellipse what computed it. Needs the package graphviz; to
+    render also Graphviz's program `dot`.
 
     Order:   nodes and edges as a depth-first walk finishes them, children left to right
     Raises:  TypeError if root is not a `Value`; ValueError if it has more than 400

@@ -16,18 +16,15 @@ the reverse of the order in which the walk finishes the nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 C = TypeVar("C", bound="Closed")
 
 
 def _number(x: float) -> float:
     """Return x as a float, exactly as `math` functions read a number."""
-    return math.copysign(x, x)
+    return x if type(x) is float else math.copysign(x, x)
 
 
 class Value:
@@ -37,15 +34,51 @@ class Value:
     Source:  microgpt `Value`
     """
 
-    __slots__ = ("data", "grad", "_children", "_local_grads")
+    __slots__ = ("_data", "_grad", "_children", "_local_grads")
 
     def __init__(
-        self, data: float, children: Sequence[Value] = (), local_grads: Sequence[float] = ()
+        self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
     ) -> None:
-        self.data = data if type(data) is float else _number(data)
-        self.grad = 0.0
-        self._children = children
-        self._local_grads = local_grads
+        data = _number(data)
+        children = tuple(children)
+        grads = tuple([_number(grad) for grad in local_grads])
+        for child in children:
+            if not isinstance(child, Value):
+                raise TypeError(f"children must be Values, not {type(child).__name__}")
+        self._data, self._grad = data, 0.0
+        self._children, self._local_grads = children, grads
+
+    @property
+    def data(self) -> float:
+        """The number; to change it leaves local gradients already taken as they are."""
+        return self._data
+
+    @data.setter
+    def data(self, number: float) -> None:
+        self._data = _number(number)
+
+    @property
+    def grad(self) -> float:
+        """What backward has added: the derivative of its root by this value."""
+        return self._grad
+
+    @grad.setter
+    def grad(self, number: float) -> None:
+        self._grad = _number(number)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from microgpt.copying import recipe  # which imports this module
+
+        attributes = getattr(self, "__dict__", None)
+        state = (self._data, self._grad, self._children, self._local_grads, attributes)
+        return (*recipe(type(self)), state)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        data, grad, children, local_grads, attributes = state
+        Value.__init__(self, data, children, local_grads)
+        self._grad = _number(grad)
+        if attributes:
+            self.__dict__.update(attributes)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
@@ -59,6 +92,7 @@ class Value:
         return Value(self.data * other.data, (self, other), (other.data, self.data))
 
     def __pow__(self, other: float) -> Value:
+        other = other if type(other) is int else _number(other)
         data = self.data**other
         if isinstance(data, complex):
             raise ValueError(f"{self.data} ** {other} is not a real number")
@@ -180,40 +214,48 @@ class Closed(Value):
     _op: object
 
     def __init__(
-        self, data: float, children: Sequence[Value] = (), local_grads: Sequence[float] = ()
+        self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
     ) -> None:
         super().__init__(data, children, local_grads)
         self.label = self._op = ""
 
-    def __add__(self, other: Value | float) -> Self:
+    def __reduce__(self) -> tuple[Any, ...]:
+        make, arguments, state = super().__reduce__()
+        return make, arguments, (state, self.label, self._op)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        state, self.label, self._op = state
+        super().__setstate__(state)
+
+    def __add__(self, other: Value | float) -> Value:
         return _own(self, super().__add__(_operand_like(self, other)), "+")
 
-    def __mul__(self, other: Value | float) -> Self:
+    def __mul__(self, other: Value | float) -> Value:
         return _own(self, super().__mul__(_operand_like(self, other)), "*")
 
-    def __pow__(self, other: float) -> Self:
+    def __pow__(self, other: float) -> Value:
         node, k = super().__pow__(other), float(other)
         return _own(self, node, f"**{int(k)}" if k.is_integer() else f"**{k}")
 
-    def log(self) -> Self:
+    def log(self) -> Value:
         """Return the natural logarithm.
 
         Raises:  ValueError if data is zero or negative
         """
         return _own(self, super().log(), "log")
 
-    def exp(self) -> Self:
+    def exp(self) -> Value:
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
         return _own(self, super().exp(), "exp")
 
-    def relu(self) -> Self:
+    def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         return _own(self, super().relu(), "ReLU")
 
-    def tanh(self) -> Self:
+    def tanh(self) -> Value:
         """Return the hyperbolic tangent."""
         t = math.tanh(self.data)
         return _own(self, Value(t, (self,), (1.0 - t**2,)), "tanh")
@@ -222,7 +264,7 @@ class Closed(Value):
 def _own(like: C, node: Value, op: str) -> C:
     """Return a new plain node as one of the class of `like`."""
     own = type(like).__new__(type(like))
-    Closed.__init__(own, node.data, node._children, node._local_grads)
+    Closed.__init__(own, node._data, node._children, node._local_grads)
     own._op = op
     return own
 

@@ -28,9 +28,9 @@ from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
 from scalar cimport (
     BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, invert, pow_or_error,
+    raise_division_error,
 )
 
-import copyreg
 import sys
 from importlib import import_module
 
@@ -77,14 +77,19 @@ cdef extern from *:
     """
     #define OWNED(reference) ((void *)(reference))
 
-    /* Nodes skip PyObject_Init, and dying ones the last count, where Python keeps no accounts. */
+    /* Outside debug and free-threaded builds, skip PyObject_Init and the final decref. */
     #if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS) || defined(Py_GIL_DISABLED) \
-        || PY_VERSION_HEX >= 0x030E0000
+        || PY_VERSION_HEX >= 0x030E0000 && SIZEOF_VOID_P <= 4
     #define IS_COUNTED 1
     #define begin_life(node, kind) PyObject_Init(node, kind)
     #else
     #define IS_COUNTED 0
-    #define begin_life(node, kind) ((node)->ob_refcnt = 1, (node)->ob_type = (kind), (node))
+    #if PY_VERSION_HEX >= 0x030E0000  /* the count is 32 of the 64 bits that Python sets */
+    #define ONE_REFERENCE(node) ((node)->ob_refcnt_full = 1)
+    #else
+    #define ONE_REFERENCE(node) ((node)->ob_refcnt = 1)
+    #endif
+    #define begin_life(node, kind) (ONE_REFERENCE(node), (node)->ob_type = (kind), (node))
     #endif
     """
     object OWNED(PyObject *)  # takes over a reference that is the caller's
@@ -229,7 +234,7 @@ cdef class Value:
     def __reduce__(self):
         attributes = getattr(self, "__dict__", None)
         state = (self.data, self.grad, self._children, self._local_grads, attributes)
-        return copyreg.__newobj__, (type(self),), state
+        return (*import_module("microgpt.copying").recipe(type(self)), state)
 
     def __setstate__(self, state):
         data, grad, children, local_grads, attributes = state
@@ -488,12 +493,16 @@ cdef inline Value power(Value a, double k, double k_minus_1):
 
 cdef Value power_of_object(Value a, object k):
     """Return a ** k for what is neither a float nor a moderate int: the oracle's own words."""
+    cdef double number
+    if not PyLong_CheckExact(k):
+        number = to_double(k)
+        return power(a, number, number - 1.0)
     reclaim(<PyObject *>a)
     x = a.c_data
     data = x**k
     if isinstance(data, complex):
         raise ValueError(f"{x} ** {k} is not a real number")
-    cdef double number = to_double(data)
+    number = to_double(data)
     return new_unary(CUSTOM, number, a, to_double(k * x**(k - 1)))
 
 

@@ -1,12 +1,11 @@
 """Scalar mathematics exactly as CPython computes and raises it.
 
 C returns infinities and NaN where Python raises. Each function here is its
-Python counterpart on doubles: the same libm call, the same exception.
+Python counterpart on doubles: the same libm call. Where Python raises, Python does it
+again on its own floats: the exception and its text are those of the version in use.
 """
 
 cimport cython
-from cpython.exc cimport PyErr_SetFromErrno
-from libc cimport errno
 from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, copysign, exp, fabs, fmod, isfinite, isinf, isnan, log, pow
 
@@ -35,17 +34,24 @@ cdef inline double c_pow(double x, double y) except? -1.0:
     cdef PowError error = NO_ERROR
     cdef double result = pow_or_error(x, y, &error)
     if unlikely(error != NO_ERROR):
-        raise_pow_error(x, y, error)
+        raise_pow_error(x, y)
     return result
 
 
-cdef inline int raise_pow_error(double x, double y, PowError error) except -1:
-    if error == ZERO_DIVISION:
-        raise ZeroDivisionError("0.0 cannot be raised to a negative power")
-    if error == OVERFLOW:
-        errno.errno = errno.ERANGE  # in the words of the C library, as CPython's
-        PyErr_SetFromErrno(OverflowError)
+cdef inline int raise_pow_error(object x, object y) except -1:
+    """Raise what Python raises for x ** y, or for a complex result ValueError."""
+    x**y
     raise ValueError(f"{x} ** {y} is not a real number")
+
+
+cdef inline int raise_division_error(object x) except -1:
+    """Raise what Python raises for x / 0.0."""
+    x / 0.0
+
+
+cdef inline int raise_math_error(str function, object x) except -1:
+    """Raise what a function of `math` raises for x."""
+    getattr(__import__("math"), function)(x)
 
 
 cdef inline double pow_or_error(double x, double y, PowError *error) noexcept nogil:
@@ -153,7 +159,7 @@ cdef inline double c_log(double x) except? -1.0:
     Source:  CPython Modules/mathmodule.c `m_log`
     """
     if x <= 0.0:
-        raise ValueError("math domain error")
+        raise_math_error("log", x)
     return log(x)
 
 
@@ -165,7 +171,7 @@ cdef inline double c_exp(double x) except? -1.0:
     """
     cdef double result = exp(x)
     if isinf(result) and not isinf(x):
-        raise OverflowError("math range error")
+        raise_math_error("exp", x)
     return result
 
 

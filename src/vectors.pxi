@@ -348,11 +348,11 @@ def update(
         c_m[i] = c_beta1 * c_m[i] + rest1 * p.c_grad
         c_v[i] = c_beta2 * c_v[i] + rest2 * c_pow(p.c_grad, 2.0)
         if c1 == 0.0:
-            raise ZeroDivisionError("float division by zero")
+            raise_division_error(c_m[i])
         m_hat = c_m[i] / c1
         root = c_pow(c_v[i] / c2, 0.5) + eps
         if root == 0.0:
-            raise ZeroDivisionError("float division by zero")
+            raise_division_error(1.0)
         p.c_data -= rate * m_hat / root
         p.c_grad = 0.0
         p.flags |= EDITED

@@ -1,5 +1,7 @@
 """Equality as the project means it: `float.hex()`, never a tolerance."""
 
+import re
+
 
 def bits(*numbers):
     """Return the numbers as hexadecimal floats, to be compared with ==."""
@@ -13,3 +15,8 @@ def outcome(function, *arguments):
     except Exception as error:
         return type(error)
     return type(value).__name__, bits(value.data, value.grad)
+
+
+def told(error):
+    """Return an exception's class and text; a compiled class's full name is its engine's."""
+    return type(error).__name__, re.sub(r"\bmicrogpt\._\w+\.", "", str(error))

@@ -1,8 +1,10 @@
 """The public surface: names, signatures, docstrings and stubs, equal between engines."""
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
+import typing
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,7 @@ def test_compiled_classes_have_the_oracles_names(compiled_scalar, cls):
     ours, specified = set(dir(getattr(compiled_scalar, cls))), set(dir(getattr(oracle, cls)))
     assert ours - specified <= ADDED | (REPLAY if cls == "Tape" else set())
     python_only = {"__module__", "__slots__", "__slotnames__", "__annotations__", "_nodes"}
+    python_only |= {"_data", "_grad"}
     python_only |= {"__firstlineno__", "__static_attributes__"}  # from 3.13 on
     assert specified - ours <= python_only
 
@@ -96,6 +99,34 @@ def test_stubs_say_what_the_oracle_says(cls):
             assert stubs[name][0][:1] == annotations
             continue
         assert stubs[name] == (annotations, defaults, result), name
+
+
+HINTED = ["adam", "engine", "functions", "gpt", "gradient", "micrograd", "oracle", "tokenizer"]
+
+
+def public_functions(module):
+    """Yield the public functions of a module, and all methods of its classes."""
+    for name, thing in vars(module).items():
+        if name.startswith("_") or getattr(thing, "__module__", "") != module.__name__:
+            continue
+        if inspect.isclass(thing):
+            yield thing
+            for member in vars(thing).values():
+                if inspect.isfunction(member):
+                    yield member
+                elif isinstance(member, property):
+                    yield member.fget
+        elif inspect.isfunction(thing):
+            yield thing
+
+
+@pytest.mark.parametrize("name", HINTED)
+def test_annotations_can_be_evaluated(name):
+    module = importlib.import_module(f"microgpt.{name}")
+    found = list(public_functions(module))
+    assert found
+    for thing in found:
+        typing.get_type_hints(thing)
 
 
 def test_the_version_is_the_distributions():

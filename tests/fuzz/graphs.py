@@ -16,6 +16,7 @@ import itertools
 import math
 import operator
 import pickle
+import re
 from collections.abc import Iterator
 from random import Random
 from types import SimpleNamespace
@@ -96,6 +97,11 @@ def _subclasses(value: Any) -> tuple[Any, Any]:
             return super().__rmul__(other) * 1.0
 
     return Named, Contrary
+
+
+def told(error: Exception) -> tuple[str, str]:
+    """Return an exception's class and text; a compiled class's full name is its engine's."""
+    return type(error).__name__, re.sub(r"\bmicrogpt\._\w+\.", "", str(error))
 
 
 def _number(x: Any) -> str:
@@ -394,7 +400,7 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
         try:
             made = STEPS[name](machine, i, j, k)
         except Exception as error:
-            machine.seen.append((name, type(error).__name__))
+            machine.seen.append((name, *told(error)))
             continue
         if isinstance(made, engine.Value):
             machine.nodes.append(made)

@@ -10,7 +10,7 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, Callable
 
-from fuzz.graphs import EXTREME, Program
+from fuzz.graphs import EXTREME, Program, told
 
 SHAPES = [
     # vocab_size, n_embd, n_head, n_layer, block_size
@@ -164,7 +164,7 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
         try:
             STEPS[name](machine, i, j, k)
         except Exception as error:  # noqa: PERF203
-            machine.seen.append((name, type(error).__name__))
+            machine.seen.append((name, *told(error)))
             machine.seen.append([machine.adam.t, *_weights(machine)])
     machine.seen.append(machine.adam.t)
     return [*machine.seen, *_weights(machine)]
