@@ -15,6 +15,8 @@ from typing import Any, NoReturn, TextIO
 
 import microgpt
 from microgpt import engine
+from microgpt.commands.export import EXAMPLES as EXPORT
+from microgpt.commands.export import add_arguments as export_arguments
 from microgpt.commands.look import EXAMPLES as LOOK
 from microgpt.commands.look import add_arguments as look_arguments
 from microgpt.gpt import MAX_THREADS
@@ -141,6 +143,12 @@ def _look(arguments: argparse.Namespace, chosen: Any) -> int:
     return look.run(arguments, chosen)
 
 
+def _export(arguments: argparse.Namespace, chosen: Any) -> int:
+    from microgpt.commands import export
+
+    return export.run(arguments, chosen)
+
+
 def _verify(arguments: argparse.Namespace, chosen: Any) -> int:
     from microgpt import verify
 
@@ -208,6 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     look = command("look", _look, "look inside a saved model at one text", LOOK)
     look_arguments(look)
     _add_engine(look)
+
+    export = command("export", _export, "write a saved model for torch, onnx or numpy", EXPORT)
+    export_arguments(export)
+    _add_engine(export)
 
     commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
     return parser
