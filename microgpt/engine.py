@@ -1,7 +1,8 @@
-"""The only place that picks an engine.
+"""Choose the engine: the only place that does.
 
-`MICROGPT_ENGINE` asks for one by name and never falls back in silence; unset
-means the fastest that is built. `NAME` tells which it is.
+`MICROGPT_ENGINE` names one, and a named engine that is not built is an error. Unset,
+the fastest engine that is built runs; where a compiled module is missing, one line on
+stderr says so, unless the package was installed with MICROGPT_NO_EXTENSIONS=1.
 """
 
 from __future__ import annotations
@@ -81,13 +82,36 @@ def _over(value: type, functions: Any, update: Callable[..., None]) -> SimpleNam
 
 
 def _default() -> SimpleNamespace:
+    """Return the engine that MICROGPT_ENGINE names, or else the fastest that is built."""
     name = os.environ.get("MICROGPT_ENGINE")
     if name is not None:
         return load(name)
     try:
         return load("fused")
-    except ModuleNotFoundError:
-        return load("python")
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("microgpt."):
+            raise
+        missing = error.name
+    engine = load("python" if missing == _MODULES["cython"] else "cython")
+    if not _is_pure_build():
+        print(
+            f"microgpt: {os.path.dirname(__file__)} has no compiled module {missing}: the "
+            f"{engine.NAME} engine runs, which is far slower; import the installed package "
+            "from another directory, or install again with a C compiler "
+            "(MICROGPT_ENGINE=python silences this)",
+            file=sys.stderr,
+        )
+    return engine
+
+
+def _is_pure_build() -> bool:
+    """Return whether the package was built, or is to run, without compiled modules."""
+    from importlib import metadata  # only here: it takes longer to import than this module
+
+    if os.environ.get("MICROGPT_NO_EXTENSIONS") == "1":
+        return True
+    builds = [d.read_text("WHEEL") for d in metadata.distributions(name="microgpt-cython")]
+    return any("Root-Is-Purelib: true" in build for build in builds if build)
 
 
 def _explain(refused: BaseException) -> None:

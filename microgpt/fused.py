@@ -8,7 +8,7 @@ hold can still be seen: a `Loss` shows the activations of its documents, a
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 import random
 from array import array
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any, Callable, overload
 
+import microgpt._kernels as _baseline
 from microgpt import _engine
-from microgpt import _kernels as _baseline
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
 from microgpt.gpt import MAX_THREADS, Config
@@ -35,17 +35,22 @@ _ENDS = ("output", "logits", "probs")
 _SIMD = {"avx512": "_kernels_avx512", "avx2": "_kernels_avx2", "baseline": "_kernels"}
 
 
+def _is_built(module: str) -> bool:
+    return importlib.util.find_spec(f"microgpt.{module}") is not None
+
+
 def _choose(name: str | None) -> Any:
-    """Return the kernels of the instruction set that MICROGPT_SIMD names, or the widest.
+    """Return the kernels of the instruction set that MICROGPT_SIMD names, or the widest built.
 
     Raises:  ValueError if there is no such set; ImportError if this processor or
              this build lacks it
     """
-    runs = [simd for simd in _SIMD if _baseline.runs(simd)]
+    runs = [simd for simd in _SIMD if _baseline.runs(simd) and _is_built(_SIMD[simd])]
     if name is not None and name not in _SIMD:
         raise ValueError(f"no MICROGPT_SIMD {name!r}: choose one of {', '.join(runs)}")
     if name is not None and name not in runs:
-        raise ImportError(f"this processor has no {name}: choose one of {', '.join(runs)}")
+        lacks = "build" if _baseline.runs(name) else "processor"
+        raise ImportError(f"this {lacks} has no {name}: choose one of {', '.join(runs)}")
     return importlib.import_module(f"microgpt.{_SIMD[name or runs[0]]}")
 
 

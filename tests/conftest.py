@@ -27,6 +27,13 @@ settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.envi
 settings.load_profile("microgpt")
 
 
+def pytest_configure(config):
+    """Let `pytest --benchmark-only` in the root take the benchmarks in place of the tests."""
+    # Not registered where pytest-benchmark is not installed.
+    if config.getoption("benchmark_only", False) and config.args == config.getini("testpaths"):
+        config.args = ["benchmarks"]
+
+
 def pytest_sessionstart():
     # A process started from the root would import the source folder, not what is installed.
     os.chdir(Path(__file__).parent)

@@ -17,7 +17,14 @@ import microgpt
 
 PACKAGE = Path(microgpt.__file__).parent
 ROOT = Path(__file__).parent.parent
-SETTINGS = ("MICROGPT_ENGINE", "MICROGPT_NO_EXTENSIONS", "PYTHONPATH", "CC", "CFLAGS")
+SETTINGS = (
+    "MICROGPT_ENGINE",
+    "MICROGPT_SIMD",
+    "MICROGPT_NO_EXTENSIONS",
+    "PYTHONPATH",
+    "CC",
+    "CFLAGS",
+)
 
 
 def run(*command, cwd=None, **environment):
@@ -39,17 +46,22 @@ def python(source, cwd=None, **environment):
     return run(sys.executable, "-W", "error", "-c", source, cwd=cwd, **environment)
 
 
+def copy_without(folder, *modules):
+    """Copy the package into a folder, where these of its modules cannot be imported."""
+    missing = [f"{module}.*" for module in modules]
+    ignored = shutil.ignore_patterns("__pycache__", *missing)
+    shutil.copytree(PACKAGE, folder / "microgpt", ignore=ignored)
+    for module in modules:  # an editable install would find its own, if they were only left out
+        name = f"microgpt.{module}"
+        error = f"ModuleNotFoundError({f'No module named {name!r}'!r}, name={name!r})"
+        (folder / "microgpt" / f"{module}.py").write_text(f"raise {error}\n")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def pure_package(tmp_path_factory):
-    """A folder with the package in it, whose compiled module cannot be imported."""
-    folder = tmp_path_factory.mktemp("pure")
-    shutil.copytree(
-        PACKAGE, folder / "microgpt", ignore=shutil.ignore_patterns("*.so", "__pycache__")
-    )
-    # An editable install would find its own, so that leaving it out is not enough.
-    missing = "raise ModuleNotFoundError(\"No module named 'microgpt._engine'\")\n"
-    (folder / "microgpt" / "_engine.py").write_text(missing)
-    return folder
+    """A folder with the package in it, whose compiled modules cannot be imported."""
+    return copy_without(tmp_path_factory.mktemp("pure"), "_engine", "_kernels")
 
 
 def test_import_takes_no_third_party_package():
@@ -64,13 +76,61 @@ def test_import_takes_no_third_party_package():
 
 
 def test_unset_takes_the_compiled_engine(compiled):
-    done = python("import microgpt.engine as e; print(e.NAME, e.Value.__module__)")
-    assert done.stdout == "fused microgpt._engine\n"
+    assert python(WHICH).stdout == "fused microgpt._engine\n"
 
 
-def test_unset_takes_the_oracle_where_nothing_is_built(pure_package):
-    done = python("import microgpt.engine as e; print(e.NAME, e.Value.__module__)", pure_package)
-    assert done.stdout == "python microgpt.oracle\n"
+WHICH = "import microgpt.engine as e; print(e.NAME, e.Value.__module__)"
+
+
+def test_unset_takes_the_oracle_where_nothing_is_built_and_says_so(pure_package):
+    line, engine = python(WHICH, pure_package).stdout.splitlines()
+    assert line.startswith(
+        f"microgpt: {pure_package / 'microgpt'} has no compiled module microgpt._engine: "
+        "the python engine runs"
+    )
+    assert engine == "python microgpt.oracle"
+
+
+def test_unset_takes_the_compiled_value_where_only_the_kernels_are_missing(tmp_path, compiled):
+    line, engine = python(WHICH, copy_without(tmp_path, "_kernels")).stdout.splitlines()
+    assert "no compiled module microgpt._kernels: the cython engine runs" in line
+    assert engine == "cython microgpt._engine"
+
+
+@pytest.mark.parametrize("asked", ["MICROGPT_ENGINE=python", "MICROGPT_NO_EXTENSIONS=1"])
+def test_what_was_asked_for_is_not_reported(pure_package, asked):
+    name, _, value = asked.partition("=")
+    assert python(WHICH, pure_package, **{name: value}).stdout == "python microgpt.oracle\n"
+
+
+def test_the_command_in_a_folder_without_compiled_modules_says_so_once(pure_package):
+    command = [sys.executable, "-m", "microgpt", "train", "--num-steps", "1", "--num-samples", "1"]
+    done = run(*command, cwd=pure_package)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("the python engine runs") == 1
+
+
+def test_another_module_that_is_missing_is_no_reason_for_another_engine(tmp_path):
+    copy_without(tmp_path, "_engine")
+    (tmp_path / "microgpt" / "_engine.py").write_text("import no_such_module\n")
+    last = python(WHICH, tmp_path).stdout.splitlines()[-1]
+    assert last == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+def test_an_instruction_set_that_was_not_built_falls_to_the_next(tmp_path, compiled):
+    from microgpt import fused
+
+    folder = copy_without(tmp_path)
+    # -S: an editable install would find the modules that are missing here.
+    which = (sys.executable, "-S", "-c", "from microgpt import fused; print(fused.SIMD)")
+    *vector, baseline = fused._SIMD
+    for simd in vector:
+        for file in (folder / "microgpt").glob(f"{fused._SIMD[simd]}.*.so"):
+            file.unlink()
+        last = run(*which, cwd=folder, MICROGPT_SIMD=simd).stdout.splitlines()[-1]
+        lacks = "build" if fused._baseline.runs(simd) else "processor"
+        assert last.startswith(f"ImportError: this {lacks} has no {simd}: choose one of ")
+    assert run(*which, cwd=folder).stdout == f"{baseline}\n"
 
 
 def test_cython_is_taken_or_refused_never_replaced(pure_package):
@@ -80,8 +140,7 @@ def test_cython_is_taken_or_refused_never_replaced(pure_package):
 
 
 def test_python_is_the_oracle():
-    source = "import microgpt.engine as e; print(e.NAME, e.Value.__module__)"
-    assert python(source, MICROGPT_ENGINE="python").stdout == "python microgpt.oracle\n"
+    assert python(WHICH, MICROGPT_ENGINE="python").stdout == "python microgpt.oracle\n"
 
 
 @pytest.mark.parametrize("name", ["pypy", "", "Cython", "python "])
@@ -108,6 +167,17 @@ def test_the_suite_fails_without_the_compiled_engine(pure_package):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    ("flags", "folder"), [([], "tests/"), (["--benchmark-only"], "benchmarks/")]
+)
+def test_pytest_in_the_root_takes_the_tests_or_the_benchmarks(flags, folder):
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    done = run(*command, *flags, cwd=ROOT)
+    collected = [line for line in done.stdout.splitlines() if "::" in line]
+    assert (done.returncode, len(collected) > 100) == (0, True), done.stdout
+    assert all(line.startswith(folder) for line in collected)
+
+
 def test_types_and_stubs_are_in_the_package():
     assert (PACKAGE / "py.typed").exists()
     assert (PACKAGE / "_engine.pyi").exists()
@@ -117,9 +187,11 @@ def test_types_and_stubs_are_in_the_package():
 def test_the_distribution_says_what_it_is():
     metadata = importlib.metadata.metadata("microgpt-cython")
     assert metadata["License-Expression"] == "MIT"
-    assert metadata["Requires-Python"] == ">=3.9"
+    assert metadata["Requires-Python"] == ">=3.10"
     scripts = importlib.metadata.distribution("microgpt-cython").entry_points
-    assert {(s.name, s.value) for s in scripts} == {("microgpt", "microgpt.cli:main")}
+    assert {(s.name, s.value) for s in scripts if s.group == "console_scripts"} == {
+        ("microgpt", "microgpt.cli:main")
+    }
 
 
 # From here on: builds, which take minutes.
@@ -213,6 +285,24 @@ def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
         empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false", MICROGPT_NO_EXTENSIONS="1"
     )
     assert done.returncode == 0, done.stdout
-    assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split()[0] == "python"
+    done = run(empty, "-c", TRAIN, cwd=tmp_path)
+    assert done.stdout.split()[0] == "python"  # and no line says that modules are missing
     done = run(empty, "-c", "import microgpt", cwd=tmp_path, MICROGPT_ENGINE="cython")
     assert "No module named 'microgpt._engine'" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_frozen_app_runs_the_compiled_engine(distributions, empty, tmp_path):
+    done = run(empty, "-m", "pip", "install", "pyinstaller", distributions[1], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    app = (
+        "from microgpt.cli import main\nmain(['train', '--num-steps', '2', '--num-samples', '1'])\n"
+    )
+    (tmp_path / "app.py").write_text(f"{TRAIN}\n{app}")
+    done = run(empty.with_name("pyinstaller"), "app.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    done = run(tmp_path / "dist" / "app" / "app", cwd=tmp_path)
+    oracle = python(TRAIN, tmp_path, MICROGPT_ENGINE="python").stdout.split()[1]
+    assert done.stdout.split()[:2] == ["fused", oracle], done.stdout
+    assert (done.returncode, "num docs: 30000" in done.stdout) == (0, True), done.stdout
+    assert "microgpt:" not in done.stdout

@@ -62,8 +62,11 @@ def test_the_table_of_differences_was_found():
 
 
 def test_the_two_commands_are_the_first_two():
-    commands = re.findall(r"```sh\n(.*?)\n```", README)[:2]
-    assert commands == ["pip install . && microgpt train", "pip install '.[test]' && pytest"]
+    commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
+    assert commands == [
+        "pip install . && microgpt train",
+        "pip install '.[test]' && pytest\npytest --benchmark-only",
+    ]
 
 
 @pytest.mark.parametrize("line", re.findall(r"^microgpt .*", README, re.MULTILINE))
