@@ -12,9 +12,9 @@ import importlib.util
 import os
 import random
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
-from typing import Any, Callable, overload
+from typing import Any, overload
 
 import microgpt._kernels as _baseline
 from microgpt import _engine

@@ -10,15 +10,16 @@ by `float.hex()`; where the oracle raises an exception, so must the others.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 import sys
 import time
 from argparse import Namespace
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
-from typing import Callable, NamedTuple, Union
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Console
@@ -33,7 +34,7 @@ from microgpt.training import OnStep, Run, losses_to, prepare
 
 ORACLE = "python"
 
-Observed = dict[str, Union["array[float]", str]]
+Observed = dict[str, "array[float] | str"]
 
 
 class Difference(NamedTuple):
@@ -128,7 +129,7 @@ class Candidate:
             seen["last weight"] = array("d", self.run.model.weights())
         except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
-        self.seconds = [end - begin for begin, end in zip(moments, moments[1:])]
+        self.seconds = [end - begin for begin, end in itertools.pairwise(moments)]
         return seen
 
     def sample(self) -> Observed:

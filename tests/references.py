@@ -7,6 +7,7 @@ After the first rounds, which fill what is kept for reuse, the count may not cha
 
 import array
 import gc
+import itertools
 import random
 import sys
 
@@ -46,7 +47,7 @@ def replays():
         gradient(x, 1.5)
     cython = load("cython")
     leaves = [cython.Value(float(i)) for i in range(4)]
-    tape = cython.Tape(sum(a * b for a, b in zip(leaves, leaves[1:])), inputs=leaves)
+    tape = cython.Tape(sum(a * b for a, b in itertools.pairwise(leaves)), inputs=leaves)
     tape.backward()
     for threads in (1, 2):
         tape.run([[1.0, 2.0, 3.0, 4.0]] * 40, threads=threads)
@@ -62,7 +63,7 @@ def main():
         gc.collect()
         sys._clear_type_cache()
         totals[i] = sys.gettotalrefcount()
-    growth = [after - before for before, after in zip(totals, totals[1:])]
+    growth = [after - before for before, after in itertools.pairwise(totals)]
     print(f"{rounds} rounds: {totals[-1]:,} references; from round to round: {growth}")
     return int(any(growth[FIRST - 1 :]))
 

@@ -25,7 +25,7 @@ TEXT = "ada\ngrace\nalan\nedsger\nbarbara\ndonald\n"
 SMALL = ["--data", "text", "--n-embd", "4", "--n-head", "2", "--block-size", "8"]
 ENDLESS = ["train", *SMALL, "--num-steps", str(10**7)]
 
-# What is too long to be read as a number; CPython before 3.9.14 reads it.
+# What is too long to be read as a number; CPython before 3.10.7 reads it.
 TOO_LONG = (
     "--n-embd: must be"
     if hasattr(sys, "get_int_max_str_digits")

@@ -766,7 +766,7 @@ def test_traceback_shows_the_scripts_own_lines(tmp_path):
 def test_traceback_of_a_kept_method_shows_its_line(tmp_path):
     source = edited(SMALL, (CLASS, EXTRA)) + "\nValue(1.0).tanh('too many')\n"
     alone, compiled = same(tmp_path, source)
-    assert compiled.stderr == alone.stderr or sys.version_info < (3, 10)  # 3.9 names no class
+    assert compiled.stderr == alone.stderr
 
 
 def test_syntax_error_is_pythons_own(tmp_path):

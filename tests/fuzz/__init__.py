@@ -21,10 +21,10 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from types import ModuleType, SimpleNamespace
-from typing import Any, Callable
+from typing import Any
 
 from sets import SETS, fused_on, runs
 

@@ -17,17 +17,17 @@ import math
 import operator
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Callable, Union
+from typing import Any
 
 try:
     import numpy
 except ImportError:  # the arrays' steps are left out then
     numpy = None  # type: ignore[assignment]
 
-Number = Union[float, complex, str, None]
+Number = float | complex | str | None
 Step = tuple[str, int, int, Any]
 Program = list[Step]
 

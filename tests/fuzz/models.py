@@ -6,9 +6,10 @@ of the last "shape" step, so any list of steps is a program.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Callable
+from typing import Any
 
 from fuzz.graphs import EXTREME, Program, told
 
