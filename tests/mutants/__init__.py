@@ -54,7 +54,11 @@ def of(file: str, module: str, tests: str, *edits: tuple[str, ...] | Equivalent)
 
 
 def copy_of_tree(into: Path) -> None:
-    """Copy the files that git knows or would know."""
+    """Copy the files that git knows or would know; of a source distribution all."""
+    if not (ROOT / ".git").exists():
+        ignore = shutil.ignore_patterns("build", "__pycache__", "*.so")
+        shutil.copytree(ROOT, into, ignore=ignore, dirs_exist_ok=True)
+        return
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -180,6 +184,9 @@ def main(arguments: list[str] | None = None) -> int:
         for mutant in every()
         if not options.patterns or any(p in text for p in options.patterns for text in mutant[:3])
     ]
+    if not mutants:
+        print(f"no mutant has {' or '.join(options.patterns)} in its file or text")
+        return 2
     with tempfile.TemporaryDirectory(prefix="microgpt-mutants-") as folder:
         clean = Path(folder) / "clean"
         clean.mkdir()

@@ -1,0 +1,68 @@
+"""The tables of mutants fit the source, and the command tells what tests notice."""
+
+import re
+from pathlib import Path
+
+import pytest
+from mutants import PATIENCE, ROOT, Mutant, every, main, pristine, report, title
+
+TESTS = Path(__file__).parent
+MUTANTS = every()
+
+
+def test_there_are_mutants_of_every_part():
+    files = {mutant.file for mutant in MUTANTS}
+    assert len(MUTANTS) >= 120
+    assert len(set(MUTANTS)) == len(MUTANTS)
+    for kind in (".py", ".pxd", ".pyx", ".h"):
+        assert any(name.endswith(kind) for name in files), kind
+
+
+@pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
+def test_each_edit_finds_its_place(file):
+    source = ROOT / file
+    if not source.is_file():
+        pytest.fail(f"{file} is gone: move its mutants in tests/mutants along")
+    text = source.read_text(encoding="utf-8")
+    for mutant in MUTANTS:
+        if mutant.file == file:
+            assert text.count(mutant.before) == 1, title(mutant)
+            assert mutant.before != mutant.after, title(mutant)
+
+
+def test_each_mutant_names_tests_that_are_there():
+    for mutant in MUTANTS:
+        files, _, expression = mutant.tests.partition(" -k ")
+        found = "".join((TESTS / name).read_text(encoding="utf-8") for name in files.split())
+        for word in re.findall(r"\w+", expression):
+            assert word in {"and", "or", "avx512", "baseline"} or word in found, title(mutant)
+
+
+def mutant(after, reason=""):
+    """Return an edit of Adam."""
+    before = "p.grad = 0.0"
+    return Mutant("microgpt/adam.py", before, after, "test_adam.py -k clears", "", reason)
+
+
+def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path, capsys):
+    mutants = [
+        mutant("p.grad = -0.0"),
+        mutant("p.grad = 0.0 * 1.0"),
+        mutant("p.grad = 0.0 + 0.0", "it is the same"),
+        mutant("p.grad = 1.0", "a lie"),
+        mutant("p.grad = = 0.0"),
+    ]
+    pristine(tmp_path, mutants)
+    assert report(mutants, tmp_path, PATIENCE) == 1
+    *lines, counts, survived, lie = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == [
+        "killed", "survived", "explained", "killed", "killed"
+    ]  # fmt: skip
+    assert counts == "3 killed, 1 survived, 1 explained, 0 broken"
+    assert survived.startswith("survived: microgpt/adam.py: p.grad = 0.0 => p.grad = 0.0 * 1.0")
+    assert lie.startswith("killed, in spite of its reason")
+
+
+def test_a_pattern_that_fits_nothing_is_no_success(capsys):
+    assert main(["no such text anywhere"]) == 2
+    assert "no mutant" in capsys.readouterr().out
