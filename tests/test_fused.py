@@ -259,8 +259,11 @@ def state(model, adam):
     )
 
 
-def both(fused, change, num_steps=3, batch_size=1, threads=1, **settings):
-    """Train both models, changed alike; return for each losses, exception and state."""
+def both(fused, change, num_steps=3, batch_size=1, threads=1, watch=True, **settings):
+    """Train both models, changed alike; return for each losses, exception and state.
+
+    If watched, steps are told one by one, and so each is taken as the first of its run.
+    """
     seen = []
     for chosen in (engine.load("cython"), fused):
         model = chosen.GPT(5, 6, 2, 1, 4, rng=random.Random(3))
@@ -274,7 +277,7 @@ def both(fused, change, num_steps=3, batch_size=1, threads=1, **settings):
                 num_steps,
                 batch_size,
                 adam=adam,
-                on_step=lambda t, loss, losses=losses: losses.append(loss),
+                on_step=(lambda t, loss, losses=losses: losses.append(loss)) if watch else None,
             )
             ended = None
         except Exception as error:
@@ -476,18 +479,32 @@ def test_squares_too_small_for_certificates_are_those_of_pow(fused, beta2):
     assert seen[0] == seen[1]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_adams_numbers_out_of_range_end_as_on_the_graph(fused, threads):
-    def negative(model, adam):
-        adam.v[7] = -1.0
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("where", [0, 7, 13, 29, 200, 500])
+@pytest.mark.parametrize("name", ["v", "grad"])
+def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, where, threads):
+    """Whichever thread has the parameter, and whichever comes first."""
 
-    def before_the_first(model, adam):
+    def change(model, adam):
+        if name == "v":
+            adam.v[where] = -1.0
+        else:
+            list(model.params)[where].grad = -1e200
+
+    for watch in (True, False):
+        expected, found = both(fused, change, threads=threads, watch=watch)
+        assert found == expected
+        assert found[1] in (ValueError, OverflowError)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_adam_before_its_first_step_ends_as_on_the_graph(fused, threads):
+    def change(model, adam):
         adam.t = -1
 
-    for change in (negative, before_the_first):
-        expected, found = both(fused, change, threads=threads)
-        assert found == expected
-        assert found[1] in (ValueError, ZeroDivisionError)
+    expected, found = both(fused, change, threads=threads)
+    assert found == expected
+    assert found[1] is ZeroDivisionError
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -209,7 +209,7 @@ MUTANTS = [
         ("return copysign(0.0, x) if odd else 0.0", "return 0.0"),
         ("    return x if odd else 0.0", "    return 0.0"),
         ("if isinf(result) and not isinf(x):", "if isinf(result):"),
-        ("    if x <= 0.0:\n        raise ValueError", "    if x < 0.0:\n        raise ValueError"),
+        ("    if x <= 0.0:\n", "    if x < 0.0:\n"),
         ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x:", "test_replay.py -k powers_of_any_size"),
         ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
     ),
