@@ -497,6 +497,33 @@ def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, where, thre
         assert found[1] in (ValueError, OverflowError)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("small", "large", "row"),
+    [
+        ("layer0.attn_wv", "layer0.attn_wo", 0),
+        ("layer0.attn_wv", "layer0.attn_wo", 5),
+        ("layer0.mlp_fc1", "layer0.mlp_fc2", 0),
+        ("layer0.mlp_fc1", "layer0.mlp_fc2", 23),
+    ],
+)
+def test_a_gradient_that_becomes_too_large_in_a_step_ends_as_on_the_graph(
+    fused, small, large, row, threads
+):
+    """A tiny row times a huge column is a usual number, but the row's gradient is huge."""
+
+    def change(model, adam):
+        for p in model.state_dict[small][row]:
+            p.data = abs(p.data) * 1e-160
+        for weights in model.state_dict[large]:
+            weights[row].data *= 1e160
+
+    for watch in (True, False):
+        expected, found = both(fused, change, threads=threads, watch=watch)
+        assert found == expected
+        assert found[1] is OverflowError
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_adam_before_its_first_step_ends_as_on_the_graph(fused, threads):
     def change(model, adam):
