@@ -254,7 +254,7 @@ MUTANTS = [
         (
             "if t < 0 or adam.num_steps > MAX_EXACT_INT:",
             "if adam.num_steps > MAX_EXACT_INT:",
-            "test_fused.py -k out_of_range",
+            "test_fused.py -k before_its_first",
         ),
         (
             "steps_at_once = 1  # the steps before",
