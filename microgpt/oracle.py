@@ -27,6 +27,14 @@ def _number(x: float) -> float:
     return x if type(x) is float else math.copysign(x, x)
 
 
+def _sigmoid(x: float) -> float:
+    """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    e = math.exp(x)
+    return e / (1.0 + e)
+
+
 class Value:
     """One scalar node of a computation graph.
 
@@ -115,6 +123,16 @@ class Value:
     def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         return Value(max(0, self.data), (self,), (float(self.data > 0),))
+
+    def tanh(self) -> Value:
+        """Return the hyperbolic tangent."""
+        t = math.tanh(self.data)
+        return Value(t, (self,), (1.0 - t**2,))
+
+    def sigmoid(self) -> Value:
+        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+        s = _sigmoid(self.data)
+        return Value(s, (self,), (s * (1.0 - s),))
 
     def __neg__(self) -> Value:
         return self * -1
@@ -257,8 +275,11 @@ class Closed(Value):
 
     def tanh(self) -> Value:
         """Return the hyperbolic tangent."""
-        t = math.tanh(self.data)
-        return _own(self, Value(t, (self,), (1.0 - t**2,)), "tanh")
+        return _own(self, super().tanh(), "tanh")
+
+    def sigmoid(self) -> Value:
+        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+        return _own(self, super().sigmoid(), "sigmoid")
 
 
 def _own(like: C, node: Value, op: str) -> C:

@@ -27,7 +27,7 @@ from libc.string cimport memcpy, memset
 from libc.math cimport exp, fabs, isinf, log, signbit, tanh
 
 from scalar cimport (
-    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, invert, pow_or_error,
+    BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, c_sigmoid, invert, pow_or_error,
     raise_division_error,
 )
 
@@ -100,7 +100,7 @@ cdef extern from *:
 
 
 cdef enum Op:
-    LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, CUSTOM, SUM, MAXIMUM, WHERE, OPERATION
+    LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, CUSTOM, SUM, MAXIMUM, WHERE, OPERATION
     LARGEST  # a leaf that replay computes: minus the largest of some values
 
 
@@ -329,6 +329,14 @@ cdef class Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         return rectified(self)
 
+    def tanh(self):
+        """Return the hyperbolic tangent."""
+        return hyperbolic_tangent(self)
+
+    def sigmoid(self):
+        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+        return logistic(self)
+
     def backward(self):
         """Add the derivative of this value by each node into that node's `grad`.
 
@@ -480,6 +488,18 @@ cdef inline Value rectified(Value a):
     reclaim(<PyObject *>a)
     cdef bint positive = a.c_data > 0.0
     return new_unary(RELU, a.c_data if positive else 0.0, a, 1.0 if positive else 0.0)
+
+
+cdef inline Value hyperbolic_tangent(Value a):
+    reclaim(<PyObject *>a)
+    cdef double data = tanh(a.c_data)
+    return new_unary(TANH, data, a, 1.0 - c_pow(data, 2.0))
+
+
+cdef inline Value logistic(Value a):
+    reclaim(<PyObject *>a)
+    cdef double data = c_sigmoid(a.c_data)
+    return new_unary(SIGMOID, data, a, data * (1.0 - data))
 
 
 cdef inline Value power(Value a, double k, double k_minus_1):

@@ -100,13 +100,15 @@ cdef class Closed(Value):
 
     def tanh(self):
         """Return the hyperbolic tangent."""
-        reclaim(<PyObject *>self)
-        cdef double data = tanh(self.c_data)
-        return own(self, new_unary(TANH, data, self, 1.0 - c_pow(data, 2.0)))
+        return own(self, hyperbolic_tangent(self))
+
+    def sigmoid(self):
+        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+        return own(self, logistic(self))
 
 
 # By Op, up to CUSTOM: the operations that a Closed can be.
-cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "tanh", "")
+cdef tuple OP_NAMES = ("", "+", "*", "**", "log", "exp", "ReLU", "tanh", "sigmoid", "")
 
 
 cdef str power_name(k):

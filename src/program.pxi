@@ -261,7 +261,9 @@ cdef inline bint is_inside(Program program, PyObject *node) noexcept:
 
 cdef inline bint is_of_sums(uint32_t op) noexcept:
     """Return whether an operation of one number can be of a sum."""
-    return op == EXP or op == LOG or op == POW or op == RELU or op == TANH
+    return op == EXP or op == LOG or op == POW or op == RELU or op == TANH or (
+        op == SIGMOID
+    )
 
 
 cdef bint write_steps(Program program, Tape tape) noexcept:
@@ -477,7 +479,7 @@ cdef inline uint64_t cycles_of(const Run *run, const Step *step) noexcept nogil:
         cycles = 40
     elif run.op == POW:
         cycles = 20 if run.k == -1.0 else 90
-    elif run.op == TANH:
+    elif run.op == TANH or run.op == SIGMOID:
         cycles = 90
     if run.operand == TERMS or run.op == LARGEST:
         cycles += 3 * (step.b - step.a)

@@ -273,6 +273,10 @@ cdef int compute(PyObject *node) except -1:
         x = tanh((<Value>a).c_data)
         (<Value>node).c_data = x
         (<Value>node).local_grad[0] = 1.0 - c_pow(x, 2.0)
+    elif op == SIGMOID:
+        x = c_sigmoid((<Value>a).c_data)
+        (<Value>node).c_data = x
+        (<Value>node).local_grad[0] = x * (1.0 - x)
     elif op == LARGEST:
         block = <Block *>a
         (<Value>node).c_data = -largest_of(block.children, block.n_children)

@@ -175,6 +175,16 @@ cdef inline double c_exp(double x) except? -1.0:
     return result
 
 
+@cython.cdivision(True)
+cdef inline double c_sigmoid(double x) noexcept nogil:
+    """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+    cdef double e
+    if x >= 0.0:
+        return 1.0 / (1.0 + exp(-x))
+    e = exp(x)
+    return e / (1.0 + e)
+
+
 cdef inline list floats(const double *x, Py_ssize_t n):
     """Return numbers as Python's.
 

@@ -188,6 +188,24 @@ cdef inline bint tanh_rows(
     return True
 
 
+cdef inline bint sigmoid_rows(
+    const Step *step, const Step *stop, uint8_t operand, const Pair *terms, double *data,
+    const Py_ssize_t lanes,
+) noexcept nogil:
+    """Write sigmoids, and slopes."""
+    cdef Py_ssize_t lane
+    cdef double *out
+    cdef double[LANES] x
+    while step < stop:
+        out = data + lanes * step.out
+        read_rows(x, step, operand, terms, data, lanes)
+        for lane in range(lanes):
+            out[lane] = c_sigmoid(x[lane])
+            out[lanes + lane] = out[lane] * (1.0 - out[lane])
+        step += 1
+    return True
+
+
 cdef inline bint maximum_rows(
     const Step *step, const Step *stop, double *data, const Py_ssize_t lanes
 ) noexcept nogil:
@@ -289,6 +307,8 @@ cdef inline bint compute_rows(Program program, double *data, const Py_ssize_t la
             fine = relu_rows(step, stop, run.operand, terms, data, lanes)
         elif run.op == TANH:
             fine = tanh_rows(step, stop, run.operand, terms, data, lanes)
+        elif run.op == SIGMOID:
+            fine = sigmoid_rows(step, stop, run.operand, terms, data, lanes)
         elif run.op == MAXIMUM:
             fine = maximum_rows(step, stop, data, lanes)
         elif run.op == WHERE:

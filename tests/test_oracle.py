@@ -48,6 +48,8 @@ def entangled(rng, size):
                 lambda a, _: (a * 0.01).exp(),
                 lambda a, _: (a * a + 1).log(),
                 lambda a, _: a.relu(),
+                lambda a, _: a.tanh(),
+                lambda a, _: a.sigmoid(),
                 lambda a, _: (a * a + 1) ** -0.5,
             ]
         )(a, b)
@@ -66,6 +68,8 @@ def entangled(rng, size):
         (lambda a, b: 6 / (1 - a) + b, -3.0, (6.0, 1.0)),
         (lambda a, b: (a - b).relu() + b, 3.0, (0.0, 1.0)),
         (lambda a, b: (b - a).relu() + b, 4.0, (-1.0, 2.0)),
+        (lambda a, b: (a - 2).tanh() + b, 3.0, (1.0, 1.0)),
+        (lambda a, b: (a - 2).sigmoid() * 4 + b, 5.0, (1.0, 1.0)),
         (lambda a, b: a.log() * b, math.log(2) * 3, (1.5, math.log(2))),
         (lambda a, b: a.exp() + b, math.exp(2) + 3, (math.exp(2), 1.0)),
         (lambda a, b: a * a * b, 12.0, (12.0, 4.0)),

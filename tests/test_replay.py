@@ -425,6 +425,24 @@ def test_tanh_is_replayed(compiled):
         assert bits(leaf.grad) == bits(new.grad)
 
 
+@pytest.mark.parametrize("name", ["tanh", "sigmoid"])
+def test_activations_are_replayed_over_sums_and_over_leaves(compiled_scalar, oracle, name):
+    leaf, w = compiled_scalar.Value(0.3), compiled_scalar.Value(1.5)
+    inner = getattr(sum([leaf * w, leaf * leaf, w]), name)()
+    tape = compiled_scalar.Tape(inner * getattr(leaf, name)(), inputs=[leaf, w])
+    rows = [[0.5, 2.0], [-1.0, 0.1], [0.0, -0.0], [-800.0, 1.0], [800.0, 3.0], *[[0.7, 0.2]] * 20]
+    losses, grads = [], [0.0, 0.0]
+    for row in rows:
+        x, k = map(oracle.Value, row)
+        x.grad, k.grad = grads
+        loss = getattr(sum([x * k, x * x, k]), name)() * getattr(x, name)()
+        loss.backward()
+        losses.append(loss.data)
+        grads = [x.grad, k.grad]
+    assert bits(*tape.run(rows)) == bits(*losses)
+    assert bits(leaf.grad, w.grad) == bits(*grads)
+
+
 def test_slope_of_a_replayed_tanh_is_by_a_power_of_two(compiled_scalar, oracle):
     """On glibc 2.36 a square by pow differs from the product for one number in 1,200."""
     rng = random.Random(1)

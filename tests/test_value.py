@@ -45,6 +45,8 @@ UNARY = {
     "log": lambda v: v.log(),
     "exp": lambda v: v.exp(),
     "relu": lambda v: v.relu(),
+    "tanh": lambda v: v.tanh(),
+    "sigmoid": lambda v: v.sigmoid(),
 }
 
 
@@ -165,6 +167,12 @@ def test_data_and_grad_can_be_set(scalar):
     x.grad += 1.0
     assert bits(x.data, x.grad) == bits(2.0, -0.5)
     assert (x * 3).data == 6.0
+
+
+def test_sigmoid_never_overflows(scalar):
+    for x, y in [(-1e308, 0.0), (-745.0, math.exp(-745)), (0.0, 0.5), (1e308, 1.0), (INF, 1.0)]:
+        assert bits(scalar.Value(x).sigmoid().data) == bits(y)
+    assert math.isnan(scalar.Value(NAN).sigmoid().data)
 
 
 def test_relu_of_negative_zero_and_nan_is_zero(scalar):

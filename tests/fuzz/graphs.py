@@ -294,6 +294,8 @@ EXPRESSIONS: dict[str, Callable[[Machine, int, int, Any], Any]] = {
     "log": lambda m, i, j, k: m[i].log(),
     "exp": lambda m, i, j, k: m[i].exp(),
     "relu": lambda m, i, j, k: m[i].relu(),
+    "tanh": lambda m, i, j, k: m[i].tanh(),
+    "sigmoid": lambda m, i, j, k: m[i].sigmoid(),
     "0 + a * b": lambda m, i, j, k: 0 + m[i] * m[j],
     "0 + a": lambda m, i, j, k: 0 + m[i],
     "sum": lambda m, i, j, k: sum(m.row(i)),
@@ -338,7 +340,8 @@ FUNCTIONS: dict[str, Callable[[Machine, int, int, Any], Any]] = {
 }
 REPLAYED = [
     *("a + b", "a * b", "a - b", "a / b", "a + k", "k * a", "k - a", "-a", "0 + a * b"),
-    *("exp", "log", "relu", "sum", "sum of products", "sum and more", "sum of squares"),
+    *("exp", "log", "relu", "tanh", "sigmoid"),
+    *("sum", "sum of products", "sum and more", "sum of squares"),
     *("dot", "linear", "softmax", "rmsnorm", "attention", "maximum", "where", "operation"),
 ]
 CHANGES: dict[str, Callable[[Machine, int, int, Any], Any]] = {
