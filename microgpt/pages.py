@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INK = (46, 110, 210)  # of probabilities and attention: readable on white and on black
 HOT = (214, 84, 36)  # of surprise
+MAX_LABELS = 64  # on an axis
 MAX_BITS = 8.0  # a surprise from here on has the full colour
 
 STYLE = """<style>
@@ -40,8 +41,8 @@ STYLE = """<style>
   grid-template-columns: repeat(auto-fill, minmax(min(200px, 100%), 1fr)); }
 .microgpt figure { margin: 0; break-inside: avoid; }
 .microgpt figcaption { font-size: 12px; }
-.microgpt svg { width: 100%; height: auto; display: block; }
-.microgpt svg text { fill: currentColor; font: 8px ui-monospace, monospace; }
+.microgpt figure svg { width: 100%; height: auto; display: block; }
+.microgpt figure svg text { fill: currentColor; font-family: ui-monospace, monospace; }
 .microgpt svg image { image-rendering: pixelated; }
 @media print { .microgpt * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 </style>"""
@@ -137,19 +138,24 @@ def heads(look: Look) -> str:
 def heatmap(weights: Any, labels: list[str], title: str) -> str:
     """Return a square picture of weights in 0..1 with labels, which are HTML, on both axes."""
     n = len(labels)
-    cell, edge = 10, 14
+    every = -(-n // MAX_LABELS)
+    cell, edge = 10, 14 * every
     size = edge + cell * n
+    font = f"font-size: {8 * every}px"
     columns = "".join(
         f'<text x="{edge + cell * (i + 0.5)}" y="{edge - 4}" text-anchor="middle">{text}</text>'
         for i, text in enumerate(labels)
+        if i % every == 0
     )
     rows = "".join(
         f'<text x="{edge - 2}" y="{edge + cell * (i + 0.75)}" text-anchor="end">{text}</text>'
         for i, text in enumerate(labels)
+        if i % every == 0
     )
     levels = (weights * 255).round().astype("uint8")
     return (
-        f'<svg viewBox="0 0 {size} {size}" role="img" aria-label="{escape(title)}">'
+        f'<svg viewBox="0 0 {size} {size}" role="img" style="{font}" '
+        f'aria-label="{escape(title)}">'
         f'<rect x="{edge}" y="{edge}" width="{cell * n}" height="{cell * n}" fill="#8881"/>'
         f'<image x="{edge}" y="{edge}" width="{cell * n}" height="{cell * n}" '
         f'preserveAspectRatio="none" href="{png(levels)}"/>{columns}{rows}</svg>'
