@@ -20,21 +20,20 @@ DOCUMENTS = [TOKENIZER.encode_document(name) for name in NAMES[:64]]
 pytestmark = pytest.mark.parametrize("engine", ["fused"], indirect=True)
 
 
-def begin(engine, threads=1, **config):
+def begin(engine, **config):
     model = engine.GPT(TOKENIZER.vocab_size, **config)
-    model.threads = threads
     return model, engine.Adam(model.params, 1e-4, num_steps=10**6)  # 0.01 is too much for 512
 
 
-def train(model, adam, documents, num_steps, batch_size=1):
+def train(model, adam, documents, num_steps, batch_size=1, threads=1):
     """Return the last step's loss."""
-    return model.fit(documents, num_steps, batch_size, adam=adam)[-1]
+    return model.fit(documents, num_steps, batch_size, adam=adam, threads=threads)[-1]
 
 
 @pytest.mark.parametrize(("n_embd", "steps"), [(256, 16), (512, 4)])
 def test_training_wide(engine, timed, n_embd, steps):
     def two_steps(threads):
-        return train(*begin(engine, threads, n_embd=n_embd), DOCUMENTS, 2)
+        return train(*begin(engine, n_embd=n_embd), DOCUMENTS, 2, threads=threads)
 
     assert bits(two_steps(1)) == bits(two_steps(2))  # the oracle would take minutes
     model, adam = begin(engine, n_embd=n_embd)
@@ -52,16 +51,16 @@ def test_training_wide(engine, timed, n_embd, steps):
 @pytest.mark.benchmark(timer=time.perf_counter)  # processor time would count both threads
 def test_training_in_batches(engine, oracle, timed, n_embd, threads):
     small = DOCUMENTS[:3]
-    assert bits(train(*begin(engine, threads), small, 2, 2)) == bits(
+    assert bits(train(*begin(engine), small, 2, 2, threads)) == bits(
         train(*begin(oracle), small, 2, 2)
     )
-    model, adam = begin(engine, threads, n_embd=n_embd)
+    model, adam = begin(engine, n_embd=n_embd)
     steps = 4096 // n_embd
     timed(
         f"training, batch 16, threads: {threads}",
         f"a document, {model.config.num_params:,} weights",
         train,
-        lambda: (model, adam, DOCUMENTS, steps, 16),
+        lambda: (model, adam, DOCUMENTS, steps, 16, threads),
         count=16 * steps,
     )
 

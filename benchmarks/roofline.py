@@ -53,10 +53,13 @@ def measure(
     """Return an engine's seconds a step over all documents, Adam included."""
     chosen = engine.load(name)
     model = chosen.GPT(27, **config)
-    model.threads = threads
     steps = len(documents) // batch
     adam = chosen.Adam(model.params, 1e-4, num_steps=10**9)
-    return fastest(lambda: model.fit(documents, steps, batch, adam=adam), seconds) / steps
+
+    def train() -> None:
+        model.fit(documents, steps, batch, adam=adam, threads=threads)
+
+    return fastest(train, seconds) / steps
 
 
 def measure_peers(config: Row, documents: list[list[int]], seconds: float) -> Row:

@@ -22,20 +22,28 @@ def update(
     """Update every parameter once: the formulas of `Adam`, with this step's numbers.
 
     Shapes:  params, m, v (n,)
-    Order:   params first to last; an exception leaves those before it updated
+    Order:   params first to last; an exception leaves everything as it was before
     Writes:  data of params, grad of params as 0.0, m, v
     Raises:  OverflowError if the square of a gradient exceeds the largest float;
              ValueError if a second moment was made negative
     """
-    for i, p in enumerate(params):
-        m[i] = beta1 * m[i] + (1 - beta1) * p.grad
-        v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
-        m_hat = m[i] / correction1
-        v_hat = v[i] / correction2
-        if v_hat < 0:
-            raise ValueError(f"{v_hat} ** 0.5 is not a real number")
-        p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
-        p.grad = 0.0
+    numbers = [(p.data, p.grad) for p in params]
+    moments = m[:], v[:]
+    try:
+        for i, p in enumerate(params):
+            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
+            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            m_hat = m[i] / correction1
+            v_hat = v[i] / correction2
+            if v_hat < 0:
+                raise ValueError(f"{v_hat} ** 0.5 is not a real number")
+            p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
+            p.grad = 0.0
+    except BaseException:
+        for p, (data, grad) in zip(params, numbers):
+            p.data, p.grad = data, grad
+        m[:], v[:] = moments
+        raise
 
 
 class Adam:
@@ -86,7 +94,7 @@ class Adam:
     def step(self) -> None:
         """Update every parameter once.
 
-        Order:   params first to last; an exception leaves those before it updated
+        Order:   params first to last; an exception leaves everything as it was before
         Writes:  data of params, grad of params as 0.0, m, v, t
         Raises:  OverflowError if the square of a gradient exceeds the largest float;
                  ValueError after num_steps steps

@@ -7,6 +7,7 @@ stderr says so, unless the package was installed with MICROGPT_NO_EXTENSIONS=1.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
@@ -42,8 +43,9 @@ def names() -> list[str]:
     return sorted(_MODULES)
 
 
+@functools.cache
 def load(name: str) -> SimpleNamespace:
-    """Return an engine by name, as a namespace.
+    """Return an engine by name, as a namespace, the same one each time.
 
     It has NAME, Value, Tape, Closed, uncollected, functions, GPT, Adam.
 
@@ -58,7 +60,7 @@ def load(name: str) -> SimpleNamespace:
     if name == "fused":
         model: Any = importlib.import_module("microgpt.fused")
     else:
-        model = _over(module.Value, functions, getattr(module, "update", adam.update))
+        model = _over(name, module.Value, functions, getattr(module, "update", adam.update))
     return SimpleNamespace(
         NAME=name,
         Value=module.Value,
@@ -71,14 +73,26 @@ def load(name: str) -> SimpleNamespace:
     )
 
 
-def _over(value: type, functions: Any, update: Callable[..., None]) -> SimpleNamespace:
+def _over(name: str, value: type, functions: Any, update: Callable[..., None]) -> SimpleNamespace:
     """Return the model and the optimizer over an engine's own Value and functions."""
-    optimizer = type(
-        "Adam", (adam.Adam,), {"__doc__": adam.Adam.__doc__, "_update": staticmethod(update)}
-    )
-    parts: dict[str, Any] = {"Value": value, "Optimizer": optimizer, "functions": functions}
-    model = type("GPT", (gpt.GPT,), {"__doc__": gpt.GPT.__doc__, **parts})
-    return SimpleNamespace(GPT=model, Adam=optimizer)
+    optimizer = _named(name, adam.Adam, {"_update": staticmethod(update)})
+    parts = {"Value": value, "Optimizer": optimizer, "functions": functions}
+    return SimpleNamespace(GPT=_named(name, gpt.GPT, parts), Adam=optimizer)
+
+
+def _named(name: str, base: type, members: dict[str, Any]) -> type:
+    """Return a subclass that pickles find as microgpt.engine.NAME.CLASS: see `__getattr__`."""
+    place = {"__module__": __name__, "__qualname__": f"{name}.{base.__name__}"}
+    return type(base.__name__, (base,), {"__doc__": base.__doc__, **place, **members})
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return load(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"the {name} engine is not built here: {error}") from error
 
 
 def _default() -> SimpleNamespace:

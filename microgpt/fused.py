@@ -8,19 +8,21 @@ hold can still be seen: a `Loss` shows the activations of its documents, a
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import operator
 import os
 import random
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
 import microgpt._kernels as _baseline
-from microgpt import _engine
+from microgpt import _engine, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
-from microgpt.gpt import MAX_THREADS, Config
+from microgpt.gpt import Config
 
 __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 
@@ -61,33 +63,36 @@ SIMD = next(simd for simd, module in _SIMD.items() if _kernels.__name__ == f"mic
 class Parameter:
     """One weight: its data and its grad, as a leaf `Value` has them."""
 
-    __slots__ = ("_data", "_grad", "_i")
+    __slots__ = ("_i", "_params")
 
-    def __init__(self, data: Any, grad: Any, i: int) -> None:
-        self._data, self._grad, self._i = data, grad, i
+    def __init__(self, params: Parameters, i: int) -> None:
+        self._params, self._i = params, i
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return operator.getitem, (self._params, self._i)
+
     @property
     def data(self) -> float:
         """The weight."""
-        data: float = self._data[self._i]
+        data: float = self._params.data[self._i]
         return data
 
     @data.setter
     def data(self, data: float) -> None:
-        self._data[self._i] = data
+        self._params.data[self._i] = data
 
     @property
     def grad(self) -> float:
         """Its gradient."""
-        grad: float = self._grad[self._i]
+        grad: float = self._params.grad[self._i]
         return grad
 
     @grad.setter
     def grad(self, grad: float) -> None:
-        self._grad[self._i] = grad
+        self._params.grad[self._i] = grad
 
 
 class Parameters(Sequence[Parameter]):
@@ -96,13 +101,23 @@ class Parameters(Sequence[Parameter]):
     Shapes:  data (n,), grad (n,), float64, writable
     """
 
-    def __init__(self, network: Any, data: Any, grad: Any) -> None:
+    def __init__(self, network: Any, of: Parameters | None = None, start: int = 0, n: int = 0):
         self._network = network
-        self.data = data
-        self.grad = grad
+        self._of = of  # the whole model's, if this is a row of them
+        self._start = start
+        n = n or network.config.num_params
+        self.data: Any = network.view(False, start, n)
+        self.grad: Any = network.view(True, start, n)
 
     def __repr__(self) -> str:
         return f"<{len(self)} parameters>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._of is not None:
+            return pickles.part, (self._of, self._start, None, len(self))
+        sizes = dataclasses.asdict(self._network.config)
+        numbers = self.data.tobytes(), self.grad.tobytes()
+        return pickles.params, (pickles.name_of("fused"), sizes, *numbers)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -114,7 +129,13 @@ class Parameters(Sequence[Parameter]):
     def __getitem__(self, i: int | slice) -> Parameter | Sequence[Parameter]:
         if isinstance(i, slice):
             return [self[k] for k in range(len(self))[i]]
-        return Parameter(self.data, self.grad, range(len(self))[i])
+        return Parameter(self, range(len(self))[i])
+
+    def part(self, start: int, n_out: int | None, n_in: int) -> Parameters | Matrix:
+        """Return a row of a model's parameters, or a matrix of n_out rows."""
+        if n_out is None:
+            return Parameters(self._network, self, start, n_in)
+        return Matrix(self, start, n_out, n_in)
 
 
 class Matrix(Sequence[Parameters]):
@@ -123,14 +144,17 @@ class Matrix(Sequence[Parameters]):
     Shapes:  data (n_out, n_in), grad (n_out, n_in), float64, writable
     """
 
-    def __init__(self, network: Any, start: int, n_out: int, n_in: int) -> None:
-        self._network = network
+    def __init__(self, params: Parameters, start: int, n_out: int, n_in: int) -> None:
+        self._params = params
         self._start = start
-        self.data: Any = network.view(False, start, n_out, n_in)
-        self.grad: Any = network.view(True, start, n_out, n_in)
+        self.data: Any = params._network.view(False, start, n_out, n_in)
+        self.grad: Any = params._network.view(True, start, n_out, n_in)
 
     def __repr__(self) -> str:
         return f"<matrix of {self.data.shape[0]} x {self.data.shape[1]} parameters>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return pickles.part, (self._params, self._start, *self.data.shape)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -144,11 +168,7 @@ class Matrix(Sequence[Parameters]):
             return [self[k] for k in range(len(self))[i]]
         n_out, n_in = self.data.shape
         start = self._start + range(n_out)[i] * n_in
-        return Parameters(
-            self._network,
-            self._network.view(False, start, n_in),
-            self._network.view(True, start, n_in),
-        )
+        return Parameters(self._params._network, self._params, start, n_in)
 
 
 class Loss:
@@ -159,15 +179,26 @@ class Loss:
 
     def __init__(self, model: GPT, documents: Sequence[Sequence[int]], *, mean: bool) -> None:
         self._model = model
-        self._documents = [list(tokens) for tokens in documents]
         self._mean = mean
-        self._pass = _kernels.Pass(model._network, documents)
+        try:
+            self._pass = _kernels.Pass(model._network, documents)
+        except (TypeError, ValueError):
+            for tokens in documents:  # say it as the scalar engines do
+                model._check_document(tokens)
+            raise
+        self._documents = [list(tokens) for tokens in documents]
         self._graph: Any = None
         self.data: float = self._pass.loss
         self.grad = 0.0
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError(
+            "a Loss holds a whole forward pass, which is neither copied nor pickled: keep its "
+            "data, or the model and the documents"
+        )
 
     @property
     def starts(self) -> list[int]:
@@ -245,9 +276,30 @@ class Adam(ScalarAdam):
         if not fused:
             return
         self.params = params
-        self._moments = _kernels.Moments(params._network)
+        self._place_moments()
+
+    def _place_moments(self) -> None:
+        """Give the moments of a fused model's params buffers that its steps update."""
+        m, v = self.m, self.v
+        self._moments = _kernels.Moments(self.params._network)
         self.m = self._moments.view(False)
         self.v = self._moments.view(True)
+        if len(m):
+            self.m[:], self.v[:] = m, v
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self) is not Adam:
+            return super().__reduce_ex__(protocol)
+        return pickles.new, (pickles.name_of("fused"), "Adam"), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = {name: value for name, value in vars(self).items() if name != "_moments"}
+        return {**state, "m": array("d", self.m), "v": array("d", self.v)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _moments=None)
+        if isinstance(self.params, Parameters):
+            self._place_moments()
 
     def step(self) -> None:
         if self._moments is None:
@@ -279,22 +331,35 @@ class GPT(ScalarGPT):
         rng: random.Random | None = None,
     ) -> None:
         self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
-        self._network = _kernels.Network(self.config)
-        n = self.config.num_params
-        self.params = Parameters(
-            self._network, self._network.view(False, 0, n), self._network.view(True, 0, n)
-        )
+        self.params = Parameters(_kernels.Network(self.config))
+        self._place_matrices()
+        gauss = (rng or random.Random(42)).gauss
+        data = self.params.data
+        for i in range(len(data)):
+            data[i] = gauss(0, 0.08)
+
+    def _place_matrices(self) -> None:
+        self._network = self.params._network
         matrices = {}
         start = 0
         for name, (n_out, n_in) in self.config.shapes().items():
-            matrices[name] = Matrix(self._network, start, n_out, n_in)
+            matrices[name] = Matrix(self.params, start, n_out, n_in)
             start += n_out * n_in
         # Weights change in their buffers; another matrix in a name's place would go unseen.
         self.state_dict = MappingProxyType(matrices)
-        gauss = (rng or random.Random(42)).gauss
-        data = self.params.data
-        for i in range(n):
-            data[i] = gauss(0, 0.08)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self) is not GPT:
+            return super().__reduce_ex__(protocol)
+        return pickles.new, (pickles.name_of("fused"), "GPT"), self.__getstate__()
+
+    def __getstate__(self) -> dict[str, Any]:
+        made = ("_network", "state_dict")
+        return {name: value for name, value in vars(self).items() if name not in made}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._place_matrices()
 
     def loss(self, tokens: Sequence[int]) -> Any:
         return Loss(self, [tokens], mean=False)
@@ -302,7 +367,7 @@ class GPT(ScalarGPT):
     loss.__doc__ = ScalarGPT.loss.__doc__
 
     def batch_loss(self, documents: Sequence[Sequence[int]]) -> Any:
-        if not documents:
+        if not len(documents):
             raise ValueError("a batch needs at least one document")
         return Loss(self, documents, mean=True)
 
@@ -316,27 +381,22 @@ class GPT(ScalarGPT):
         *,
         adam: Any = None,
         on_step: Callable[[int, float], object] | None = None,
+        threads: int | None = None,
+        bos: bool = True,
     ) -> list[float]:
-        if not documents:
-            raise ValueError("training needs at least one document")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        threads = self._check_training(documents, batch_size, threads)
         if adam is None:
             adam = Adam(self.params, num_steps=num_steps)
         if not (isinstance(adam, Adam) and adam.params is self.params):
-            return super().fit(documents, num_steps, batch_size, adam=adam, on_step=on_step)
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise ValueError(f"threads must be in 1..{MAX_THREADS}, not {self.threads}")
-        losses: list[float] = []
-        trainer = _kernels.Trainer(adam._moments, self.threads)
+            return super().fit(
+                documents, num_steps, batch_size, adam=adam, on_step=on_step, threads=threads,
+                bos=bos,
+            )  # fmt: skip
+        trainer = _kernels.Trainer(adam._moments, threads)
         try:
-            self._fit(trainer, documents, num_steps, batch_size, adam, on_step, losses)
-        except BaseException as error:
-            error.losses = losses  # type: ignore[attr-defined]
-            raise
+            return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
         finally:
             trainer.close()
-        return losses
 
     fit.__doc__ = ScalarGPT.fit.__doc__
 
@@ -348,8 +408,9 @@ class GPT(ScalarGPT):
         batch_size: int,
         adam: Adam,
         on_step: Callable[[int, float], object] | None,
-        losses: list[float],
-    ) -> None:
+        bos: bool,
+    ) -> list[float]:
+        losses: list[float] = []
         steps_at_once = 1 if on_step else STEPS_AT_ONCE
         while len(losses) < num_steps:
             t, done = adam.t, len(losses)
@@ -361,9 +422,11 @@ class GPT(ScalarGPT):
                 for i in range(t * batch_size, (t + max(steps, 1)) * batch_size)
             ]
             try:
-                checked = _kernels.Documents(self._network, batches)
+                checked = _kernels.Documents(self._network, batches, bos)
             except (TypeError, ValueError):
                 if steps <= 1:
+                    for tokens in batches[:batch_size]:  # say it as the scalar engines do
+                        self._check_document(tokens, bos)
                     raise
                 steps_at_once = 1  # the steps before the faulty document are still to be done
                 continue
@@ -376,16 +439,17 @@ class GPT(ScalarGPT):
                 losses.append(loss.data)
             if on_step is not None:
                 on_step(t, losses[-1])
+        return losses
 
     def generate(
         self,
-        prompt: Sequence[int] = (),
+        prompt: Iterable[int] = (),
         *,
         temperature: float = 0.5,
         top_k: int | None = None,
         rng: random.Random | None = None,
     ) -> list[int]:
-        self._check(prompt)
+        prompt = self._prompt(prompt)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
         if top_k is not None and top_k < 1:

@@ -7,7 +7,9 @@ weights) for those who don't want to. Whatever the engine, this file and
 
 from __future__ import annotations
 
+import operator
 import random
+import warnings
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ else:
     ArrayLike = Look = Any  # so that annotations can be evaluated without numpy
 
 
-MAX_THREADS = 1024  # of the fused engine; a system that has no more to give must not stall
+MAX_THREADS = 1024  # of the fused engine
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,6 @@ class GPT:
     Value = oracle.Value
     Optimizer = Adam
     functions: Any = functions
-    threads = 1  # of the fused engine's fit; the others have one, and the same bits
     tokenizer: CharTokenizer | None = None  # of a model that was loaded: `look` reads text with it
 
     def __init__(
@@ -194,6 +195,15 @@ class GPT:
 
         return model_html(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if "state_dict" in state:
+            return
+        self.state_dict = {}  # a pickle of the fused engine: it has the params alone
+        params = iter(self.params)
+        for name, (n_out, n_in) in self.config.shapes().items():
+            self.state_dict[name] = [[next(params) for _ in range(n_in)] for _ in range(n_out)]
+
     def loss(self, tokens: Sequence[int]) -> oracle.Value:
         """Return the mean cross-entropy of a document's next tokens.
 
@@ -201,12 +211,10 @@ class GPT:
         Units:   nats per token
         Order:   positions left to right from 0, then times 1 / n
         Raises:  ValueError if there are fewer than two tokens or one is not in
-                 the vocabulary
+                 the vocabulary; TypeError if tokens are not a sequence of integers
         """
-        self._check(tokens)
+        self._check_document(tokens)
         n = min(self.config.block_size, len(tokens) - 1)
-        if n < 1:
-            raise ValueError(f"a document needs at least two tokens, not {len(tokens)}")
         keys, values = self._empty_cache()
         losses = []
         for pos_id in range(n):
@@ -222,7 +230,7 @@ class GPT:
         Order:   documents left to right from 0, then times 1 / batch_size
         Raises:  ValueError if there is no document, or as `loss`
         """
-        if not documents:
+        if not len(documents):
             raise ValueError("a batch needs at least one document")
         return (1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])
 
@@ -234,26 +242,33 @@ class GPT:
         *,
         adam: Adam | None = None,
         on_step: Callable[[int, float], object] | None = None,
+        threads: int | None = None,
+        bos: bool = True,
     ) -> list[float]:
         """Train for num_steps steps and return their losses.
 
         Step t of the optimizer takes the documents t * batch_size and on, in
-        order, from the start again after the last.
+        order, from the start again after the last. An exception ends training between
+        two steps: adam.t says how many are done, on_step was told their losses.
 
-        Shapes:  documents (any number, any length) of token ids; returns (num_steps,)
+        Shapes:  documents (any number, any length) of token ids, each beginning with BOS
+                 unless bos is False; returns (num_steps,)
         Units:   losses in nats per token
-        Order:   per step: batch_loss, backward, adam.step, then on_step(t, loss)
-        Raises:  ValueError if there is no document or batch_size is below 1
+        Order:   per step: batch_loss, backward, adam.step, then on_step(t, loss); the
+                 number of threads, which only the fused engine starts, changes no bit
+        Raises:  ValueError if there is no document, batch_size or threads are out of
+                 range, or a document does not begin with BOS; TypeError if documents
+                 are not a sequence of sequences of integers; OSError if the system
+                 refuses a thread
         """
-        if not documents:
-            raise ValueError("training needs at least one document")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._check_training(documents, batch_size, threads)
         adam = adam or self.Optimizer(self.params, num_steps=num_steps)
         losses = []
         for _ in range(num_steps):
             t = adam.t
             batch = [documents[(t * batch_size + b) % len(documents)] for b in range(batch_size)]
+            for tokens in batch:
+                self._check_document(tokens, bos)
             loss = self.loss(batch[0]) if batch_size == 1 else self.batch_loss(batch)
             loss.backward()
             adam.step()
@@ -264,7 +279,7 @@ class GPT:
 
     def generate(
         self,
-        prompt: Sequence[int] = (),
+        prompt: Iterable[int] = (),
         *,
         temperature: float = 0.5,
         top_k: int | None = None,
@@ -278,9 +293,9 @@ class GPT:
                  alone (of equals the lower ids), in order of ids
         Raises:  ValueError if the prompt has a token that is not in the vocabulary or
                  no room is left after it, if temperature is not positive or
-                 top_k is below 1
+                 top_k is below 1; TypeError if the prompt is not of integers
         """
-        self._check(prompt)
+        prompt = self._prompt(prompt)
         if not temperature > 0:
             raise ValueError(f"temperature must be positive, not {temperature}")
         if top_k is not None and top_k < 1:
@@ -355,9 +370,81 @@ class GPT:
         layers = range(self.config.n_layer)
         return [[] for _ in layers], [[] for _ in layers]
 
-    def _check(self, tokens: Iterable[int]) -> None:
+    @property
+    def threads(self) -> int:
+        """The threads of a `fit` that names none: pass threads to `fit` instead of setting it."""
+        threads: int = vars(self).get("_threads", 1)
+        return threads
+
+    @threads.setter
+    def threads(self, threads: int) -> None:
+        warnings.warn("GPT.threads: pass threads to fit", DeprecationWarning, stacklevel=2)
+        self._threads = threads
+
+    def _check_training(
+        self, documents: Sequence[Sequence[int]], batch_size: int, threads: int | None
+    ) -> int:
+        """Check what `fit` was given; return the number of threads."""
+        if not _is_sequence(documents):
+            raise TypeError(
+                f"documents must be a sequence of documents, not a {type(documents).__name__}: "
+                "pass a list of token ids for each, tokenizer.encode_document(text)"
+            )
+        if not len(documents):
+            raise ValueError("training needs at least one document")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if threads is None:
+            threads = self.threads
+            if not isinstance(type(self).threads, property):
+                warnings.warn("GPT.threads: pass threads to fit", DeprecationWarning, stacklevel=3)
+        if not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be in 1..{MAX_THREADS}, not {threads}")
+        return threads
+
+    def _check_document(self, tokens: Sequence[int], bos: bool = False) -> None:
+        """Check a document's tokens, and that it begins with BOS if asked."""
+        if not _is_sequence(tokens):
+            raise TypeError(
+                f"a document must be a list of token ids, not a {type(tokens).__name__}: "
+                "pass tokenizer.encode_document(text)"
+            )
+        self._check(tokens)
+        if len(tokens) < 2:
+            raise ValueError(f"a document needs at least two tokens, not {len(tokens)}")
+        if bos and tokens[0] != self.config.vocab_size - 1:
+            raise ValueError(
+                f"a document must begin with BOS ({self.config.vocab_size - 1}), not with token "
+                f"{tokens[0]}: pass tokenizer.encode_document(text), or bos=False for text "
+                "without beginnings"
+            )
+
+    def _prompt(self, prompt: Iterable[int]) -> list[int]:
+        """Return a prompt's tokens, checked."""
+        if isinstance(prompt, str):
+            raise TypeError("a prompt is token ids, not a str: pass tokenizer.encode(text)")
+        tokens = list(prompt)
+        self._check(tokens)
+        return tokens
+
+    def _check(self, tokens: Sequence[int]) -> None:
         for token in tokens:
+            try:
+                operator.index(token)
+            except TypeError:
+                raise TypeError(
+                    f"token {token!r} is not an integer: pass tokenizer.encode(text)"
+                ) from None
             if not 0 <= token < self.config.vocab_size:
                 raise ValueError(
                     f"token {token} is not in the vocabulary 0..{self.config.vocab_size - 1}"
                 )
+
+
+def _is_sequence(thing: object) -> bool:
+    """Return whether it has a length and items by number, and is not text."""
+    return (
+        hasattr(thing, "__len__")
+        and hasattr(thing, "__getitem__")
+        and not isinstance(thing, (str, Mapping))
+    )

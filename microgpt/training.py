@@ -43,7 +43,7 @@ class Run:
         config = shape(arguments, self.tokenizer.vocab_size)
         memory.check(config, engine.NAME, _positions(documents, config, arguments.batch_size))
         self.model: GPT = engine.GPT(**vars(config), rng=self.rng)
-        self.model.threads = arguments.threads
+        self.threads: int = arguments.threads
         self.adam = engine.Adam(self.model.params, **settings(arguments))
         self.num_steps: int = arguments.num_steps
         self.batch_size: int = arguments.batch_size
@@ -54,8 +54,9 @@ class Run:
     def fit(self, on_step: OnStep) -> list[float]:
         """Train to the end and return the losses."""
         return self.model.fit(
-            self.tokens, self.num_steps, self.batch_size, adam=self.adam, on_step=on_step
-        )
+            self.tokens, self.num_steps, self.batch_size, adam=self.adam, on_step=on_step,
+            threads=self.threads,
+        )  # fmt: skip
 
 
 def shape(arguments: Namespace, vocab_size: int) -> Config:

@@ -24,11 +24,10 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
-from libc.math cimport exp, fabs, isinf, log, signbit, tanh
+from libc.math cimport exp, fabs, isinf, log, pow, signbit, tanh
 
 from scalar cimport (
     BOTH, FIRST, NO_ERROR, SECOND, PowError, c_exp, c_log, c_pow, c_sigmoid, invert, pow_or_error,
-    raise_division_error,
 )
 
 import sys

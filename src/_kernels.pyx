@@ -11,7 +11,7 @@ This file is compiled once for each instruction set, from the same lines.
 
 import math
 import random
-import threading
+from types import SimpleNamespace
 
 cimport cython
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
@@ -26,7 +26,8 @@ from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport (
-    AdamStep, adam_step, divisor, divisor_of, vec_divisor, vec_quotient, vec_set_divisor,
+    AdamStep, adam_step, divisor, divisor_of, first_that_raises, vec_divisor, vec_quotient,
+    vec_set_divisor,
 )
 from powers cimport (
     inverse_power, mask, mask_bits, other_square, root_is_doubtful, vec_differ, vec_residual,
@@ -35,6 +36,13 @@ from powers cimport (
 from scalar cimport FIRST, SECOND, floats, invert
 from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
 from training cimport NEAR, Job, now, rows_at_once, work
+
+
+cdef extern from "team.h" nogil:
+    ctypedef struct pthread_t:
+        pass
+    int start_thread(pthread_t *thread, void *(*work)(void *) noexcept nogil, void *argument)
+    int pthread_join(pthread_t thread, void **result)
 
 
 cdef extern from "memory.h":
@@ -143,9 +151,11 @@ cdef class Network:
     cdef Sizes sizes
     cdef Buffer data
     cdef Buffer grad
+    cdef readonly object config
 
     def __init__(self, config):
         cdef Sizes *sizes = &self.sizes
+        self.config = config
         sizes.vocab_size = config.vocab_size
         sizes.n_embd = config.n_embd
         sizes.n_head = config.n_head
@@ -178,7 +188,7 @@ cdef class Documents:
     cdef Py_ssize_t *ends
     cdef readonly Py_ssize_t n
 
-    def __cinit__(self, Network network, documents):
+    def __cinit__(self, Network network, documents, bint bos=False):
         cdef Py_ssize_t vocab_size = network.sizes.vocab_size
         cdef Py_ssize_t d, at, i
         cdef Py_ssize_t size = 0
@@ -201,6 +211,8 @@ cdef class Documents:
             self.ends[d + 1] = at
             if self.ends[d + 1] - self.ends[d] < 2:
                 raise ValueError(f"a document needs at least two tokens, not {len(tokens)}")
+            if bos and self.tokens[self.ends[d]] != vocab_size - 1:
+                raise ValueError("a document must begin with BOS")
 
     def __dealloc__(self):
         free(self.tokens)
@@ -326,17 +338,18 @@ cdef class Moments:
     def step(self, adam):
         """Take step adam.t with adam's settings, and count it."""
         cdef AdamStep step = read(adam)
-        cdef Py_ssize_t done
+        cdef Network network = self.network
+        cdef Py_ssize_t n = self.m.n
+        cdef Py_ssize_t raises
         step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
         step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
         step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
         with nogil:
-            done = adam_step(
-                self.network.data.at, self.network.grad.at, self.m.at, self.v.at, self.m.n, &step,
-                True,
-            )
-        if done < self.m.n:
-            explain(self, done, &step)
+            raises = first_that_raises(network.grad.at, self.v.at, n, &step)
+            if raises == n:
+                adam_step(network.data.at, network.grad.at, self.m.at, self.v.at, n, &step, True)
+        if raises < n:
+            raise_at(self, raises, &step)
         adam.t += 1
 
 
@@ -349,30 +362,53 @@ cdef AdamStep read(adam):
     return step
 
 
-cdef int explain(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
-    """Raise what the oracle raises at parameter i."""
-    cdef object grad = moments.network.grad.at[i]  # Python's power raises, C's does not
-    grad**2
-    if step.correction1.number and moments.v.at[i] / step.correction2.number < 0.0:
-        raise ValueError(f"{moments.v.at[i] / step.correction2.number} ** 0.5 is not a real number")
-    grad / 0.0  # and so does its division
+cdef int raise_at(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
+    """Raise what the oracle raises at parameter i: let the plain update do it."""
+    from microgpt.adam import update
+
+    parameter = SimpleNamespace(data=moments.network.data.at[i], grad=moments.network.grad.at[i])
+    update(
+        [parameter], [moments.m.at[i]], [moments.v.at[i]], step.learning_rate, step.beta1,
+        step.beta2, step.eps_adam, step.correction1.number, step.correction2.number,
+    )
+    raise AssertionError("the plain update of a parameter that raises did not")
+
+
+cdef struct Helper:
+    Job *job
+    Team *team
+    bint *closed
+    int number
+    pthread_t thread
+
+
+cdef void *help(void *argument) noexcept nogil:
+    """Work as one of the team until it is closed."""
+    cdef Helper *helper = <Helper *>argument
+    while True:
+        meet(helper.team)
+        if helper.closed[0]:
+            return NULL
+        work(helper.job, helper.number)
+        meet(helper.team)
 
 
 cdef class Trainer:
     """Take many steps in one call, by a team of threads that waits between the calls.
 
-    Raises:  RuntimeError if the threads cannot be started
+    Raises:  OSError if the system refuses a thread
     """
 
     cdef Moments moments
     cdef Job job
     cdef Team team
     cdef bint closed
-    cdef list helpers
+    cdef Helper *helpers
     cdef Buffer near
 
     def __init__(self, Moments moments, int threads):
         cdef Py_ssize_t n_in = 4 * moments.network.sizes.n_embd  # at most
+        cdef int i, error
         self.job.near_size = padded(max(<Py_ssize_t>NEAR, rows_at_once(n_in) * n_in))
         self.near = Buffer(threads * self.job.near_size)
         self.job.near = self.near.at
@@ -380,39 +416,40 @@ cdef class Trainer:
         self.job.trace.sizes = moments.network.sizes
         self.job.trace.team.size = threads
         self.team.size = 1
-        self.helpers = []
-        try:
-            for i in range(1, threads):
-                helper = threading.Thread(target=self.help, args=(i,), daemon=True)
-                self.team.size = i + 1  # a helper that comes alone has to wait
-                helper.start()
-                self.helpers.append(helper)
-        except BaseException:
-            self.team.size = len(self.helpers) + 1
-            self.close()
-            raise
+        self.job.raises = <Py_ssize_t *>calloc(threads, sizeof(Py_ssize_t))
+        self.helpers = <Helper *>calloc(threads, sizeof(Helper))
+        if self.job.raises == NULL or self.helpers == NULL:
+            raise MemoryError()
+        # The team grows by each that has started: a helper that comes early waits for the rest.
+        for i in range(1, threads):
+            self.helpers[i].job = &self.job
+            self.helpers[i].team = &self.team
+            self.helpers[i].closed = &self.closed
+            self.helpers[i].number = i
+            self.team.size = i + 1
+            error = start_thread(&self.helpers[i].thread, help, &self.helpers[i])
+            if error:
+                self.team.size = i
+                self.close()
+                raise OSError(
+                    error, f"the system starts {i} of {threads} threads: ask for fewer"
+                )
 
     def __dealloc__(self):
+        self.close()
         end(&self.job.trace)
+        free(self.job.raises)
+        free(self.helpers)
 
-    def help(self, int thread):
-        """Work as one of the team until it is closed."""
-        with nogil:
-            while True:
-                meet(&self.team)
-                if self.closed:
-                    break
-                work(&self.job, thread)
-                meet(&self.team)
-
-    def close(self):
-        """Send the threads home."""
+    cpdef close(self):
+        """Stop and join the threads."""
+        cdef int i
         if not self.closed:
             self.closed = True
             with nogil:
                 meet(&self.team)
-            for helper in self.helpers:
-                helper.join()
+                for i in range(1, self.team.size):
+                    pthread_join(self.helpers[i].thread, NULL)
 
     def run(self, Documents documents, Py_ssize_t batch_size, adam, list losses, double seconds):
         """Train on documents batch by batch, until all are used or the time is over.
@@ -440,7 +477,7 @@ cdef class Trainer:
         job.until = now() + seconds
         job.losses = kept.at
         job.done = 0
-        job.raises = network.sizes.n_params
+        job.failed = False
         job.trace.m = 0
         job.trace.failed = False
         with nogil:
@@ -451,8 +488,9 @@ cdef class Trainer:
         losses.extend(floats(kept.at, job.done))
         if job.out_of_memory:
             raise MemoryError()
-        if job.raises < network.sizes.n_params:
-            explain(self.moments, job.raises, &job.adam)
+        if job.failed:
+            raise_at(self.moments, min([job.raises[i] for i in range(job.trace.team.size)]),
+                     &job.adam)
 
 
 include "sampler.pxi"

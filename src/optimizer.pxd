@@ -271,52 +271,88 @@ cdef inline Py_ssize_t adam_vectors(
 
 
 @cython.cdivision(True)
-cdef inline Py_ssize_t adam_one_by_one(
+cdef inline void adam_one_by_one(
     double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a
 ) noexcept nogil:
-    """Update n parameters as the oracle does; return how many were updated.
-
-    Less than n says that the next one raises: its square overflows, its second
-    moment is negative or a divisor is zero. Its moments are then updated as far as
-    the oracle comes.
-    """
+    """Update n parameters as the oracle does, and clear their gradients."""
     cdef Py_ssize_t i
-    cdef double square, corrected, divisor
     for i in range(n):
         m[i] = a.beta1 * m[i] + (1.0 - a.beta1) * g[i]
-        square = pow(fabs(g[i]), 2.0)
-        if isinf(square) and not isinf(g[i]):
-            return i
-        v[i] = a.beta2 * v[i] + (1.0 - a.beta2) * square
-        corrected = v[i] / a.correction2.number
-        divisor = pow(corrected, 0.5) + a.eps_adam
-        if divisor == 0.0 or corrected < 0.0 or a.correction1.number == 0.0:
-            return i
-        p[i] -= a.learning_rate * (m[i] / a.correction1.number) / divisor
+        v[i] = a.beta2 * v[i] + (1.0 - a.beta2) * pow(fabs(g[i]), 2.0)
+        p[i] -= a.learning_rate * (m[i] / a.correction1.number) / (
+            pow(v[i] / a.correction2.number, 0.5) + a.eps_adam
+        )
         g[i] = 0.0
-    return n
 
 
-cdef inline Py_ssize_t adam_step(
+cdef inline void adam_step(
     double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a, bint clear
 ) noexcept nogil:
-    """Update n parameters, and clear their gradients or not; return how many were updated.
-
-    Less than n says that the next one raises, as in `adam_one_by_one`.
+    """Update n parameters, none of which may raise, and clear their gradients or not.
 
     Shapes:  p, g, m, v (n,)
     Writes:  p, m, v, and g, which may be left as it is if not clear
     """
     cdef Py_ssize_t i = 0
-    cdef Py_ssize_t size, done
+    cdef Py_ssize_t size
     cdef bint by_vectors = pow_keeps_bound() and is_usual(a)
     while i < n:
         size = n - i
         if by_vectors:
             i += adam_vectors(p + i, g + i, m + i, v + i, size, a, clear)
             size = min(<Py_ssize_t>LANES, n - i)
-        done = adam_one_by_one(p + i, g + i, m + i, v + i, size, a)
-        i += done
-        if done < size:
-            break
-    return i
+        adam_one_by_one(p + i, g + i, m + i, v + i, size, a)
+        i += size
+
+
+cdef inline bint numbers_are_small(
+    const double *g, const double *v, Py_ssize_t n
+) noexcept nogil:
+    """Return whether no square of a gradient overflows and no second moment is negative.
+
+    Shapes:  g, v (n,)
+    """
+    cdef vec largest = vec_set(1e150)
+    cdef mask beyond = vec_exceeds(vec_set(0.0), vec_set(0.0))
+    cdef Py_ssize_t i = 0
+    while i + LANES <= n:
+        beyond = (
+            beyond | vec_exceeds(vec_size(vec_load(g + i)), largest)
+            | vec_exceeds(vec_set(0.0), vec_load(v + i))
+        )
+        i += LANES
+    if mask_bits(beyond) != 0:
+        return False
+    for i in range(i, n):
+        if not (fabs(g[i]) <= 1e150 and v[i] >= 0.0):
+            return False
+    return True
+
+
+@cython.cdivision(True)
+cdef inline Py_ssize_t first_that_raises(
+    const double *g, const double *v, Py_ssize_t n, const AdamStep *a
+) noexcept nogil:
+    """Return the first of n parameters at which the oracle's update raises, or n.
+
+    Its gradient's square overflows, its second moment is negative or a divisor is zero.
+
+    Shapes:  g, v (n,)
+    """
+    cdef Py_ssize_t i
+    cdef double square, corrected
+    if (
+        a.eps_adam > 0.0 and a.correction1.number != 0.0 and a.correction2.number > 0.0
+        and numbers_are_small(g, v, n)
+    ):
+        return n
+    for i in range(n):
+        square = pow(fabs(g[i]), 2.0)
+        if isinf(square) and not isinf(g[i]):
+            return i
+        corrected = (a.beta2 * v[i] + (1.0 - a.beta2) * square) / a.correction2.number
+        if a.correction1.number == 0.0 or a.correction2.number == 0.0 or corrected < 0.0:
+            return i
+        if pow(corrected, 0.5) + a.eps_adam == 0.0:
+            return i
+    return n

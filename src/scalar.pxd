@@ -44,11 +44,6 @@ cdef inline int raise_pow_error(object x, object y) except -1:
     raise ValueError(f"{x} ** {y} is not a real number")
 
 
-cdef inline int raise_division_error(object x) except -1:
-    """Raise what Python raises for x / 0.0."""
-    x / 0.0
-
-
 cdef inline int raise_math_error(str function, object x) except -1:
     """Raise what a function of `math` raises for x."""
     getattr(__import__("math"), function)(x)

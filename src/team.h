@@ -3,6 +3,7 @@
 #ifndef MICROGPT_TEAM_H
 #define MICROGPT_TEAM_H
 
+#include <pthread.h>
 #include <sched.h>
 #include <time.h>
 
@@ -28,6 +29,21 @@ static inline void meet(Team *team) {
             sched_yield();
         }
     }
+}
+
+/* Threads without a Python state: the system's answer comes at once, where Python's own threads
+ * may wait for one that found no memory to begin. */
+#define STACK_BYTES ((size_t)1 << 20)
+
+/* Start work(argument) in a thread of its own; return 0, or the error. */
+static inline int start_thread(pthread_t *thread, void *(*work)(void *), void *argument) {
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error) return error;
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
+    error = pthread_create(thread, &attributes, work, argument);
+    pthread_attr_destroy(&attributes);
+    return error;
 }
 
 #endif

@@ -6,14 +6,13 @@ while they are still near. No sum is ever divided between threads.
 """
 
 cimport cython
-from libc.math cimport fabs, pow
-from libc.string cimport memmove
+from libc.math cimport pow
 
 from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step, divisor_of
+from optimizer cimport AdamStep, adam_step, divisor_of, first_that_raises, numbers_are_small
 from trace cimport Trace, begin, meet
 
 
@@ -51,9 +50,11 @@ cdef struct Job:
     double until  # the time when no new step is begun
     double *losses  # (n_steps,)
     Py_ssize_t done  # steps
-    Py_ssize_t raises  # the parameter at which Adam raises, or n_params
+    Py_ssize_t *raises  # (threads,) the first parameter at which Adam raises, or n_params
     bint out_of_memory
-    bint alone  # whether one thread has to update all weights, in order
+    bint add  # whether gradients continue those of before
+    bint whole  # whether all gradients are computed before the first update
+    bint failed  # whether Adam raises
     bint over
 
 
@@ -84,19 +85,16 @@ cdef inline void work(Job *job, int thread) noexcept nogil:
         forward(trace, job.data, first, last, thread)
         losses_forward(trace, first, last)
         backward_inputs(trace, job.data, first, last, thread)
-        if size > 1 and not is_tame(job, first, last):
-            job.alone = True
+        if not (job.whole or updates_cannot_overflow(job, first, last)):
+            job.whole = True
         meet(&trace.team)
         if trace.failed:
             break
         if thread == 0:
             loss_forward(trace)
-        if not job.alone:
-            learn(job, thread, size)
-        elif thread == 0:
-            learn(job, 0, 1)
+        learn(job, thread, size)
         meet(&trace.team)
-        if job.raises < trace.sizes.n_params:
+        if job.failed:
             break
 
 
@@ -104,6 +102,7 @@ cdef inline void work(Job *job, int thread) noexcept nogil:
 cdef inline void prepare(Job *job) noexcept nogil:
     """Make the next step ready, or end the work."""
     cdef AdamStep *adam = &job.adam
+    cdef Py_ssize_t n_params = job.trace.sizes.n_params
     cdef double t
     if job.trace.m:
         job.losses[job.done] = job.trace.loss
@@ -116,48 +115,55 @@ cdef inline void prepare(Job *job) noexcept nogil:
     )
     job.over = job.out_of_memory
     t = job.t + job.done
-    job.alone = not starts_tame(job)
     adam.learning_rate = adam.initial_rate * (1.0 - t / adam.num_steps)
     adam.correction1 = divisor_of(1.0 - pow(adam.beta1, t + 1.0))
     adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
+    job.add = job.done == 0 and not are_zero(job.grad, n_params)
+    job.whole = (
+        job.add or n_params <= NEAR or adam.eps_adam == 0.0
+        or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
+    )
 
 
 @cython.cdivision(True)
 cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
-    """Compute the gradients of this thread's rows of every matrix, and update them.
+    """Compute the gradients of this thread's rows of every matrix, and update the weights.
 
-    Between two steps all gradients are zero, so they need no memory but a little
-    that stays near; only what the first step finds is added to.
-
-    Order:   rows first to last; where Adam raises, the gradients behind are
-             still computed, as the oracle has them by then
+    A step that raises changes no weight. Where none can, each block of rows is
+    updated while its gradients are near; else all gradients are computed first.
     """
     cdef const Trace *trace = &job.trace
-    cdef Py_ssize_t n_matrices = 3 + 6 * trace.sizes.n_layer
     cdef Py_ssize_t n_params = trace.sizes.n_params
-    cdef Py_ssize_t i, row, last, rows, start, n, done
+    cdef Py_ssize_t i, row, last, rows, start, n
     cdef double *grad
-    cdef bint keep
     cdef Matrix matrix
-    for i in range(n_matrices):
+    for i in range(3 + 6 * trace.sizes.n_layer):
         matrix = next_matrix(trace, matrix, i)
         row = matrix.n_out * thread // size
         last = matrix.n_out * (thread + 1) // size
         while row < last:
-            rows = min(last - row, rows_at_once(matrix.n_in))
+            rows = last - row if job.whole else min(last - row, rows_at_once(matrix.n_in))
             start = matrix.start + row * matrix.n_in
             n = rows * matrix.n_in
-            keep = job.done == 0 or job.raises < n_params
-            grad = job.grad + start if keep else job.near + thread * job.near_size
-            backward_weights(trace, &matrix, grad, row, row + rows, keep)
-            if job.raises == n_params:
-                done = adam_step(
-                    job.data + start, grad, job.m + start, job.v + start, n, &job.adam, keep
-                )
-                if done < n:
-                    job.raises = start + done
-                    memmove(job.grad + job.raises, grad + done, (n - done) * sizeof(double))
+            grad = job.grad + start if job.whole else job.near + thread * job.near_size
+            backward_weights(trace, &matrix, grad, row, row + rows, job.add)
+            if not job.whole:
+                adam_step(job.data + start, grad, job.m + start, job.v + start, n, &job.adam, False)
             row += rows
+    if not job.whole:
+        return
+    meet(&job.trace.team)
+    start = n_params * thread // size
+    n = n_params * (thread + 1) // size - start
+    i = first_that_raises(job.grad + start, job.v + start, n, &job.adam)
+    job.raises[thread] = start + i if i < n else n_params
+    if i < n:
+        job.failed = True
+    meet(&job.trace.team)
+    if not job.failed:
+        adam_step(
+            job.data + start, job.grad + start, job.m + start, job.v + start, n, &job.adam, True
+        )
 
 
 @cython.cdivision(True)
@@ -166,23 +172,23 @@ cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
     return max(<Py_ssize_t>8, NEAR // n_in)
 
 
-cdef inline bint starts_tame(const Job *job) noexcept nogil:
-    """Return whether what the first step finds lets no parameter's update raise."""
+cdef inline bint are_zero(const double *x, Py_ssize_t n) noexcept nogil:
+    """Return whether all of x (n,) are 0.0, and none is -0.0."""
+    cdef const unsigned long long *bits = <const unsigned long long *>x
+    cdef unsigned long long any_bit = 0
     cdef Py_ssize_t i
-    if job.trace.team.size == 1 or job.adam.eps_adam == 0.0:
-        return False
-    if job.done == 0:
-        for i in range(job.trace.sizes.n_params):
-            if not (fabs(job.grad[i]) < 1e140 and job.v[i] >= 0.0):
-                return False
-    return True
+    for i in range(n):
+        any_bit |= bits[i]
+    return any_bit == 0
 
 
-cdef inline bint is_tame(const Job *job, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """Return whether positions first up to last let no parameter's update raise.
+cdef inline bint updates_cannot_overflow(
+    const Job *job, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Return whether positions first up to last make no gradient too large for Adam.
 
-    Where none can, their order shows nowhere. A gradient's size is at most that of
-    the one before it plus, per position, the product of the largest dy and x.
+    A gradient's size is at most the sum, over positions, of the largest dy times the
+    largest x.
     """
     cdef const Trace *trace = &job.trace
     cdef Py_ssize_t i, k

@@ -326,17 +326,17 @@ def update(
     """Update every parameter once: the formulas of `Adam`, with this step's numbers.
 
     Shapes:  params, m, v (n,)
-    Order:   params first to last; an exception leaves those before it updated
+    Order:   params first to last; an exception leaves everything as it was before
     Writes:  data of params, grad of params as 0.0, m, v
     Raises:  OverflowError if the square of a gradient exceeds the largest float;
              ValueError if a second moment was made negative
     """
     cdef double rate = learning_rate, c_beta1 = beta1, c_beta2 = beta2, eps = eps_adam
     cdef double c1 = correction1, c2 = correction2, rest1 = 1 - beta1, rest2 = 1 - beta2
-    cdef double m_hat, root
     cdef Py_ssize_t i, n = 0
     cdef Value p
-    if not are_moments(params, m, v):
+    # What may raise is left to the plain function, which takes a failed update back.
+    if not (eps > 0.0 and c1 > 0.0 and c2 > 0.0 and cannot_raise(params, m, v)):
         return plain("update")(
             params, m, v, learning_rate, beta1, beta2, eps_adam, correction1, correction2
         )
@@ -346,16 +346,23 @@ def update(
     for i in range(n):
         p = <Value>items[i]
         c_m[i] = c_beta1 * c_m[i] + rest1 * p.c_grad
-        c_v[i] = c_beta2 * c_v[i] + rest2 * c_pow(p.c_grad, 2.0)
-        if c1 == 0.0:
-            raise_division_error(c_m[i])
-        m_hat = c_m[i] / c1
-        root = c_pow(c_v[i] / c2, 0.5) + eps
-        if root == 0.0:
-            raise_division_error(1.0)
-        p.c_data -= rate * m_hat / root
+        c_v[i] = c_beta2 * c_v[i] + rest2 * pow(fabs(p.c_grad), 2.0)
+        p.c_data -= rate * (c_m[i] / c1) / (pow(c_v[i] / c2, 0.5) + eps)
         p.c_grad = 0.0
         p.flags |= EDITED
+
+
+cdef bint cannot_raise(object params, object m, object v) except -1:
+    """Return whether params are exact Values, and their numbers such that no update raises."""
+    cdef Py_ssize_t i, n = 0
+    cdef PyObject **items
+    if not are_moments(params, m, v):
+        return False
+    items = values_in(params, &n)
+    for i in range(n):
+        if not (fabs((<Value>items[i]).c_grad) < 1e150 and (<array>v).data.as_doubles[i] >= 0.0):
+            return False
+    return True
 
 
 cdef bint are_moments(object params, object m, object v) except -1:

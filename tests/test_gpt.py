@@ -212,3 +212,111 @@ def test_generate_ends_as_the_oracles(model_engine, temperature, weight):
         except (ArithmeticError, ValueError) as error:
             ended.append(repr(error))
     assert ended[0] == ended[1]
+
+
+def mistakes():
+    yield lambda model: model.generate("ab"), TypeError, r"tokenizer\.encode\(text\)"
+    yield lambda model: model.generate(["a"]), TypeError, "token 'a' is not an integer"
+    yield lambda model: model.generate([0.5]), TypeError, "token 0.5 is not an integer"
+    yield lambda model: model.loss("ab"), TypeError, r"not a str: pass tokenizer\.encode_document"
+    yield lambda model: model.loss(iter([3, 0, 3])), TypeError, "a list of token ids, not a list_it"
+    yield lambda model: model.batch_loss(["ab"]), TypeError, "a list of token ids, not a str"
+    yield lambda model: model.fit("ab"), TypeError, "a sequence of documents, not a str"
+    yield lambda model: model.fit(["ab"]), TypeError, "a list of token ids, not a str"
+    yield lambda model: model.fit([["a", "b"]]), TypeError, "token 'a' is not an integer"
+    yield lambda model: model.fit([[3, 0.0, 3]]), TypeError, "token 0.0 is not an integer"
+    yield lambda model: model.fit([[3, 0, 3], None]), TypeError, "a list of token ids, not a None"
+    yield lambda model: model.fit(x for x in [[3, 0, 3]]), TypeError, "not a generator"
+    yield lambda model: model.fit({"a": [3, 0, 3]}), TypeError, "not a dict"
+    yield lambda model: model.fit([[0, 1, 2]]), ValueError, r"with BOS \(3\), not with token 0"
+    yield lambda model: model.fit([[3, 0, 3]], threads=0), ValueError, r"threads must be in 1\.\."
+    yield lambda model: model.fit([[3, 0, 3]], threads=1025), ValueError, "1024, not 1025"
+
+
+@pytest.mark.parametrize("number", range(16))
+def test_what_is_no_token_ids_says_what_to_pass(engine, number):
+    model = engine.GPT(4, n_embd=4, n_head=2)
+    use, error, named = list(mistakes())[number]
+    with pytest.raises(error, match=named):
+        use(model)
+    assert bits(*model.gradients()) == bits(*[0.0] * len(model.params))
+
+
+def test_pieces_of_text_train_without_bos(engine):
+    model, other = engine.GPT(4, n_embd=4, n_head=2), load("python").GPT(4, n_embd=4, n_head=2)
+    pieces = [[0, 1, 2, 0, 1], (2, 2), bytes([1, 0])]
+    assert bits(*model.fit(pieces, 4, bos=False)) == bits(*other.fit(pieces, 4, bos=False))
+
+
+def test_a_prompt_may_be_an_iterator(engine):
+    model = engine.GPT(4, n_embd=4, n_head=2)
+    assert model.generate(iter([1, 2])) == model.generate([1, 2])
+
+
+def test_threads_set_from_outside_warn(engine):
+    model = engine.GPT(4, n_embd=4, n_head=2)
+    with pytest.warns(DeprecationWarning, match="pass threads to fit"):
+        model.threads = 2
+    assert model.threads == 2
+    again = engine.GPT(4, n_embd=4, n_head=2)
+    assert model.fit([[3, 0, 3]], 3) == again.fit([[3, 0, 3]], 3, threads=1)
+    engine.GPT.threads = 3
+    try:
+        with pytest.warns(DeprecationWarning, match="pass threads to fit"):
+            again.fit([[3, 0, 3]], 1)
+    finally:
+        del engine.GPT.threads
+
+
+def failing(engine, spoil, steps, **settings):
+    """Return the error of training that a step ends, and whether all is as before that step."""
+    model = engine.GPT(4, n_embd=4, n_head=2, rng=random.Random(2))
+    adam = engine.Adam(model.params, **settings)
+    seen = []
+
+    def on_step(t, loss):
+        if t + 1 == steps:
+            spoil(model, adam)
+        seen[:] = [model.weights(), bits(*adam.m), bits(*adam.v), adam.t]
+
+    try:
+        model.fit([[3, 0, 1, 3], [3, 2, 3]], 9, adam=adam, on_step=on_step)
+    except (ArithmeticError, ValueError) as error:
+        assert seen == [model.weights(), bits(*adam.m), bits(*adam.v), adam.t]
+        return repr(error), bits(*model.gradients(), *model.weights()), adam.t
+    raise AssertionError("no step failed")
+
+
+def grad(model, adam):
+    model.params[40].grad = 1e200
+
+
+def moment(model, adam):
+    adam.v[-1] = -1.0
+
+
+def weight(model, adam):
+    model.state_dict["lm_head"][2][1].data = 1e308
+
+
+@pytest.mark.parametrize("spoil", [grad, moment, weight])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_step_that_fails_changes_no_weight(engine, oracle, spoil, steps):
+    shown = failing(engine, spoil, steps)
+    assert shown == failing(oracle, spoil, steps)
+    assert shown[2] == steps
+
+
+def test_without_eps_a_later_step_that_divides_by_zero_changes_nothing(engine, oracle):
+    def nothing(model, adam):
+        pass
+
+    settings = {"eps_adam": 0.0, "beta2": 0.0}
+    shown = []
+    for made in (engine, oracle):
+        model = made.GPT(4, n_embd=4, n_head=2, rng=random.Random(2))
+        adam = made.Adam(model.params, **settings)
+        with pytest.raises(ZeroDivisionError) as caught:
+            model.fit([[3, 0, 1, 2, 3], [3, 2, 3]], 9, adam=adam)
+        shown.append((str(caught.value), bits(*model.weights(), *model.gradients()), adam.t))
+    assert shown[0] == shown[1]

@@ -93,9 +93,9 @@ def _fit(m: Machine, i: int, j: int, k: Any) -> None:
     told: list[Any] = []
     on_step = None if j % 2 else lambda t, loss: told.append((t, float(loss).hex()))
     documents = m.documents(i, 1 + j % 3)
-    if hasattr(m.model, "threads"):
-        m.model.threads = 1 + i % 4
-    losses = m.model.fit(documents, steps, batch_size, adam=m.adam, on_step=on_step)
+    losses = m.model.fit(
+        documents, steps, batch_size, adam=m.adam, on_step=on_step, threads=1 + i % 4
+    )
     m.seen += [*told, [loss.hex() for loss in losses]]
 
 
