@@ -1,4 +1,4 @@
-.PHONY: asan bench build fuzz lint matrix mutants test type valgrind
+.PHONY: asan bench build docs fuzz heavy lint matrix mutants test type valgrind
 
 build:
 	pip install --no-build-isolation -e .
@@ -17,6 +17,12 @@ bench:
 
 asan:
 	.ci/sanitize gcc
+
+docs:
+	python docs/reference.py > docs/reference.md && mkdocs build --strict
+
+heavy:
+	pytest -m heavy
 
 fuzz:
 	python tests/fuzz --seconds 600

@@ -1,7 +1,6 @@
 """Exports: each is loaded again by its own runtime, in a process without microgpt.
 
-torch and onnxruntime are large: their tests are slow ones, `pytest -m slow
-tests/test_export.py` after `pip install '.[test,torch,onnx]'`.
+torch and onnxruntime are large: their tests are marked heavy.
 """
 
 import json
@@ -20,7 +19,7 @@ from microgpt.engine import load
 CHARACTERS = "\0\n a<中é𝒳"
 SHAPES = [(1, 1, 1, 1), (8, 4, 1, 8), (6, 2, 3, 5)]
 EXACT = ["json", "numpy"]
-LARGE = [pytest.param(form, marks=pytest.mark.slow) for form in ("torch", "onnx")]
+LARGE = [pytest.param(form, marks=pytest.mark.heavy) for form in ("torch", "onnx")]
 
 
 def saved(path, shape=(6, 2, 3, 5), scale=1.0):
@@ -47,7 +46,7 @@ def test_an_export_says_how_near_its_logits_are(tmp_path, form, shape):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "out"]
 
 
-@pytest.mark.parametrize("form", ["numpy", pytest.param("torch", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("form", ["numpy", pytest.param("torch", marks=pytest.mark.heavy)])
 def test_an_exported_program_needs_no_microgpt(tmp_path, form):
     model = saved(tmp_path / "m.safetensors")
     assert run("export", "m.safetensors", "--to", form, "--out", "o", cwd=tmp_path)[0] == 0

@@ -1,0 +1,87 @@
+"""The pages of docs/: the reference is the docstrings, every command runs, all are linked."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import environment
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RUN = ["tutorial.md", "look.md"]
+HEAVY = re.compile(r"--to (torch|onnx)")
+
+
+def commands(page):
+    """Return the command lines in a page's sh blocks, without those that install."""
+    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if not line.startswith("pip install")]
+
+
+def run_all(lines, folder):
+    """Run command lines one after the other in a folder, as a reader would type them."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -ex\n" + "\n".join(lines)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=folder,
+        env=environment(PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory in which the tutorial's first command has run."""
+    folder = tmp_path_factory.mktemp("pages")
+    run_all(["microgpt train --out names --num-steps 50"], folder)
+    return folder
+
+
+@pytest.mark.parametrize("page", RUN)
+def test_every_command_of_a_page_runs(folder, page):
+    lines = [line for line in commands(page) if not HEAVY.search(line)]
+    assert len(lines) > 3
+    run_all(lines, folder)
+
+
+@pytest.mark.heavy
+def test_every_command_that_needs_torch_or_onnx_runs(folder):
+    lines = [line for page in RUN for line in commands(page) if HEAVY.search(line)]
+    assert len(lines) == 2
+    run_all(lines, folder)
+
+
+def test_the_reference_is_what_the_docstrings_say():
+    made = subprocess.run(
+        [sys.executable, DOCS / "reference.py"], capture_output=True, text=True, check=True
+    )
+    assert made.stdout == (DOCS / "reference.md").read_text(encoding="utf-8"), "run make docs"
+
+
+def test_the_site_leads_to_every_page():
+    nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    named = re.findall(r"[\w-]+\.(?:md|ipynb)", nav)
+    pages = [path.name for path in DOCS.iterdir() if path.suffix in (".md", ".ipynb")]
+    assert sorted(named) == sorted(pages)
+
+
+@pytest.mark.heavy
+def test_the_site_builds_without_a_broken_link(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path],
+        cwd=ROOT,
+        env=environment(NO_MKDOCS_2_WARNING="1", PYTHONWARNINGS="default"),
+        check=True,
+    )
+    for page in tmp_path.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        loaded = re.findall(r"<(?:script|img|link)[^>]+(?:src|href)=\"(https?://[^\"]+)", text)
+        assert all("colab.research.google.com/assets" in url for url in loaded), loaded
