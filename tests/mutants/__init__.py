@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 600.0  # seconds for the tests of one mutant; what takes longer hangs, and is noticed
+PATIENCE = 300.0  # seconds for the tests of one mutant; what takes longer hangs, and is noticed
 
 
 class Mutant(NamedTuple):
