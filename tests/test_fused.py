@@ -259,14 +259,18 @@ def state(model, adam):
     )
 
 
-def both(fused, change, num_steps=3, batch_size=1, threads=1, watch=True, **settings):
+NARROW = (5, 6, 2, 1, 4)
+WIDE = (5, 28, 2, 1, 4)  # too many weights for all their gradients to be computed first
+
+
+def both(fused, change, num_steps=3, batch_size=1, threads=1, watch=True, shape=NARROW, **settings):
     """Train both models, changed alike; return for each losses, exception and state.
 
     If watched, steps are told one by one, and so each is taken as the first of its run.
     """
     seen = []
     for chosen in (engine.load("cython"), fused):
-        model = chosen.GPT(5, 6, 2, 1, 4, rng=random.Random(3))
+        model = chosen.GPT(*shape, rng=random.Random(3))
         adam = chosen.Adam(model.params, **settings)
         change(model, adam)
         losses = []
@@ -490,9 +494,12 @@ def test_squares_too_small_for_certificates_are_those_of_pow(fused, beta2):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("where", [0, 7, 13, 29, 200, 500])
+@pytest.mark.parametrize(
+    ("shape", "where"),
+    [*((NARROW, i) for i in (0, 7, 13, 29, 200, 500)), *((WIDE, i) for i in (0, 300, 5000, 9799))],
+)
 @pytest.mark.parametrize("name", ["v", "grad"])
-def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, where, threads):
+def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, shape, where, threads):
     """Whichever thread has the parameter, and whichever comes first."""
 
     def change(model, adam):
@@ -502,34 +509,32 @@ def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, where, thre
             list(model.params)[where].grad = -1e200
 
     for watch in (True, False):
-        expected, found = both(fused, change, threads=threads, watch=watch)
+        expected, found = both(fused, change, threads=threads, watch=watch, shape=shape)
         assert found == expected
         assert found[1] in (ValueError, OverflowError)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
-    ("small", "large", "row"),
-    [
-        ("layer0.attn_wv", "layer0.attn_wo", 0),
-        ("layer0.attn_wv", "layer0.attn_wo", 5),
-        ("layer0.mlp_fc1", "layer0.mlp_fc2", 0),
-        ("layer0.mlp_fc1", "layer0.mlp_fc2", 23),
-    ],
+    ("small", "large"),
+    [("layer0.attn_wv", "layer0.attn_wo"), ("layer0.mlp_fc1", "layer0.mlp_fc2")],
 )
+@pytest.mark.parametrize("row", [1, -1])
+@pytest.mark.parametrize("shape", [NARROW, WIDE])
 def test_a_gradient_that_becomes_too_large_in_a_step_ends_as_on_the_graph(
-    fused, small, large, row, threads
+    fused, shape, small, large, row, threads
 ):
     """A tiny row times a huge column is a usual number, but the row's gradient is huge."""
 
     def change(model, adam):
-        for p in model.state_dict[small][row]:
-            p.data = abs(p.data) * 1e-160
-        for weights in model.state_dict[large]:
-            weights[row].data *= 1e160
+        for i, sign in ((row, 1.0), (row ^ 1, -1.0)):  # of two units one is on
+            for p in model.state_dict[small][i]:
+                p.data = sign * abs(p.data) * 1e-160
+            for weights in model.state_dict[large]:
+                weights[i].data *= 1e160
 
     for watch in (True, False):
-        expected, found = both(fused, change, threads=threads, watch=watch)
+        expected, found = both(fused, change, threads=threads, watch=watch, shape=shape)
         assert found == expected
         assert found[1] is OverflowError
 
