@@ -15,8 +15,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from microgpt import adam, gpt
+from microgpt import adam
 from microgpt import functions as plain_functions
+from microgpt.models import MODELS
 
 __all__ = [
     "GPT",
@@ -47,7 +48,8 @@ def names() -> list[str]:
 def load(name: str) -> SimpleNamespace:
     """Return an engine by name, as a namespace, the same one each time.
 
-    It has NAME, Value, Tape, Closed, uncollected, functions, GPT, Adam.
+    It has NAME, Value, Tape, Closed, uncollected, functions, Adam, and models: its classes
+    of `microgpt.models` by name. The classes are its attributes too, GPT among them.
 
     Raises:  ValueError if there is no engine of that name; ImportError if it is
              not built
@@ -57,10 +59,10 @@ def load(name: str) -> SimpleNamespace:
     module = importlib.import_module(_MODULES[name])
     # What an engine compiles takes the place of the plain functions.
     functions = module if hasattr(module, "linear") else plain_functions
+    optimizer, models = _over(name, module.Value, functions, getattr(module, "update", adam.update))
     if name == "fused":
-        model: Any = importlib.import_module("microgpt.fused")
-    else:
-        model = _over(name, module.Value, functions, getattr(module, "update", adam.update))
+        fused = importlib.import_module("microgpt.fused")
+        optimizer, models["gpt"] = fused.Adam, fused.GPT
     return SimpleNamespace(
         NAME=name,
         Value=module.Value,
@@ -68,16 +70,19 @@ def load(name: str) -> SimpleNamespace:
         Closed=module.Closed,
         uncollected=module.uncollected,
         functions=functions,
-        GPT=model.GPT,
-        Adam=model.Adam,
+        Adam=optimizer,
+        models=models,
+        **{model.__name__: model for model in models.values()},
     )
 
 
-def _over(name: str, value: type, functions: Any, update: Callable[..., None]) -> SimpleNamespace:
-    """Return the model and the optimizer over an engine's own Value and functions."""
+def _over(
+    name: str, value: type, functions: Any, update: Callable[..., None]
+) -> tuple[type, dict[str, Any]]:
+    """Return the optimizer and the models over an engine's own Value and functions."""
     optimizer = _named(name, adam.Adam, {"_update": staticmethod(update)})
     parts = {"Value": value, "Optimizer": optimizer, "functions": functions}
-    return SimpleNamespace(GPT=_named(name, gpt.GPT, parts), Adam=optimizer)
+    return optimizer, {kind: _named(name, model, parts) for kind, model in MODELS.items()}
 
 
 def _named(name: str, base: type, members: dict[str, Any]) -> type:
