@@ -1,6 +1,19 @@
-"""MkDocs: files outside docs/ are linked to in the repository."""
+"""MkDocs: the reference is made when the site is, and files outside docs/ lie in the repository."""
 
 import re
+import subprocess
+import sys
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+REFERENCE = Path(__file__).with_name("reference.py")
+
+
+def on_files(files, config):
+    """Add the page reference.md."""
+    made = subprocess.run([sys.executable, REFERENCE], stdout=subprocess.PIPE, check=True)
+    files.append(File.generated(config, "reference.md", content=made.stdout.decode()))
 
 
 def on_page_markdown(markdown, config, **_):

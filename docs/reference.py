@@ -1,6 +1,4 @@
-"""Print reference.md: signatures and docstrings as the package has them.
-
-    python docs/reference.py > docs/reference.md
+"""Print the site's reference, in Markdown: signatures and docstrings as the package has them.
 
 The oracle's classes are shown: every engine's have the same surface, which tests compare.
 """
@@ -39,7 +37,7 @@ SECTIONS = {
 HEAD = """\
 # Reference
 
-Made from the docstrings by `python docs/reference.py`. Their labels: *Shapes* of arguments and
+Made from the docstrings. Their labels: *Shapes* of arguments and
 result, *Units*, the *Order* in which numbers are added (it is part of the specification), what is
 changed (*Writes*, *Adds to*), what is raised (*Raises*), and the *Source*. Examples begin with
 
