@@ -91,6 +91,11 @@ class Value:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
 
+    def _repr_html_(self) -> str:
+        from microgpt.pages import value_html  # of notebooks alone
+
+        return value_html(self)
+
     def __add__(self, other: Value | float) -> Value:
         other = other if isinstance(other, Value) else Value(other)
         return Value(self.data + other.data, (self, other), (1.0, 1.0))

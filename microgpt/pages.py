@@ -17,10 +17,12 @@ from microgpt.look import label
 if TYPE_CHECKING:
     from microgpt.gpt import GPT
     from microgpt.look import Look
+    from microgpt.oracle import Value
     from microgpt.tokenizer import CharTokenizer
 
 INK = (46, 110, 210)  # of probabilities and attention: readable on white and on black
 HOT = (214, 84, 36)  # of surprise
+MAX_CHILDREN = 20  # shown of a node
 MAX_LABELS = 64  # on an axis
 MAX_BITS = 8.0  # a surprise from here on has the full colour
 
@@ -211,6 +213,23 @@ def tokenizer_html(tokenizer: CharTokenizer) -> str:
         f'{STYLE}<div class="microgpt"><p>{tokenizer.vocab_size} tokens, in the order of their '
         f"ids; &lt;&gt; is BOS</p><p>{shown}</p></div>"
     )
+
+
+def value_html(node: Value) -> str:
+    """Return a node: its number and gradient, and what it was computed from."""
+    pairs = list(zip(node._children, node._local_grads))
+    rows = "".join(
+        f'<tr><td class="text"><code>{escape(repr(child))}</code></td><td>{grad}</td>'
+        f"<td>{grad * node.grad}</td></tr>"
+        for child, grad in pairs[:MAX_CHILDREN]
+    )
+    more = f"<p>and {len(pairs) - MAX_CHILDREN:,} more</p>" if len(pairs) > MAX_CHILDREN else ""
+    head = (
+        '<tr><th class="text">computed from</th><th>local gradient</th>'
+        "<th>times this node's gradient</th></tr>"
+    )
+    table = f'<div class="scroll"><table>{head}{rows}</table></div>{more}' if pairs else ""
+    return f'{STYLE}<div class="microgpt"><p><code>{escape(repr(node))}</code></p>{table}</div>'
 
 
 def _label(look: Look, token: int) -> str:

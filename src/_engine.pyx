@@ -230,6 +230,9 @@ cdef class Value:
     def __repr__(self):
         return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
 
+    def _repr_html_(self):
+        return import_module("microgpt.pages").value_html(self)
+
     def __reduce__(self):
         attributes = getattr(self, "__dict__", None)
         state = (self.data, self.grad, self._children, self._local_grads, attributes)

@@ -212,6 +212,19 @@ def test_looks_models_and_tokenizers_show_themselves_in_a_notebook(engine):
     assert "10 tokens" in Balance(TOKENIZER._repr_html_()).text
 
 
+def test_a_value_shows_what_it_was_computed_from(scalar):
+    a, b = scalar.Value(2.0), scalar.Value(-3.0)
+    y = a * b
+    y.backward()
+    shown = Balance(y._repr_html_())
+    assert shown.count["tr"] == 3
+    assert "Value(data=-6.0, grad=1.0)" in shown.text
+    assert shown.text.count("-3.0") == 4  # a's gradient, b, twice a's local gradient
+    assert "table" not in Balance(a._repr_html_()).count
+    many = Balance(scalar.Value(1.0, [a] * 30, [1.0] * 30)._repr_html_())
+    assert "and 10 more" in many.text
+
+
 def test_markup_in_a_text_is_text(engine):
     tokenizer = CharTokenizer("<b>&\n ")
     model = engine.GPT(tokenizer.vocab_size, 8, 4)
