@@ -85,6 +85,12 @@ def test_safetensors_itself_reads_the_file(oracle, path):
         assert bits(*arrays[name].ravel()) == bits(*[p.data for row in matrix for p in row])
 
 
+def test_weights_begin_at_a_multiple_of_eight_bytes(path):
+    """Readers that map the file need them so, and the header ends anywhere."""
+    content = path.read_bytes()
+    assert int.from_bytes(content[:8], "little") % 8 == 0
+
+
 def test_file_that_safetensors_wrote_in_another_order_is_read(oracle, path):
     model, _ = made(oracle)
     arrays = safetensors.numpy.load_file(path)

@@ -6,6 +6,8 @@ of the last "shape" step, so any list of steps is a program.
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
@@ -24,6 +26,7 @@ SHAPES = [
     (17, 5, 1, 1, 6),
     (6, 16, 2, 1, 4),
     (3, 9, 3, 2, 8),
+    (4, 28, 2, 1, 3),  # more weights than are updated together
 ]
 SETTINGS: dict[str, list[Any]] = {
     "learning_rate": [0.01, 0.0, 1.0, 1e-300, 1e300, 0.1],
@@ -126,6 +129,11 @@ def _wrong_token(m: Machine, i: int, j: int, k: Any) -> None:
     m.model.fit([m.document(j), tokens], 3, 1, adam=m.adam)
 
 
+def _copied(m: Machine, i: int, j: int, k: Any) -> None:
+    ways: list[Callable[[Any], Any]] = [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+    m.model, m.adam = ways[j % 2]((m.model, m.adam))
+
+
 STEPS: dict[str, Callable[[Machine, int, int, Any], None]] = {
     "shape": _shape,
     "adam": _adam,
@@ -137,6 +145,7 @@ STEPS: dict[str, Callable[[Machine, int, int, Any], None]] = {
     "backward": _backward,
     "step": lambda m, i, j, k: m.adam.step(),
     "generate": _generate,
+    "copied": _copied,
     "wrong token": _wrong_token,
 }
 
