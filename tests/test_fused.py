@@ -131,6 +131,18 @@ def test_wide_models_are_the_graphs(fused, shape, lengths):
     assert trained(fused, shape, lengths) == trained_graph(shape, lengths)
 
 
+def test_a_second_backward_knows_the_documents_of_the_first(fused):
+    scalar, model = pair(fused, (5, 4, 2, 1, 6))
+    tokens = [4, 1, 2, 1, 4]
+    losses = scalar.loss(tokens), model.loss(tokens)
+    for loss in losses:
+        loss.backward()
+    tokens[2] = 0
+    for loss in losses:
+        loss.backward()
+    assert_equal(scalar, model)
+
+
 def test_a_second_backward_adds_what_the_graph_adds(fused):
     scalar, model = pair(fused, (5, 4, 2, 1, 6))
     tokens = [4, 1, 2, 1, 4]
@@ -263,7 +275,7 @@ NARROW = (5, 6, 2, 1, 4)
 WIDE = (5, 28, 2, 1, 4)  # too many weights for all their gradients to be computed first
 
 
-def both(fused, change, num_steps=3, batch_size=1, threads=1, watch=True, shape=NARROW, **settings):
+def both(fused, change, steps=3, batch_size=1, threads=1, watch=True, shape=NARROW, **settings):
     """Train both models, changed alike; return for each losses, exception and state.
 
     If watched, steps are told one by one, and so each is taken as the first of its run.
@@ -277,14 +289,14 @@ def both(fused, change, num_steps=3, batch_size=1, threads=1, watch=True, shape=
         try:
             model.fit(
                 [[4, 1, 2, 1, 4], [4, 4], [4, 0, 4]],
-                num_steps,
+                steps,
                 batch_size,
                 adam=adam,
                 threads=threads,
                 on_step=(lambda t, loss, losses=losses: losses.append(loss)) if watch else None,
             )
             ended = None
-        except Exception as error:
+        except (ArithmeticError, ValueError) as error:
             ended = type(error)
         seen.append((bits(*losses), ended, state(model, adam)))
     return seen
@@ -598,6 +610,30 @@ except KeyboardInterrupt as interrupt:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     )
     assert result.stdout == "whole\n"
+
+
+def test_a_signal_does_not_wait_for_a_thousand_large_steps():
+    script = """
+import os, signal, threading, time
+from microgpt import fused
+model = fused.GPT(27, n_embd=192)
+documents = [[26, *range(20), 26]] * 16  # a thousand of these take minutes
+sent = []
+def send():
+    time.sleep(1)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+threading.Thread(target=send).start()
+try:
+    model.fit(documents, 1000, 64)
+except KeyboardInterrupt:
+    print(time.monotonic() - sent[0])
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    )
+    assert float(result.stdout) < 10, "no timed test, but not for ever"
 
 
 def test_fit_calls_on_step_after_each_step(fused):

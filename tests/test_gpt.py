@@ -121,6 +121,9 @@ def test_training_needs_documents_and_a_batch(model_engine):
         model.fit([])
     with pytest.raises(ValueError, match="at least one document"):
         model.batch_loss([])
+    for threads in (0, 1025):
+        with pytest.raises(ValueError, match=rf"threads must be in 1\.\.1024, not {threads}"):
+            model.fit([[3, 0, 3]], threads=threads)
     with pytest.raises(ValueError, match="batch_size must be at least 1, not 0"):
         model.fit([[3, 0, 3]], batch_size=0)
 

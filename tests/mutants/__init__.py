@@ -81,7 +81,7 @@ def some(extensions, **options):
     assert len(extensions) == len(modules), modules
     for extension in extensions:
         flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
-        extension.extra_compile_args = [*flags, "-O1"]
+        extension.extra_compile_args = [*flags, "-O1", "-g0"]
     return cythonize(extensions, **options)
 
 Cython.Build.cythonize = some
