@@ -1,6 +1,6 @@
 """`python -m microgpt`: the command line."""
 
-from microgpt.cli import main
+from microgpt.commands import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -1,9 +1,14 @@
-"""Documents, one a line, from the package, a file, standard input or the web.
+"""Documents from the package, a file, standard input or the web.
 
-The original's reading, made strict: text is UTF-8, a byte order mark at the
-start is dropped, a line ends with LF, CRLF or CR, white space around it is
-dropped, and so are lines that are then empty. What is no text is an error that
-names the line and the byte, never a guess.
+Text is UTF-8; a byte order mark at the start is dropped, and CRLF and CR count as LF.
+`SPLITS` are the ways to cut a text into documents:
+
+    lines       one a line, white space around it dropped, empty lines dropped (the original's)
+    paragraphs  blank lines between them, white space around them dropped
+    windows     the whole text, newlines included: every block_size characters a piece of
+                block_size + 1, so that the last character of one is the first of the next
+
+What is no text is an error that names the line and the byte, never a guess.
 """
 
 from __future__ import annotations
@@ -11,15 +16,17 @@ from __future__ import annotations
 import hashlib
 import http.client
 import re
+import shlex
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
-from typing import BinaryIO
+from collections.abc import Iterator, Sequence
+from typing import Any, BinaryIO
 
 from microgpt import __version__, files, names
+from microgpt.message import one_line
 
+SPLITS = ("lines", "paragraphs", "windows")
 # The names that the original trains on, at the commit that its script names.
 ORIGINAL = (
     "https://raw.githubusercontent.com/karpathy/makemore/988aa59/names.txt"
@@ -29,72 +36,130 @@ MAX_BYTES = 1 << 30
 TIMEOUT = 30.0
 _CHUNK = 1 << 20
 _NEWLINE = re.compile(rb"\r\n|\r|\n")
+_WEB = re.compile("https?://", re.IGNORECASE)
+# How other files begin, what they are, and the command that makes text of them.
+_OTHERS = (
+    (b"\x1f\x8b", "compressed with gzip", "zcat"),
+    (b"BZh", "compressed with bzip2", "bzcat"),
+    (b"\xfd7zXZ\0", "compressed with xz", "xzcat"),
+    (b"\x28\xb5\x2f\xfd", "compressed with zstd", "zstdcat"),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", "lz4cat"),
+    (b"PK\x03\x04", "a zip archive", "unzip -p"),
+    (b"\xff\xfe\0\0", "UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    (b"\0\0\xfe\xff", "UTF-32", "iconv -f UTF-32 -t UTF-8"),
+    (b"\xff\xfe", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+    (b"\xfe\xff", "UTF-16", "iconv -f UTF-16 -t UTF-8"),
+)
 
 
-def documents(source: str | None = None) -> list[str]:
+def documents(source: str | None = None, split: str = "lines", block_size: int = 16) -> list[str]:
     """Return the documents of a source, in their order.
 
     source is a path, "-" for standard input, an http or https address (fetched
     once, see `download`), "original" for the names that the original trains on
-    (the address ORIGINAL), or None for the names that ship with the package.
+    (the address ORIGINAL), or None for the names that ship with the package; block_size
+    is the length of windows.
 
     Raises:  OSError if it cannot be read; ValueError naming the place if it is
              not UTF-8 text, larger than MAX_BYTES, or without a document
     """
+    data, name = read(source)
+    return cut(decode(data, name), name, split, block_size)
+
+
+def read(source: str | None = None) -> tuple[bytes, str]:
+    """Return the bytes of a source and what errors call it.
+
+    Raises:  as `documents`
+    """
     if source is None:
-        return parse(names.PATH.read_bytes(), str(names.PATH))
+        return names.PATH.read_bytes(), str(names.PATH)
     if source == "-":
         if sys.stdin is None:
             raise ValueError("standard input is closed: give --data a path")
-        return parse(b"".join(_chunks(sys.stdin.buffer, "standard input")), "standard input")
+        return b"".join(_chunks(sys.stdin.buffer, "standard input")), "standard input"
     if source == "original":
         source = ORIGINAL
-    if re.match("https?://", source, re.IGNORECASE):
-        source = str(download(source))
-    elif re.match("[a-z+]+://", source, re.IGNORECASE):
+    if _WEB.match(source):
+        return download(source), source.partition("#")[0]
+    if re.match("[a-z+]+://", source, re.IGNORECASE):
         raise ValueError(f"{source}: only http and https addresses can be fetched")
     try:
         with open(source, "rb") as file:
-            return parse(b"".join(_chunks(file, source)), source)
-    except OSError as error:  # of reading: of opening has the name
+            return b"".join(_chunks(file, source)), source
+    except OSError as error:  # an error of reading has no name, one of opening has
         error.filename = source
         raise
 
 
-def parse(data: bytes, name: str) -> list[str]:
-    """Return the documents of a text; name is what its errors call it.
+def decode(data: bytes, name: str) -> str:
+    """Return the text of UTF-8 bytes, its lines ended by LF.
 
-    Raises:  ValueError as `documents`
+    Raises:  ValueError that names the place and, where it is known, the command that helps
     """
     try:
         text = data.decode("utf-8-sig")
+        problem = "0x00 is not text" if "\0" in text else ""
+        offset, advice = data.find(0), "is it binary, or UTF-16?"
     except UnicodeDecodeError as error:
-        place = _place(error.object, error.start)
-        raise ValueError(
-            f"{name}: {place}: 0x{error.object[error.start]:02x} is not UTF-8 ({error.reason}); "
-            "convert the text to UTF-8, for example with iconv"
-        ) from None
-    if "\0" in text:
-        raise ValueError(
-            f"{name}: {_place(data, data.index(0))}: 0x00 is not text; is it binary, or UTF-16?"
-        )
-    # Not splitlines(): that would also cut at characters such as U+2028 and form feed.
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    found = [line for line in map(str.strip, lines) if line]
+        data, offset = error.object, error.start
+        problem = f"0x{data[offset]:02x} is not UTF-8 ({error.reason})"
+        advice = f"if it is Latin-1: {_command('iconv -f LATIN1 -t UTF-8', name)}"
+    if not problem:
+        # Not splitlines(): that would also cut at characters such as U+2028 and form feed.
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+    for start, kind, command in _OTHERS:
+        if data.startswith(start):
+            advice = f"it is {kind}: {_command(command, name)}"
+    raise ValueError(f"{name}: {_place(data, offset)}: {problem}; {advice}")
+
+
+def cut(text: str, name: str, split: str = "lines", block_size: int = 16) -> list[str]:
+    """Return the documents of a text; name is what errors call it.
+
+    Raises:  ValueError if there is none
+    """
+    if split == "windows":
+        if text.strip() and len(text) <= block_size:
+            raise ValueError(
+                f"{name}: {len(text)} characters are fewer than one window, "
+                f"block_size {block_size} and 1: lower --block-size"
+            )
+        starts = range(0, len(text) - 1, block_size) if text.strip() else range(0)
+        found = [text[i : i + block_size + 1] for i in starts]
+    elif split == "paragraphs":
+        lines = [line.rstrip() for line in text.split("\n")]
+        found = [part.strip() for part in re.split("\n\n+", "\n".join(lines))]
+    else:
+        found = [line.strip() for line in text.split("\n")]
+    found = [document for document in found if document]
     if not found:
         raise ValueError(f"{name}: no document in it; it needs one a line")
     return found
 
 
-def download(url: str) -> Path:
-    """Return the file in the user's cache directory that holds what url gives.
+def parse(data: bytes, name: str) -> list[str]:
+    """Return the lines of UTF-8 bytes as documents.
+
+    Raises:  ValueError as `documents`
+    """
+    return cut(decode(data, name), name)
+
+
+def checksum(documents: Sequence[str]) -> str:
+    """Return the SHA-256 of documents in their order, in hexadecimal."""
+    return hashlib.sha256("\0".join(documents).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def download(url: str) -> bytes:
+    """Return what an address gives, from the user's cache directory if it is there.
 
     It is fetched once: to fetch again, delete the file. With #sha256=HEX at the
     end of the address, the content must have that checksum.
 
-    Writes:  the whole file, or nothing
-    Raises:  OSError if it cannot be fetched or kept; ValueError if it is larger
-             than MAX_BYTES or the checksum differs
+    Writes:  the whole file if it is text with a document in it, else nothing
+    Raises:  OSError if it cannot be fetched or kept; ValueError naming the address if it
+             is larger than MAX_BYTES, not text, or the checksum differs
     """
     import platformdirs
 
@@ -102,26 +167,49 @@ def download(url: str) -> Path:
     sha256 = _checksum(fragment)
     key = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     path = platformdirs.user_cache_path("microgpt") / f"{key}.txt"
-    if path.is_file() and sha256 in (None, hashlib.sha256(path.read_bytes()).hexdigest()):
-        return path
+    if path.is_file():
+        data = path.read_bytes()
+        if _is_usable(data) and sha256 in (None, hashlib.sha256(data).hexdigest()):
+            return data
+    data = b"".join(_fetch(url))
+    digest = hashlib.sha256(data).hexdigest()
+    if sha256 not in (None, digest):
+        raise ValueError(f"{url}: its sha256 is {digest}, not {sha256}; not kept")
+    parse(data, url)
     path.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
     with files.replacing(path) as file:
-        for chunk in _fetch(url):
-            digest.update(chunk)
-            file.write(chunk)
-        if sha256 is not None and digest.hexdigest() != sha256:
-            raise ValueError(f"{url}: its sha256 is {digest.hexdigest()}, not {sha256}; not kept")
-    return path
+        file.write(data)
+    return data
+
+
+def _is_usable(data: bytes) -> bool:
+    try:
+        parse(data, "")
+    except ValueError:
+        return False
+    return True
+
+
+class _Redirect(urllib.request.HTTPRedirectHandler):
+    """Follow redirects to other http and https addresses alone."""
+
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
+        if not _WEB.match(newurl):
+            raise ValueError(
+                f"redirects to {one_line(newurl)}; only http and https addresses can be fetched"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _fetch(url: str) -> Iterator[bytes]:
     try:
         request = urllib.request.Request(url, headers={"User-Agent": f"microgpt/{__version__}"})
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
+        response = urllib.request.build_opener(_Redirect).open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        raise OSError(f"{url}: {error.code} {error.reason}") from None
+        raise OSError(f"{url}: {error.code} {one_line(error.reason)}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise OSError(f"{url}: {_reason(error)}") from None
     with response:
@@ -138,7 +226,7 @@ def _fetch(url: str) -> Iterator[bytes]:
 
 def _reason(error: Exception) -> str:
     reason = getattr(error, "reason", error)
-    return getattr(reason, "strerror", None) or str(reason) or repr(reason)
+    return one_line(getattr(reason, "strerror", None) or str(reason) or repr(reason))
 
 
 def _chunks(file: BinaryIO, name: str) -> Iterator[bytes]:
@@ -162,3 +250,14 @@ def _checksum(fragment: str) -> str | None:
 def _place(data: bytes, offset: int) -> str:
     lines = _NEWLINE.split(data[:offset])
     return f"line {len(lines)}, byte {len(lines[-1]) + 1}"
+
+
+def _command(command: str, name: str) -> str:
+    """Return the shell command that makes text of a source and trains on it."""
+    if name == "standard input" and command == "unzip -p":  # which reads files alone
+        command = "funzip"
+    if name == "standard input":
+        return f"... | {command} | microgpt train --data -"
+    if _WEB.match(name):
+        return f"curl -L {shlex.quote(name)} | {command} | microgpt train --data -"
+    return f"{command} {shlex.quote(name)} | microgpt train --data -"

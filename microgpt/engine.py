@@ -133,25 +133,7 @@ def _is_pure_build() -> bool:
     return any("Root-Is-Purelib: true" in build for build in builds if build)
 
 
-def _explain(refused: BaseException) -> None:
-    """Let the command line end on an engine that is refused in one line, as on a wrong flag."""
-
-    def explain(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-        if error is not refused:  # whoever runs has caught that one
-            return sys.__excepthook__(kind, error, trace)
-        print(f"microgpt: {error} (see MICROGPT_ENGINE, MICROGPT_SIMD)", file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, ValueError) else 1)
-
-    sys.excepthook = explain
-
-
-try:
-    _engine = _default()
-except (ImportError, ValueError) as error:
-    # Only here: the command line is inside the package, and is not read before this is.
-    if os.path.basename(sys.argv[0]) in ("-m", "microgpt", "microgpt.exe"):
-        _explain(error)
-    raise
+_engine = _default()
 NAME: str = _engine.NAME
 if TYPE_CHECKING:  # to a type checker every engine is the oracle: their surfaces are equal
     from microgpt import functions

@@ -1,7 +1,7 @@
-"""Whether a model fits into this machine, asked before the memory is taken.
+"""Whether a model fits into this machine.
 
-A system that promises more than it has ends the process that believes it, so
-MemoryError alone would come too late.
+Linux overcommits memory: the OOM killer would end the process before malloc fails, so this
+is checked first.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ def check(config: Config, engine_name: str, positions: int = 0) -> None:
         return
     needed = least(config, engine_name, positions)
     if needed > memory:
+        other = "" if engine_name == "fused" else ", or take --engine fused"
         raise MemoryError(
             f"{config.num_params:,} weights and {positions:,} positions a step need at least "
             f"{needed / 2**30:,.1f} GiB on the {engine_name} engine, this machine has "
-            f"{memory / 2**30:,.1f}"
+            f"{memory / 2**30:,.1f}: lower --n-embd, --n-layer, --block-size or --batch-size{other}"
         )
 
 

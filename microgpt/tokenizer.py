@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from microgpt.message import quoted
+
 
 class CharTokenizer:
     """A vocabulary of single characters and BOS, the token at both ends of a document.
@@ -39,7 +41,8 @@ class CharTokenizer:
             return [self._ids[char] for char in text]
         except KeyError as error:
             raise ValueError(
-                f"character {error.args[0]!r} is not in the vocabulary {''.join(self.chars)!r}"
+                f"character {error.args[0]!r} is not in the vocabulary "
+                f"{quoted(''.join(self.chars))}"
             ) from None
 
     def encode_document(self, text: str) -> list[int]:
@@ -49,11 +52,16 @@ class CharTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of token ids.
 
-        Raises:  ValueError if a token is BOS or not in the vocabulary
+        Raises:  ValueError if a token is BOS or not in the vocabulary; TypeError if
+                 one is not an integer
         """
+        chars = []
         for token in tokens:
+            if not isinstance(token, int) and not hasattr(token, "__index__"):
+                raise TypeError(f"a token is an integer, not {quoted(token)}: see encode")
             if not 0 <= token < self.BOS:
                 raise ValueError(
-                    f"token {token} stands for no character: ids are 0..{self.BOS - 1}"
+                    f"token {quoted(token)} stands for no character: ids are 0..{self.BOS - 1}"
                 )
-        return "".join([self.chars[token] for token in tokens])
+            chars.append(self.chars[token])
+        return "".join(chars)

@@ -1,36 +1,30 @@
 """The promise, checked on this machine: every engine trained beside the oracle, by bits.
 
-Each engine starts from the same seed and data. First all take their steps side by
+Each engine starts from the same settings and text. First all take their steps side by
 side, and losses, gradients and weights are compared after each one, the samples at
 the end. Then each trains again by `fit`, the way `train` goes: its losses, weights
 and samples are compared, and these are the steps that are timed. Equal means equal
 by `float.hex()`; where the oracle raises an exception, so must the others.
+
+`again` does the same for a saved run: trained from nothing, it must give every loss of its
+log and the weights of its checkpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import math
-import statistics
-import sys
+import os
 import time
-from argparse import Namespace
 from array import array
-from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
-
-from microgpt import checkpoint, data, sampling
 from microgpt import engine as engines
+from microgpt import sampling
 from microgpt.gpt import Config
-from microgpt.training import OnStep, Run, losses_to, prepare
+from microgpt.settings import Settings
+from microgpt.training import LOG, Corpus, OnStep, Training, read_log
 
 ORACLE = "python"
 
@@ -45,58 +39,89 @@ class Difference(NamedTuple):
     found: str
 
 
-def verify(arguments: Namespace, engine: SimpleNamespace | None = None) -> int:
-    """Compare all engines, or one, with the oracle and print a table; return the exit status.
+def compare(
+    settings: Settings, on_step: OnStep = lambda t, loss: None
+) -> tuple[Candidate, list[Candidate], list[str]]:
+    """Compare all engines, or settings.engine, with the oracle.
 
-    Raises:  OSError and ValueError with a message for the user
+    Returns the oracle and the others after training, and the names of what is not built;
+    on_step is told the oracle's losses.
+
+    Raises:  ValueError if there is nothing to compare; as `Training`
     """
-    if arguments.out is not None:
-        prepare(arguments.out)
-    documents = data.documents(arguments.data)
-    oracle = Candidate(ORACLE, arguments, documents)
-    asked = engines.names() if engine is None else [engine.NAME]
+    asked = engines.names() if settings.engine is None else [settings.engine]
     names = [name for name in asked if name != ORACLE]
-    built = {name for name in names if _is_built(name)}
-    others = [Candidate(name, arguments, documents) for name in names if name in built]
-    missing = [name for name in names if name not in built]
-    if not others:
+    built = [name for name in names if _is_built(name)]
+    if not built:
         raise ValueError("no engine is built beside the oracle, so there is nothing to compare")
-    with contextlib.ExitStack() as stack:
-        write = None
-        if arguments.losses is not None:
-            write = stack.enter_context(losses_to(arguments.losses))
-        _train_side_by_side(oracle, others, arguments, write)
-    differ = any(other.difference for other in others)
-    if arguments.out is not None and not differ:
-        checkpoint.save(arguments.out, oracle.run.model, oracle.run.tokenizer)
-    if arguments.quiet and not differ:
-        return 0
-    # In a pipe nothing is folded, however narrow the terminal behind it.
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(_table(oracle, others, missing))
-    steps = len(oracle.seconds)
-    weights = steps * oracle.run.model.config.num_params
-    print(
-        f"compared to the last bit: {steps:,} losses, {weights:,} gradients, {weights:,} weights, "
-        f"{arguments.num_samples:,} samples"
-    )
-    return int(differ)
+    corpus = Corpus.of(settings)
+    oracle = Candidate(ORACLE, settings, corpus)
+    others = [Candidate(name, settings, corpus) for name in built]
+    _train_side_by_side(oracle, others, on_step)
+    return oracle, others, [name for name in names if name not in built]
+
+
+class Again(NamedTuple):
+    """What training a saved run again came to; difference is None if all was equal."""
+
+    losses: int
+    weights: int
+    difference: Difference | None
+
+
+def again(
+    directory: str | os.PathLike[str],
+    engine_name: str | None = None,
+    on_step: OnStep = lambda t, loss: None,
+) -> Again:
+    """Train a saved run again from nothing and compare losses and last weights by bits.
+
+    Raises:  as `Training.load`; ValueError if there is no log
+    """
+    saved = Training.load(directory, {"engine": engine_name})
+    lines = read_log(Path(directory) / LOG, saved.step)
+    if len(lines) < saved.step:
+        raise ValueError(
+            f"{Path(directory) / LOG}: has the losses of {len(lines)} steps, not of {saved.step}"
+        )
+    run = Training(saved.settings.replaced(num_steps=saved.history[0][1], out=None), saved.corpus)
+
+    def compare(t: int, loss: float) -> None:
+        logged = float(lines[t]["loss"])
+        if logged.hex() != loss.hex():
+            raise _FoundError(Difference(f"step {t + 1}, loss", logged.hex(), loss.hex()))
+        on_step(t, loss)
+
+    try:
+        run.replay(saved.history, saved.step, compare)
+    except _FoundError as error:
+        return Again(run.step, 0, error.difference)
+    weights = array("d", saved.model.weights())
+    expected: Observed = {"weight": weights}
+    found: Observed = {"weight": array("d", run.model.weights())}
+    return Again(saved.step, len(weights), difference(expected, found, saved.model.config))
+
+
+class _FoundError(Exception):
+    def __init__(self, difference: Difference) -> None:
+        super().__init__(difference)
+        self.difference = difference
 
 
 class Candidate:
     """An engine in training: seconds, one a step; difference, its first."""
 
-    def __init__(self, name: str, arguments: Namespace, documents: list[str]) -> None:
+    def __init__(self, name: str, settings: Settings, corpus: Corpus) -> None:
         self.name = name
-        self.begin: Callable[[], Run] = lambda: Run(arguments, documents, engines.load(name))
-        self.arguments = arguments
+        self.settings = settings.replaced(engine=name, out=None)
+        self.begin: Callable[[], Training] = lambda: Training(self.settings, corpus)
         self.run = self.begin()
         self.seconds: list[float] = []
         self.difference: Difference | None = None
 
     def step(self, t: int) -> Observed:
         """Take step t of training and return what it computed, by name."""
-        run, size = self.run, self.run.batch_size
+        run, size = self.run, self.settings.batch_size
         batch = [run.tokens[(t * size + b) % len(run.tokens)] for b in range(size)]
         seen: Observed = {}
         try:
@@ -125,7 +150,7 @@ class Candidate:
             seen[f"step {t + 1}, loss"] = array("d", [loss])
 
         try:
-            self.run.fit(on_step)
+            self.run.replay([], self.settings.num_steps, on_step)
             seen["last weight"] = array("d", self.run.model.weights())
         except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
@@ -136,7 +161,7 @@ class Candidate:
         """Return the samples drawn now, by number."""
         run, seen = self.run, Observed()
         try:
-            texts = sampling.samples(run.model, run.tokenizer, run.rng, self.arguments)
+            texts = sampling.samples(run.model, run.tokenizer, run.rng, self.settings)
             for i, text in enumerate(texts):
                 seen[f"sample {i + 1}"] = text
         except Exception as error:  # any is an observation
@@ -179,25 +204,20 @@ def parameter(i: int, config: Config) -> str:
     raise ValueError("the model has no such weight")
 
 
-def _train_side_by_side(
-    oracle: Candidate, others: list[Candidate], arguments: Namespace, write: OnStep | None
-) -> None:
+def _train_side_by_side(oracle: Candidate, others: list[Candidate], on_step: OnStep) -> None:
     trained: Observed = {}
-    with _progress(arguments.quiet) as advance:
-        for t in range(arguments.num_steps):
-            expected = oracle.step(t)
-            for other in others:
-                if other.difference is None:
-                    other.compare(f"step {t + 1}, ", expected, other.step(t))
-            advance(t + 1, arguments.num_steps)
-            if "exception" in expected:
-                trained["exception"] = expected["exception"]
-                break
-            trained[f"step {t + 1}, loss"] = expected["loss"]
-            if write is not None:
-                write(t, float(expected["loss"][0]))
-        else:
-            trained["last weight"] = expected["weight"]
+    for t in range(oracle.settings.num_steps):
+        expected = oracle.step(t)
+        for other in others:
+            if other.difference is None:
+                other.compare(f"step {t + 1}, ", expected, other.step(t))
+        if "exception" in expected:
+            trained["exception"] = expected["exception"]
+            break
+        trained[f"step {t + 1}, loss"] = expected["loss"]
+        on_step(t, float(expected["loss"][0]))
+    else:
+        trained["last weight"] = expected["weight"]
     drawn = oracle.sample()
     for other in others:
         if other.difference is None:
@@ -205,39 +225,6 @@ def _train_side_by_side(
         other.compare("by fit, ", trained, other.fit())
         if other.difference is None:
             other.compare("by fit, ", drawn, other.sample())
-
-
-def _table(oracle: Candidate, others: list[Candidate], missing: list[str]) -> Table:
-    table = Table(box=box.ROUNDED)
-    table.add_column("engine", style="bold")
-    table.add_column("time a step", justify="right")
-    table.add_column("times the oracle", justify="right")
-    table.add_column("bits")
-    seconds = statistics.median(oracle.seconds or [math.nan])
-    table.add_row(oracle.name, _time(seconds), "1", Text("the oracle", "dim"))
-    for other in others:
-        own = statistics.median(other.seconds or [math.nan])
-        if other.difference is None:
-            verdict = Text("identical", "bold green")
-        else:
-            place, expected, found = other.difference
-            width = max(len(ORACLE), len(other.name))
-            verdict = Text(f"differ: {place}\n", "bold red")
-            verdict.append(f"{ORACLE:{width}} {expected}\n{other.name:{width}} {found}", "default")
-        table.add_row(other.name, _time(own), _ratio(seconds / own), verdict)
-    for name in missing:
-        table.add_row(name, "-", "-", Text("not built", "yellow"))
-    return table
-
-
-def _ratio(ratio: float) -> str:
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.3g}"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 1:
-        return f"{seconds:,.2f} s"
-    return f"{1e3 * seconds:.1f} ms" if seconds >= 1e-3 else f"{1e6 * seconds:.1f} us"
 
 
 def _is_built(name: str) -> bool:
@@ -250,20 +237,3 @@ def _is_built(name: str) -> bool:
 
 def _brief(value: array[float] | str) -> str:
     return value if isinstance(value, str) else f"{len(value)} numbers"
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int, int], object]]:
-    """Yield a function of (step, num_steps) that draws a bar on a terminal."""
-    console = Console(stderr=True)
-    bar = Progress(
-        TextColumn("step {task.completed} / {task.total}"),
-        BarColumn(),
-        console=console,
-        auto_refresh=False,
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task("")
-        yield lambda t, total: bar.update(task, completed=t, total=total, refresh=True)

@@ -265,8 +265,8 @@ def config(**changes):
         (metadata(vocabulary="ba"), "its vocabulary is not sorted and unique"),
         (metadata(vocabulary="aa"), "its vocabulary is not sorted and unique"),
         (metadata(vocabulary="a\ud800"), "surrogates not allowed"),
-        (lambda header: header.pop("wte"), "its matrices are 'wpe', 'lm_head', .*, not 'wte'"),
-        (lambda header: header.update(more=header["wte"]), "its matrices are"),
+        (lambda header: header.pop("wte"), "its tensors are 'wpe', 'lm_head', .*, not 'wte'"),
+        (lambda header: header.update(more=header["wte"]), "its tensors are"),
         (lambda header: header.update(wte=3), "wte is not of dtype F64"),
         (entry("wte", dtype="F32"), "wte is not of dtype F64"),
         (entry("wte", shape=[2, 3]), r"wte is not of shape \[3, 2\]"),
@@ -276,9 +276,9 @@ def config(**changes):
         (entry("wte", data_offsets=[False, 48]), "wte has data_offsets that do not fit"),
         (entry("wte", data_offsets=[0, 48, 96]), "wte has data_offsets that do not fit"),
         (entry("wte", data_offsets=None), "wte has data_offsets that do not fit"),
-        (entry("wte", data_offsets=[1, 49]), "its matrices do not lie side by side"),
+        (entry("wte", data_offsets=[1, 49]), "its tensors do not lie side by side"),
         (entry("wte", data_offsets=[10**30, 10**30 + 48]), "do not lie side by side"),
-        (entry("lm_head", data_offsets=[0, 48]), "its matrices do not lie side by side"),
+        (entry("lm_head", data_offsets=[0, 48]), "its tensors do not lie side by side"),
     ],
 )
 def test_header_that_is_wrong_is_refused_by_what_is_wrong(path, change, complaint):

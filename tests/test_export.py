@@ -98,7 +98,7 @@ def test_an_export_that_differs_is_not_kept(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setitem(FORMS, "json", (wrong, read))
     monkeypatch.chdir(tmp_path)
-    from microgpt.cli import main
+    from microgpt.commands import main
 
     assert main(["export", "m.safetensors", "--to", "json", "--out", "o"]) == 1
     assert "the export to json differs: logits by up to " in capsys.readouterr().err

@@ -134,7 +134,7 @@ def test_an_instruction_set_that_was_not_built_falls_to_the_next(tmp_path, compi
 
 
 def test_cython_is_taken_or_refused_never_replaced(pure_package):
-    done = python("import microgpt", pure_package, MICROGPT_ENGINE="cython")
+    done = python("import microgpt.engine", pure_package, MICROGPT_ENGINE="cython")
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1] == "ModuleNotFoundError: No module named 'microgpt._engine'"
 
@@ -145,7 +145,7 @@ def test_python_is_the_oracle():
 
 @pytest.mark.parametrize("name", ["pypy", "", "Cython", "python "])
 def test_an_engine_that_does_not_exist_lists_the_choices(name):
-    done = python("import microgpt", MICROGPT_ENGINE=name)
+    done = python("import microgpt.engine", MICROGPT_ENGINE=name)
     assert done.returncode == 1
     last = done.stdout.splitlines()[-1]
     assert last.startswith("ValueError")
@@ -190,7 +190,7 @@ def test_the_distribution_says_what_it_is():
     assert metadata["Requires-Python"] == ">=3.10"
     scripts = importlib.metadata.distribution("microgpt-cython").entry_points
     assert {(s.name, s.value) for s in scripts if s.group == "console_scripts"} == {
-        ("microgpt", "microgpt.cli:main")
+        ("microgpt", "microgpt.commands:main")
     }
 
 
@@ -287,7 +287,7 @@ def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
     assert done.returncode == 0, done.stdout
     done = run(empty, "-c", TRAIN, cwd=tmp_path)
     assert done.stdout.split()[0] == "python"  # and no line says that modules are missing
-    done = run(empty, "-c", "import microgpt", cwd=tmp_path, MICROGPT_ENGINE="cython")
+    done = run(empty, "-c", "import microgpt.engine", cwd=tmp_path, MICROGPT_ENGINE="cython")
     assert "No module named 'microgpt._engine'" in done.stdout
 
 
@@ -295,9 +295,7 @@ def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
 def test_a_frozen_app_runs_the_compiled_engine(distributions, empty, tmp_path):
     done = run(empty, "-m", "pip", "install", "pyinstaller", distributions[1], cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    app = (
-        "from microgpt.cli import main\nmain(['train', '--num-steps', '2', '--num-samples', '1'])\n"
-    )
+    app = "from microgpt.commands import main\nmain(['train', '--num-steps', '2'])\n"
     (tmp_path / "app.py").write_text(f"{TRAIN}\n{app}")
     done = run(empty.with_name("pyinstaller"), "app.py", cwd=tmp_path)
     assert done.returncode == 0, done.stdout

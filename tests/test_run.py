@@ -813,7 +813,7 @@ def test_script_called_microgpt_is_no_obstacle(tmp_path):
     bin_directory = tmp_path / "bin"
     bin_directory.mkdir()
     (bin_directory / "door.py").write_text(
-        "import sys\nfrom microgpt.cli import main\nsys.exit(main(sys.argv[1:]))\n"
+        "import sys\nfrom microgpt.commands import main\nsys.exit(main(sys.argv[1:]))\n"
     )
     compiled = start([str(bin_directory / "door.py"), "run", "microgpt.py"], tmp_path)
     assert (compiled.stdout, compiled.stderr) == (alone.stdout, "")

@@ -38,7 +38,7 @@ def test_all_flags_of_training_are_verified(compiled, tmp_path):
 PROGRAM = """
 import math, pathlib, sys, types
 from microgpt import adam, engine, oracle
-from microgpt.cli import main
+from microgpt.commands import main
 
 text, old, new, patch = sys.argv[1:5]
 source = pathlib.Path(oracle.__file__).read_text()

@@ -1,1 +1,127 @@
-"""The commands of `microgpt`, a module each."""
+"""The command line: one module a command, over the library in `microgpt`.
+
+`main` is the entry. It imports the rest inside its `try`, so that Ctrl-C, a refused engine
+or a closed stream ends any command with one line. Exit status: 0 done, 1 failed, 2 a wrong
+command line, 128 + n ended by signal n, 141 the reader of the output left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+
+class UsageError(Exception):
+    """A wrong command line or environment: exit status 2."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; return its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if given[:1] == ["run"]:  # the streams and errors of a script are its own
+            from microgpt import engine as engine
+            from microgpt import run
+        else:
+            _prepare_streams()
+            from microgpt import engine as engine
+            from microgpt.commands import parser
+
+            status = parser.run(given)
+            sys.stdout.flush()
+            return status
+    except BaseException as error:
+        if argv is None:  # nothing more is done than to tell how it ended
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return _failed(error)
+    return run.main(given[1:])
+
+
+def _failed(error: BaseException) -> int:
+    """Say in one line how a command ended; return its exit status."""
+    if isinstance(error, SystemExit):  # argparse's way out, after help or a wrong flag
+        return _flushed(error.code if isinstance(error.code, int) else 1)
+    if isinstance(error, KeyboardInterrupt):
+        signum = getattr(error, "signum", signal.SIGINT)
+        _complain("interrupted" if signum == signal.SIGINT else f"ended by signal {signum:d}")
+        return 128 + signum
+    if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
+        _abandon(sys.stdout)
+        return 141
+    if isinstance(error, UsageError):
+        _complain(str(error))
+        return 2
+    if isinstance(error, MemoryError):
+        _complain(str(error) or "out of memory: lower --n-embd, --n-layer or --batch-size")
+    elif isinstance(error, OSError):
+        _abandon(sys.stdout)
+        _complain(_describe(error))
+    elif isinstance(error, RuntimeError) and "thread" in str(error):
+        _complain(f"the system refuses another thread ({error}): lower --threads")
+    elif _is_refused_engine(error):
+        _complain(f"{error} (see MICROGPT_ENGINE, MICROGPT_SIMD)")
+        return 2 if isinstance(error, ValueError) else 1
+    elif isinstance(error, (ArithmeticError, ImportError, ValueError)):
+        _complain(str(error))
+    else:
+        raise error
+    return 1
+
+
+def _is_refused_engine(error: BaseException) -> bool:
+    """Return whether an import failed for the engine that the environment asks for."""
+    return isinstance(error, (ImportError, ValueError)) and "microgpt.engine" not in sys.modules
+
+
+def _prepare_streams() -> None:
+    """Let the standard streams take any text, and be there even where they are closed.
+
+    A closed descriptor would be given to the next file that is opened, which would then
+    get what is written to the stream.
+    """
+    if None in (sys.stdin, sys.stdout, sys.stderr):
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        while descriptor < 2:
+            descriptor = os.open(os.devnull, os.O_RDWR)
+        sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+        sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a sample may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+
+
+def _flushed(status: int) -> int:
+    """Return the status, or that of what was printed and could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        return _failed(error)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    reason = error.strerror or str(error) or type(error).__name__
+    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def _complain(message: str) -> None:
+    from microgpt.message import one_line
+
+    try:
+        print(f"microgpt: {one_line(message)}", file=sys.stderr, flush=True)
+    except OSError:
+        _abandon(sys.stderr)
+
+
+def _abandon(stream: TextIO | None) -> None:
+    """Drop what is in the stream's buffer, so that the interpreter's exit is silent."""
+    try:
+        if stream is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    except (OSError, ValueError):
+        pass

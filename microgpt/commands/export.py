@@ -19,10 +19,10 @@ import shutil
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, extras, files
+from microgpt.commands import parser
 from microgpt.gpt import GPT
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Logits = Callable[[Sequence[int]], Any]
 
+SUMMARY = "write a saved model for torch, onnx or numpy"
 EXAMPLES = """\
 examples:
   microgpt export names --to torch --out names-torch    model.py and model.safetensors
@@ -44,21 +45,22 @@ TEXTS = 4  # random ones, beside one of each length up to 8
 SOURCES = Path(__file__).parents[1] / "exports"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes."""
-    parser.add_argument("model", metavar="DIR", help="the directory that train --out made")
-    parser.add_argument("--to", choices=sorted(FORMS), required=True, help="the form")
-    parser.add_argument(
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    command.add_argument("model", metavar="DIR", help="the directory that train --out made")
+    command.add_argument("--to", choices=sorted(FORMS), required=True, help="the form")
+    command.add_argument(
         "--out", type=Path, metavar="DIR", help="a new directory (default: DIR-FORM)"
     )
+    parser.add_settings(command, ["engine"])
 
 
-def run(arguments: argparse.Namespace, engine: SimpleNamespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Export a model as the command line asks; return the exit status.
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load(arguments.model, engine.NAME)
+    model, tokenizer = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
     out = arguments.out or Path(f"{os.path.normpath(arguments.model)}-{arguments.to}")
     write, read = FORMS[arguments.to]
     if out.exists():

@@ -14,15 +14,16 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, files
+from microgpt.commands import parser
 from microgpt.look import Look, label, predictions
 
 if TYPE_CHECKING:
     from microgpt.gpt import GPT
 
+SUMMARY = "look inside a saved model at one text"
 EXAMPLES = """\
 examples:
   microgpt look names isabella                    the probability of each letter
@@ -40,20 +41,20 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 SHADES = (0.05, 0.2, 0.45, 0.7)  # attention from which each next shade begins
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the command takes, beside --engine."""
-    parser.add_argument("model", metavar="DIR", help="the directory that train --out made")
-    parser.add_argument("text", metavar="TEXT", help="the text to look at; - for standard input")
-    parser.add_argument(
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the flags of the command."""
+    command.add_argument("model", metavar="DIR", help="the directory that train --out made")
+    command.add_argument("text", metavar="TEXT", help="the text to look at; - for standard input")
+    command.add_argument(
         "--top", type=_count, default=5, metavar="N", help="alternatives a line (default: 5)"
     )
-    parser.add_argument(
+    command.add_argument(
         "--layer", type=_index, metavar="N", help="attention of this layer (default: the last)"
     )
-    parser.add_argument(
+    command.add_argument(
         "--head", type=_index, metavar="N", help="attention of this head alone (default: all)"
     )
-    parser.add_argument(
+    command.add_argument(
         "--ablate",
         type=_head,
         action="append",
@@ -61,17 +62,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LAYER.HEAD",
         help="set this head's output to zero; may be given several times",
     )
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write a picture")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page")
-    parser.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
+    command.add_argument("--png", type=Path, metavar="FILE", help="write a picture")
+    command.add_argument("--html", type=Path, metavar="FILE", help="write a page")
+    command.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
+    parser.add_settings(command, ["engine"])
 
 
-def run(arguments: argparse.Namespace, engine: SimpleNamespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Look at a text as the command line asks; return the exit status.
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, _ = checkpoint.load(arguments.model, engine.NAME)
+    model, _ = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
     text = arguments.text
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")

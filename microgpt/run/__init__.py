@@ -34,7 +34,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `microgpt run`'s command line; return its exit status."""
-    from microgpt.cli import Parser
+    from microgpt.commands.parser import Parser
 
     parser = Parser(prog="microgpt run", description=HELP)
     parser.add_argument(

@@ -1,0 +1,170 @@
+"""The parser: all commands, their flags from the table of settings, and suggestions."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import microgpt
+from microgpt import engine
+from microgpt import settings as table
+from microgpt.message import one_line, quoted, suggestion
+from microgpt.settings import FIELDS
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with one-line errors, suggestions, and output whose failure is one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        choices = action.choices
+        if choices is not None and value not in choices:
+            words = f"invalid choice: {quoted(value)} (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, words + suggestion(str(value), choices))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if message:
+            (file or sys.stdout).write(message)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run a command line; return its exit status."""
+    parser = build()
+    if not argv:
+        parser.print_help()
+        return 0
+    options, unknown = parser.parse_known_args(_spelled(argv))
+    command: Parser = options.parser
+    if unknown:
+        command.error(f"unrecognized arguments: {' '.join(unknown)}{_hint(command, unknown[0])}")
+    status: int = options.run(options)
+    return status
+
+
+def build() -> Parser:
+    """Return the parser of all commands."""
+    from microgpt.commands import export, look, sample, train, verify
+
+    parser = Parser(
+        prog="microgpt",
+        description="Train and sample Karpathy's microgpt, compiled, with not one bit changed.",
+        epilog="Start with: microgpt train\nThen: microgpt COMMAND --help",
+    )
+    parser.add_argument(
+        *("-V", "--version"),
+        action="version",
+        version=f"microgpt {microgpt.__version__}, {engine.NAME} engine",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    modules: dict[str, Any] = {
+        "train": train,
+        "sample": sample,
+        "verify": verify,
+        "look": look,
+        "export": export,
+    }
+    for name, module in modules.items():
+        text = module.SUMMARY
+        made = commands.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=module.EXAMPLES
+        )
+        module.add_arguments(made)
+        made.set_defaults(run=module.run, parser=made)
+    commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
+    return parser
+
+
+def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Any) -> None:
+    """Add the flags of some settings, in the groups of the table; what is not given is left out.
+
+    defaults are those of this command, where they are not the table's.
+    """
+    groups: dict[str, Any] = {}
+    for name in names:
+        field = FIELDS[name]
+        title = field.metadata["group"]
+        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+        default = defaults.get(name, field.default)
+        text = field.metadata["text"].format(engines=", ".join(engine.names()), engine=engine.NAME)
+        flag = f"--{name.replace('_', '-')}"
+        if table.kind(field) is bool:
+            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
+            continue
+        if default not in (None, "") and "(default:" not in text:
+            text = f"{text} (default: {default})"
+        choices = field.metadata.get("choices") or (engine.names() if name == "engine" else None)
+        metavar = {int: "N", float: "X"}.get(table.kind(field), "NAME")
+        group.add_argument(
+            flag,
+            type=_converter(field),
+            choices=choices,
+            default=argparse.SUPPRESS,
+            metavar=field.metadata.get("metavar", metavar),
+            help=text.replace("%", "%%"),
+        )
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that a command line gives."""
+    return {name: value for name, value in vars(options).items() if name in FIELDS}
+
+
+def settings(command: Parser, values: dict[str, Any]) -> table.Settings:
+    """Return settings of values; what is wrong in them ends the command as a wrong flag does."""
+    try:
+        return table.Settings(**values)
+    except (TypeError, ValueError) as error:
+        command.error(str(error))
+
+
+def path(text: str) -> str:
+    """Return the text of a path that is an argument.
+
+    Raises:  argparse.ArgumentTypeError if it is empty
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _converter(field: Any) -> Callable[[str], Any]:
+    def convert(text: str) -> Any:
+        try:
+            return table.parsed(field, text)
+        except (TypeError, ValueError) as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return convert
+
+
+def _spelled(argv: Sequence[str]) -> list[str]:
+    """Return argv with the flags' underscores as hyphens: --n_embd is --n-embd."""
+    spelled: list[str] = []
+    for i, argument in enumerate(argv):
+        if argument == "--":
+            return spelled + list(argv[i:])
+        flag, equals, value = argument.partition("=")
+        if flag.startswith("--"):
+            argument = flag.replace("_", "-") + equals + value
+        spelled.append(argument)
+    return spelled
+
+
+def _hint(parser: Parser, word: str) -> str:
+    """Return what an argument that a command does not know may have meant."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    if word.startswith("-"):
+        return suggestion(word.partition("=")[0], flags)
+    if "--data" in flags:
+        return f"; did you mean --data {quoted(word)[1:-1]}?"
+    return "; did you mean --prompt?" if "--prompt" in flags else ""

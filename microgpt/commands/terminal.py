@@ -1,0 +1,113 @@
+"""What commands write beside their results: notes, progress, samples."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from microgpt.message import one_line
+
+# All controls but tab and newline: a model of unknown origin does not get to steer a terminal.
+_CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
+MIN_BAR, MAX_BAR = 10, 40  # columns
+
+
+def note(text: str) -> None:
+    """Write a line to stderr."""
+    print(f"microgpt: {one_line(text)}", file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Return whether a stream is a terminal that can move its cursor."""
+    return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
+
+
+def print_samples(texts: Iterable[str], *, quiet: bool) -> None:
+    """Print samples numbered as the original does, or bare if quiet."""
+    escapes = _CONTROLS if sys.stdout.isatty() else {}
+    for i, text in enumerate(texts):
+        text = text.translate(escapes)
+        print(text if quiet else f"sample {i + 1:2d}: {text}")
+
+
+class Bar:
+    """A line on a terminal that says how far training is; redrawn while a step takes long.
+
+    It fits into the width of the terminal and leaves room for the ^C that a terminal shows.
+    """
+
+    def __init__(self, num_steps: int, step: int, stream: Any) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.console = Console(file=stream, highlight=False)
+        digits = len(str(num_steps))
+        columns: list[Any] = [
+            TextColumn(f"step {{task.completed:{digits}d}} / {num_steps}"),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeElapsedColumn(),
+        ]
+        # What is left beside these, the spaces between them and ^C: the bar, then the rest.
+        rest = self.console.width - (2 * digits + 8) - 1 - 11 - 1 - 7 - 3
+        bar = BarColumn(bar_width=MIN_BAR)
+        if (rest := rest - 1 - MIN_BAR) >= 0:
+            columns.insert(1, bar)
+        if (rest := rest - 16) >= 0:
+            columns.insert(3, TextColumn("{task.fields[rate]} steps/s"))
+        if (rest := rest - 13) >= 0:
+            columns += [TextColumn("left"), TimeRemainingColumn()]
+            bar.bar_width = MIN_BAR + min(rest, MAX_BAR - MIN_BAR)
+        self._progress = Progress(*columns, console=self.console, refresh_per_second=4)
+        self._task = self._progress.add_task(
+            "", total=num_steps, completed=step, loss="-", rate="-"
+        )
+        self._step = self._first = step
+        self._loss = "-"
+        self._start = self._drawn = time.monotonic()
+
+    def __enter__(self) -> Bar:
+        try:
+            self._progress.start()
+        except RuntimeError:  # no thread to be had: it is drawn after steps alone
+            self._progress.live.auto_refresh = False
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._update()
+        self._progress.stop()
+
+    def advance(self, t: int, loss: float) -> None:
+        """Show step t, counted from 0, at most twenty times a second."""
+        self._step, self._loss = t + 1, f"{loss:.4f}"
+        if time.monotonic() - self._drawn >= 0.05:
+            self._drawn = time.monotonic()
+            self._update()
+            self._progress.refresh()
+
+    def _update(self) -> None:
+        speed = (self._step - self._first) / max(time.monotonic() - self._start, 1e-9)
+        rate = f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
+        self._progress.update(self._task, completed=self._step, loss=self._loss, rate=rate)
+
+
+@contextlib.contextmanager
+def appending(path: str) -> Iterator[Any]:
+    """Yield a new text file, line by line on the disk; its errors name it."""
+    try:
+        with open(path, "w", encoding="ascii", buffering=1) as file:
+            yield file
+    except OSError as error:
+        if error.filename is None and not isinstance(error, BrokenPipeError):
+            error.filename = path
+        raise

@@ -1,0 +1,40 @@
+"""Text for a terminal: one line, no control characters, bounded length, and suggestions."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+MAX_LINE = 600  # characters of one message
+MAX_VALUE = 60  # characters of a value that a message quotes
+
+# C0 and C1 controls, line separators, and the marks that reorder what a terminal shows.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def one_line(text: object, limit: int = MAX_LINE) -> str:
+    """Return text with control characters escaped, its middle left out if it is too long."""
+    text = _CONTROL.sub(_escape, str(text))
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit - 100]} ... {text[-90:]}"
+
+
+def quoted(value: object) -> str:
+    """Return the repr of a value, cut after MAX_VALUE characters."""
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 10]}...{text[-5:]}"
+
+
+def suggestion(word: str, words: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the most similar of words, or an empty string."""
+    similar = difflib.get_close_matches(word[:100], list(words), n=1, cutoff=0.7)
+    return f"; did you mean {similar[0]}?" if similar else ""
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    if match[0] in "\n\r\t":
+        return repr(match[0])[1:-1]
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
