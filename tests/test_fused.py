@@ -551,6 +551,24 @@ def test_a_gradient_that_becomes_too_large_in_a_step_ends_as_on_the_graph(
         assert found[1] is OverflowError
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("shape", [NARROW, WIDE])
+def test_an_embeddings_gradient_that_becomes_too_large_ends_as_on_the_graph(fused, shape, threads):
+    """It is no product with an activation, all of which are 0 here."""
+
+    def change(model, adam):
+        for name in ("wte", "wpe"):
+            for row in model.state_dict[name]:
+                for p in row:
+                    p.data = 0.0
+        model.state_dict["lm_head"][1][3].data = 1e160
+
+    for watch in (True, False):
+        expected, found = both(fused, change, threads=threads, watch=watch, shape=shape)
+        assert found == expected
+        assert found[1] is OverflowError
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_adam_before_its_first_step_ends_as_on_the_graph(fused, threads):
     def change(model, adam):
