@@ -348,8 +348,9 @@ def test_a_weight_of_any_size_ends_as_on_the_graph(
     "number", [math.inf, math.nan, 1.4e154, -1e200, 1.3e154, 1e-160, 5e-324, -0.0, 1e-20, 1e10]
 )
 @pytest.mark.parametrize("matrix", ["wte", "layer0.attn_wq", "layer0.mlp_fc2"])
-def test_a_gradient_of_any_size_ends_as_on_the_graph(fused, matrix, number, threads):
-    expected, found = both(fused, put(matrix, 2, 3, grad=number), threads=threads)
+@pytest.mark.parametrize("shape", [NARROW, WIDE])
+def test_a_gradient_of_any_size_ends_as_on_the_graph(fused, shape, matrix, number, threads):
+    expected, found = both(fused, put(matrix, 2, 3, grad=number), threads=threads, shape=shape)
     assert found == expected
 
 
@@ -367,8 +368,11 @@ def test_a_gradient_of_any_size_ends_as_on_the_graph(fused, matrix, number, thre
         {"beta1": 0.9999999999999999, "beta2": 0.9999999999999999},
     ],
 )
-def test_settings_at_their_bounds_end_as_on_the_graph(fused, settings, threads):
-    expected, found = both(fused, lambda model, adam: None, threads=threads, **settings)
+@pytest.mark.parametrize("shape", [NARROW, WIDE])
+def test_settings_at_their_bounds_end_as_on_the_graph(fused, shape, settings, threads):
+    expected, found = both(
+        fused, lambda model, adam: None, threads=threads, shape=shape, **settings
+    )
     assert found == expected
 
 

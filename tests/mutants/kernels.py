@@ -229,7 +229,12 @@ MUTANTS = [
         ("return x if odd else fabs(x)", "return fabs(x)"),
         ("return copysign(0.0, x) if odd else 0.0", "return 0.0"),
         ("    return x if odd else 0.0", "    return 0.0"),
-        ("if isinf(result) and not isinf(x):", "if isinf(result):"),
+        Equivalent(
+            "    if isinf(result) and not isinf(x):\n",
+            "    if isinf(result):\n",
+            "the slow way asks Python's math.exp, which raises nothing for infinity",
+        ),
+        ("    if isinf(result) and not isinf(x):\n", "    if False:\n"),
         ("    if x <= 0.0:\n", "    if x < 0.0:\n"),
         ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x:", "test_replay.py -k powers_of_any_size"),
         ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
