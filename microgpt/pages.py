@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from microgpt.look import Look
     from microgpt.oracle import Value
     from microgpt.tokenizer import CharTokenizer
+    from microgpt.training import Training
 
 INK = (46, 110, 210)  # of probabilities and attention: readable on white and on black
 HOT = (214, 84, 36)  # of surprise
@@ -212,6 +213,23 @@ def tokenizer_html(tokenizer: CharTokenizer) -> str:
     return (
         f'{STYLE}<div class="microgpt"><p>{tokenizer.vocab_size} tokens, in the order of their '
         f"ids; &lt;&gt; is BOS</p><p>{shown}</p></div>"
+    )
+
+
+def run_html(run: Training) -> str:
+    """Return a run: how far it is, its losses, and the settings that decide its numbers."""
+    recent = f"{sum(run.recent) / len(run.recent):.4f}" if run.recent else "none yet"
+    facts = {f"mean loss of the last {len(run.recent)} steps": recent}
+    if run.best is not None:
+        facts[f"lowest held-out loss, after step {run.best[0]:,}"] = f"{run.best[1]:.4f}"
+    facts |= {name: str(value) for name, value in run.settings.of_scope("bits").items()}
+    rows = "".join(
+        f'<tr><td class="text">{escape(name)}</td><td>{escape(value)}</td></tr>'
+        for name, value in facts.items()
+    )
+    return (
+        f'{STYLE}<div class="microgpt"><p><code>{escape(repr(run))}</code></p>'
+        f"<table>{rows}</table></div>"
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures as files, by matplotlib: a look's probabilities and attention.
+"""Pictures as files, by matplotlib: a look, the curves of runs.
 
 Figures are made without pyplot: no window, no global state, no choice of a backend.
 A character that the font lacks is taken from another installed font that has all that
@@ -8,16 +8,18 @@ are missing, else shown by its code point.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from microgpt import extras
+from microgpt import curves, extras
 from microgpt.look import label
 
 if TYPE_CHECKING:
+    from microgpt.curves import Run
     from microgpt.look import Look
 
 BLUE = "#2e6ed2"
+COLORS = (BLUE, "#d65424", "#2f9e60", "#8e5bc0", "#b8860b", "#d0467f", "#1b8fa3", "#7a7a7a")
 MAX_HEADS = 64  # of one picture
 
 
@@ -85,3 +87,41 @@ def _ticks(axis: Any, at: Iterable[int], names: list[str], font: list[str], crow
     for text in axis.get_ticklabels():
         text.set(parse_math=False, family=font, fontsize=8)
     axis.set_tick_params(length=0)
+
+
+def runs_figure(found: Sequence[Run], axis: str) -> Any:
+    """Return a matplotlib figure: the losses of runs, below them what else they logged.
+
+    Raises:  ImportError without matplotlib
+    """
+    figure_of = extras.need("matplotlib.figure", "a picture").Figure
+    below = curves.panels(found)
+    heights = [2.4, *[1.0] * len(below)]
+    figure = figure_of(figsize=(9, 2.2 * sum(heights)), layout="constrained")
+    losses, *others = figure.subplots(
+        len(heights), sharex=True, height_ratios=heights, squeeze=False
+    )[:, 0]
+    for i, run in enumerate(found):
+        color = COLORS[i % len(COLORS)]
+        style = ("-", "--", ":", "-.")[i // len(COLORS) % 4]
+        loss, held_out = run.curve("loss", axis), run.curve("val_loss", axis)
+        losses.plot(*curves.thinned(loss), color=color, alpha=0.25, linewidth=0.7)
+        mean = curves.thinned(curves.running_mean(loss))
+        losses.plot(*mean, style, color=color, label=run.label, linewidth=1.5)
+        if held_out.y:
+            text = "held out" if len(found) == 1 else f"held out, {run.label}"
+            losses.plot(*held_out, "o", color=color, label=text, markersize=4, mec="white", mew=0.5)
+        for axes, (name, _) in zip(others, below):
+            curve = run.curve(name, axis)
+            curve = curves.running_mean(curve) if name != "rate" and curve.y else curve
+            axes.plot(*curves.thinned(curve), style, color=color, linewidth=1.2)
+    losses.set_ylabel("loss (nats per token)")
+    for axes, (_, text) in zip(others, below):
+        axes.set_ylabel(text)
+        axes.set_ylim(bottom=0)
+    for axes in (losses, *others):
+        axes.grid(alpha=0.3)
+    (losses, *others)[-1].set_xlabel(axis)
+    for text in losses.legend(fontsize=9).get_texts():
+        text.set_parse_math(False)
+    return figure

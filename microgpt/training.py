@@ -281,6 +281,14 @@ class Training:
             self._saved = self.step
         return saved
 
+    def __repr__(self) -> str:
+        return f"<run of {self.model!r}: {self.step:,} of {self.settings.num_steps:,} steps>"
+
+    def _repr_html_(self) -> str:
+        from microgpt.pages import run_html
+
+        return run_html(self)
+
     def evaluate(self) -> float:
         """Return the held-out loss, in nats per token.
 
@@ -438,7 +446,7 @@ class Log:
     """The log of a run: a JSON object a step, in lines that all have the same keys.
 
     step counts from 1; loss, and val_loss where it was evaluated, in nats per token; rate,
-    the learning rate; seconds of training so far.
+    the learning rate; tokens, those that the step predicted; seconds of training so far.
     """
 
     def __init__(self, path: Path, lines: int, seconds: float) -> None:
@@ -458,7 +466,7 @@ class Log:
         speed = round(tokens / took) if took > 0 else "null"
         self._line = (
             f'{{"step": {t + 1}, "loss": {loss!r}, "val_loss": null, "rate": {rate!r}, '
-            f'"tokens_per_second": {speed}, "seconds": {seconds:.6f}}}\n'
+            f'"tokens": {tokens}, "tokens_per_second": {speed}, "seconds": {seconds:.6f}}}\n'
         )
         if seconds - self._flushed > 1:
             self._flushed = seconds

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, files
 from microgpt.commands import parser
-from microgpt.look import Look, label, predictions
+from microgpt.look import Look, label, predictions, text_tokens
 
 if TYPE_CHECKING:
     from microgpt.gpt import GPT
@@ -73,11 +73,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, _ = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
+    settings = (checkpoint.read(arguments.model).run or {}).get("settings", {})
     text = arguments.text
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
-    look = model.look(text, ablate=arguments.ablate)
+    tokens = text_tokens(tokenizer, text, settings.get("split", "lines"))
+    look = model.look(tokens, ablate=arguments.ablate)
     _check_choice("layer", arguments.layer, model.config.n_layer)
     _check_choice("head", arguments.head, model.config.n_head)
     if arguments.ablate and look.unseen:
@@ -104,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
             with files.replacing(Path(arguments.json)) as file:
                 file.write(figures.encode())
     if arguments.png is arguments.html is arguments.json is None:
-        _print(model, text, look, arguments)
+        _print(model, tokens, look, arguments)
     return 0
 
 
@@ -125,10 +127,10 @@ def as_json(look: Look) -> dict[str, Any]:
     }
 
 
-def _print(model: GPT, text: str, look: Look, arguments: argparse.Namespace) -> None:
+def _print(model: GPT, tokens: list[int], look: Look, arguments: argparse.Namespace) -> None:
     screen = Screen()
     if look.unseen:  # more than one pass: the intervention-free probabilities of all of it
-        seen = list(predictions(model, text))
+        seen = list(predictions(model, tokens))
     else:
         seen = list(zip(look.tokens[1:], look.probabilities.tolist()))
     bits = 0.0

@@ -53,7 +53,7 @@ def run(argv: Sequence[str]) -> int:
 
 def build() -> Parser:
     """Return the parser of all commands."""
-    from microgpt.commands import export, look, sample, train, verify
+    from microgpt.commands import export, look, plot, report, sample, train, verify
 
     parser = Parser(
         prog="microgpt",
@@ -71,6 +71,8 @@ def build() -> Parser:
         "sample": sample,
         "verify": verify,
         "look": look,
+        "plot": plot,
+        "report": report,
         "export": export,
     }
     for name, module in modules.items():

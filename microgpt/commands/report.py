@@ -1,0 +1,50 @@
+"""`microgpt report`: one page about a run, to be opened from a disk or sent."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from microgpt import files
+
+SUMMARY = "write one page about a run: curves, samples, attention, what is hard"
+EXAMPLES = """\
+examples:
+  microgpt report names                     writes names/report.html
+  microgpt report names --out names.html --text isabella
+
+DIR is what train --out made. The page needs no network: send it, or open it from a disk.
+"""
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Add the flags of report."""
+    command.add_argument("directory", metavar="DIR", help="the directory that train --out made")
+    command.add_argument(
+        "--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)"
+    )
+    command.add_argument(
+        "--verify", action="store_true", help="train the run again and state whether it is the same"
+    )
+    command.add_argument("--text", metavar="TEXT", help="the text to look at closely")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write a report as the command line asks; return the exit status."""
+    from microgpt.report import Report
+
+    verdict = ""
+    if options.verify:
+        from microgpt import verify
+
+        result = verify.again(options.directory, None, lambda t, loss: None)
+        verdict = f"identical: {result.losses:,} losses, {result.weights:,} weights"
+        if result.difference is not None:
+            place, expected, found = result.difference
+            verdict = f"different: {place}: {expected} was saved, {found} comes out now"
+    page = Report(options.directory, options.text, verdict).page()
+    out = options.out or Path(options.directory) / "report.html"
+    with files.replacing(out) as file:
+        file.write(page.encode("utf-8", "backslashreplace"))
+    print(f"{out}: {len(page.encode('utf-8', 'backslashreplace')):,} bytes")
+    return 0
