@@ -1,16 +1,16 @@
 """microgpt, compiled: the same program, the same bits, without the waiting.
 
-Names that an engine gives are looked up when they are first used, so `import microgpt`
-takes a few milliseconds and the command line can report a refused engine in one line.
+Names are looked up when they are first used, so `import microgpt` takes no time, and the
+command line can report Ctrl-C and a refused engine in one line.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import sys
 
-from microgpt.gpt import Config, gpt
-from microgpt.tokenizer import CharTokenizer
+TYPE_CHECKING = False  # typing's own, without the time to import it
+if TYPE_CHECKING:
+    from typing import Any
 
 __version__ = "0.1.0"
 __all__ = [
@@ -47,7 +47,17 @@ if TYPE_CHECKING:
         softmax,
         where,
     )
+    from microgpt.gpt import Config, gpt
     from microgpt.gradient import value_and_grad
+    from microgpt.tokenizer import CharTokenizer
+
+# The module of each name, where it is not the engine's own.
+_MODULES = {
+    "CharTokenizer": "microgpt.tokenizer",
+    "Config": "microgpt.gpt",
+    "gpt": "microgpt.gpt",
+    "value_and_grad": "microgpt.gradient",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -57,18 +67,37 @@ def __getattr__(name: str) -> Any:
     """
     if name != "engine" and name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # By their names: the attributes are set after the modules, which may import each other.
+    import importlib
+
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    # By its name: the attribute is set after the module, which may be in the making.
     engine: Any = importlib.import_module("microgpt.engine")
     if name == "engine":
         return engine
-    if name == "value_and_grad":
-        found = importlib.import_module("microgpt.gradient").value_and_grad
-    elif name in ("GPT", "Adam", "Tape", "Value"):
+    if name in ("GPT", "Adam", "Tape", "Value"):
         found = getattr(engine, name)
     else:
         found = getattr(engine.functions, name)
     globals()[name] = found
     return found
+
+
+class _Package(type(sys)):  # type: ignore[misc]
+    """This module, in which `gpt` is the function, as in the original, not the module."""
+
+    @property
+    def gpt(self) -> Any:
+        """The function `microgpt.gpt.gpt`."""
+        return __getattr__("gpt")
+
+    @gpt.setter
+    def gpt(self, module: Any) -> None:
+        """Leave out what an import of the module sets."""
+
+
+if not TYPE_CHECKING:
+    sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

@@ -20,8 +20,8 @@ import shlex
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from microgpt import __version__, files, names
 from microgpt.message import one_line
@@ -77,7 +77,9 @@ def read(source: str | None = None) -> tuple[bytes, str]:
     if source == "-":
         if sys.stdin is None:
             raise ValueError("standard input is closed: give --data a path")
-        return b"".join(_chunks(sys.stdin.buffer, "standard input")), "standard input"
+        # read1: on a terminal, read would ask for a second Ctrl-D.
+        read: Callable[[int], bytes] = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
+        return b"".join(_chunks(read, "standard input")), "standard input"
     if source == "original":
         source = ORIGINAL
     if _WEB.match(source):
@@ -86,7 +88,7 @@ def read(source: str | None = None) -> tuple[bytes, str]:
         raise ValueError(f"{source}: only http and https addresses can be fetched")
     try:
         with open(source, "rb") as file:
-            return b"".join(_chunks(file, source)), source
+            return b"".join(_chunks(file.read, source)), source
     except OSError as error:  # an error of reading has no name, one of opening has
         error.filename = source
         raise
@@ -111,6 +113,7 @@ def decode(data: bytes, name: str) -> str:
     for start, kind, command in _OTHERS:
         if data.startswith(start):
             advice = f"it is {kind}: {_command(command, name)}"
+            break
     raise ValueError(f"{name}: {_place(data, offset)}: {problem}; {advice}")
 
 
@@ -197,6 +200,7 @@ class _Redirect(urllib.request.HTTPRedirectHandler):
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Any:
         if not _WEB.match(newurl):
+            fp.close()
             raise ValueError(
                 f"redirects to {one_line(newurl)}; only http and https addresses can be fetched"
             )
@@ -215,7 +219,7 @@ def _fetch(url: str) -> Iterator[bytes]:
     with response:
         promised, received = response.headers.get("Content-Length", ""), 0
         try:
-            for chunk in _chunks(response, url):
+            for chunk in _chunks(response.read, url):
                 received += len(chunk)
                 yield chunk
         except (OSError, http.client.HTTPException) as error:
@@ -229,9 +233,9 @@ def _reason(error: Exception) -> str:
     return one_line(getattr(reason, "strerror", None) or str(reason) or repr(reason))
 
 
-def _chunks(file: BinaryIO, name: str) -> Iterator[bytes]:
+def _chunks(read: Callable[[int], bytes], name: str) -> Iterator[bytes]:
     size = 0
-    while chunk := file.read(_CHUNK):
+    while chunk := read(_CHUNK):
         size += len(chunk)
         if size > MAX_BYTES:
             raise ValueError(f"{name}: larger than {MAX_BYTES:,} bytes, the most that is read")

@@ -1,15 +1,21 @@
 """Documents from every kind of source; what is no text is refused by name and place."""
 
+import bz2
 import errno
+import gzip
 import hashlib
 import http.server
 import io
+import itertools
+import lzma
 import os
 import re
 import string
+import subprocess
 import sys
 import threading
 import types
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -199,6 +205,9 @@ def test_only_web_addresses_are_fetched():
         data.documents("ftp://localhost/names.txt")
 
 
+REDIRECTS = {"/ftp": "ftp://127.0.0.1/names", "/file": "file:///etc/passwd", "/data": "data:,ada"}
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.server.asked.append(self.path)
@@ -211,7 +220,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/missing":
             self.send_error(404)
             return
+        if self.path in REDIRECTS:
+            self.send_response(302)
+            self.send_header("Location", REDIRECTS[self.path])
+            self.end_headers()
+            return
+        if self.path == "/rude":
+            self.send_response(404, "Not\x1b[2J\x9bFound")
+            self.end_headers()
+            return
         body = NAMES.read_bytes() if self.path == "/original" else b"ada\ngrace\n"
+        body = self.server.bodies.pop(self.path, body)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (self.path == "/short")))
         self.end_headers()
@@ -227,6 +246,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with http.server.HTTPServer(("127.0.0.1", 0), _Handler) as made:
         made.asked = []
+        made.bodies = {}
         made.address = f"http://127.0.0.1:{made.server_port}"
         thread = threading.Thread(target=made.serve_forever, args=(0.01,))
         thread.start()
@@ -335,3 +355,109 @@ def test_original_names_with_another_checksum_are_refused(server, monkeypatch):
     monkeypatch.setattr(data, "ORIGINAL", f"{server.address}/names#{checksum}")
     with pytest.raises(ValueError, match=r"127\.0\.0\.1.*/names: its sha256 is"):
         data.documents("original")
+
+
+@pytest.mark.parametrize("path", REDIRECTS)
+def test_redirect_to_another_kind_of_address_is_refused(server, tmp_path, path):
+    with pytest.raises(OSError, match=r"only http and https|is not allowed") as caught:
+        data.documents(f"{server.address}{path}")
+    assert str(caught.value).startswith(f"{server.address}{path}: ")
+    assert cached(tmp_path) == []
+
+
+BAD = {
+    "empty": (b"", "no document in it"),
+    "blank": (b" \n\n", "no document in it"),
+    "binary": (b"ada\0", "0x00 is not text"),
+    "latin": (b"ad\xe9", "0xe9 is not UTF-8"),
+    "gzip": (gzip.compress(b"ada"), r"it is compressed with gzip: curl -L .* \| zcat \| microgpt"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_download_without_a_text_is_not_kept_and_names_its_address(server, tmp_path, kind):
+    body, complaint = BAD[kind]
+    server.bodies["/names"] = body
+    with pytest.raises(ValueError, match=complaint) as caught:
+        data.documents(f"{server.address}/names")
+    assert str(caught.value).startswith(f"{server.address}/names: ")
+    assert cached(tmp_path) == []
+    assert data.documents(f"{server.address}/names") == ["ada", "grace"]
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_cached_file_without_a_text_is_fetched_again(server, tmp_path, kind):
+    data.documents(f"{server.address}/names")
+    cached(tmp_path)[0].write_bytes(BAD[kind][0])
+    assert data.documents(f"{server.address}/names") == ["ada", "grace"]
+    assert server.asked == ["/names", "/names"]
+
+
+def test_no_message_steers_the_terminal(server, tmp_path):
+    rude = "a\x1b[2J\x9b\u202e"
+    (tmp_path / rude).write_text("")
+    for source in (f"{server.address}/rude", rude, f"no{rude}"):
+        _, _, err = run("train", "--data", source, cwd=tmp_path, XDG_CACHE_HOME=str(tmp_path))
+        assert err.count("\n") == 1
+        assert not set(err) & set("\x1b\x9b\u202e"), source
+        assert "\\x1b" in err
+    (tmp_path / "text").write_text("ada\n")
+    run("train", "--data", "text", "--num-steps", 1, "--out", rude, cwd=tmp_path)
+    _, _, err = run("sample", rude, "--prompt", rude, cwd=tmp_path)
+    assert "\x1b" not in err
+
+
+COMPRESSED = {
+    "gz": (gzip.compress(b"ada\n" * 9), "zcat"),
+    "bz2": (bz2.compress(b"ada\n" * 9), "bzcat"),
+    "xz": (lzma.compress(b"ada\n" * 9), "xzcat"),
+    "zst": (b"\x28\xb5\x2f\xfd\x04\x00\x21\x00\x00ada\n\x9b", "zstdcat"),
+    "utf-16": ("ada\ngrace\n".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+    "utf-32": ("ada\ngrace\n".encode("utf-32"), "iconv -f UTF-32 -t UTF-8"),
+    "latin-1": ("adé\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8"),
+}
+
+
+@pytest.mark.parametrize("kind", COMPRESSED)
+def test_file_of_another_kind_is_told_the_command_that_reads_it(tmp_path, kind):
+    body, command = COMPRESSED[kind]
+    (tmp_path / "my text").write_bytes(body)
+    _, _, err = run("train", "--data", "my text", cwd=tmp_path)
+    assert err.endswith(f"{command} 'my text' | microgpt train --data -\n")
+    _, _, err = run("train", "--data", "-", cwd=tmp_path, input=body)
+    assert err.endswith(f"... | {command} | microgpt train --data -\n")
+    if kind != "zst":  # the frame above is not a whole one
+        train = "-m microgpt train --data - --num-steps 1 --quiet --num-samples 0"
+        line = f"{command} 'my text' | {sys.executable} {train}"
+        assert subprocess.run(["sh", "-c", line], cwd=tmp_path).returncode == 0
+
+
+def test_zip_archive_is_told_the_command_that_reads_it(tmp_path):
+    with zipfile.ZipFile(tmp_path / "text.zip", "w") as archive:
+        archive.writestr("text", "ada\n")
+    with pytest.raises(ValueError, match=r"a zip archive: unzip -p .*text\.zip \| microgpt train"):
+        data.documents(str(tmp_path / "text.zip"))
+
+
+BOOK = "The end.\r\n\r\n  It was\n  a night.\n \n\n\nOnce"
+
+
+def test_paragraphs_are_what_blank_lines_part(tmp_path):
+    (tmp_path / "book").write_text(BOOK, newline="")
+    expected = ["The end.", "It was\n  a night.", "Once"]
+    assert data.documents(str(tmp_path / "book"), "paragraphs") == expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 12, 25, 26])
+def test_windows_cover_the_text_and_share_one_character(tmp_path, size):
+    text = "to be,\nor not\n\n to be that"
+    (tmp_path / "book").write_text(text)
+    if size == len(text):
+        with pytest.raises(ValueError, match="26 characters are fewer than one window"):
+            data.documents(str(tmp_path / "book"), "windows", size)
+        return
+    found = data.documents(str(tmp_path / "book"), "windows", size)
+    assert text == found[0] + "".join(piece[1:] for piece in found[1:])
+    assert all(a[-1] == b[0] for a, b in itertools.pairwise(found))
+    assert {len(piece) for piece in found[:-1]} <= {size + 1}
+    assert 2 <= len(found[-1]) <= size + 1

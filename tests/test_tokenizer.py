@@ -37,3 +37,27 @@ def test_an_unknown_character_names_itself_and_the_vocabulary():
 def test_a_token_that_stands_for_no_character_is_named(token):
     with pytest.raises(ValueError, match=f"token {token} .* 0..2"):
         CharTokenizer("abc").decode([0, token])
+
+
+@pytest.mark.parametrize("kind", [iter, list, tuple, lambda items: (item for item in items)])
+def test_what_takes_many_things_takes_them_from_an_iterator(kind):
+    tokenizer = CharTokenizer(kind(["b", "a", "b"]))
+    assert tokenizer.chars == ["a", "b"]
+    assert CharTokenizer.from_documents(kind(["ab", "ba"])).chars == ["a", "b"]
+    assert tokenizer.decode(kind([1, 0, 1])) == "bab"
+    assert tokenizer.encode(kind(["a", "b"])) == [0, 1]
+    with pytest.raises(ValueError, match="token 2"):
+        tokenizer.decode(kind([0, 2]))
+
+
+def test_what_is_no_token_is_named():
+    with pytest.raises(TypeError, match="a token is an integer, not 'a'"):
+        CharTokenizer("ab").decode("ab")
+    with pytest.raises(TypeError, match=r"not 1\.0"):
+        CharTokenizer("ab").decode([1.0])
+
+
+def test_a_message_never_quotes_a_whole_vocabulary():
+    with pytest.raises(ValueError, match="is not in the vocabulary") as caught:
+        CharTokenizer(map(chr, range(0x4E00, 0x9000))).encode("a")
+    assert len(str(caught.value)) < 200

@@ -8,10 +8,12 @@ command line, 128 + n ended by signal n, 141 the reader of the output left.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+
+TYPE_CHECKING = False  # typing's own, without the time to import it
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TextIO
 
 
 class UsageError(Exception):
@@ -34,38 +36,42 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
             return status
     except BaseException as error:
-        if argv is None:  # nothing more is done than to tell how it ended
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-        return _failed(error)
+        status = failed(error)
+        if argv is None and isinstance(error, KeyboardInterrupt):
+            # Python would end itself by SIGINT if the interrupt came while it evaluated text.
+            os._exit(status)
+        return status
     return run.main(given[1:])
 
 
-def _failed(error: BaseException) -> int:
+def failed(error: BaseException) -> int:
     """Say in one line how a command ended; return its exit status."""
     if isinstance(error, SystemExit):  # argparse's way out, after help or a wrong flag
         return _flushed(error.code if isinstance(error.code, int) else 1)
     if isinstance(error, KeyboardInterrupt):
+        import signal
+
         signum = getattr(error, "signum", signal.SIGINT)
-        _complain("interrupted" if signum == signal.SIGINT else f"ended by signal {signum:d}")
+        complain("interrupted" if signum == signal.SIGINT else f"ended by signal {signum:d}")
         return 128 + signum
     if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
         _abandon(sys.stdout)
         return 141
     if isinstance(error, UsageError):
-        _complain(str(error))
+        complain(str(error))
         return 2
     if isinstance(error, MemoryError):
-        _complain(str(error) or "out of memory: lower --n-embd, --n-layer or --batch-size")
+        complain(str(error) or "out of memory: lower --n-embd, --n-layer or --batch-size")
     elif isinstance(error, OSError):
         _abandon(sys.stdout)
-        _complain(_describe(error))
+        complain(_describe(error))
     elif isinstance(error, RuntimeError) and "thread" in str(error):
-        _complain(f"the system refuses another thread ({error}): lower --threads")
+        complain(f"the system refuses another thread ({error}): lower --threads")
     elif _is_refused_engine(error):
-        _complain(f"{error} (see MICROGPT_ENGINE, MICROGPT_SIMD)")
+        complain(f"{error} (see MICROGPT_ENGINE, MICROGPT_SIMD)")
         return 2 if isinstance(error, ValueError) else 1
     elif isinstance(error, (ArithmeticError, ImportError, ValueError)):
-        _complain(str(error))
+        complain(str(error))
     else:
         raise error
     return 1
@@ -100,7 +106,7 @@ def _flushed(status: int) -> int:
     try:
         sys.stdout.flush()
     except OSError as error:
-        return _failed(error)
+        return failed(error)
     return status
 
 
@@ -109,11 +115,12 @@ def _describe(error: OSError) -> str:
     return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
 
 
-def _complain(message: str) -> None:
+def complain(message: str, command: str = "microgpt") -> None:
+    """Write a line to stderr, whatever is in the message; nothing if it cannot be written."""
     from microgpt.message import one_line
 
     try:
-        print(f"microgpt: {one_line(message)}", file=sys.stderr, flush=True)
+        print(f"{command}: {one_line(message)}", file=sys.stderr, flush=True)
     except OSError:
         _abandon(sys.stderr)
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import microgpt
 from microgpt import engine
 from microgpt import settings as table
+from microgpt.commands import complain, failed
 from microgpt.message import one_line, quoted, suggestion
 from microgpt.settings import FIELDS
 
@@ -23,18 +24,24 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {one_line(message)} (see {self.prog} --help)", file=sys.stderr)
+        complain(f"{one_line(message)} (see {self.prog} --help)", self.prog)
         raise SystemExit(2)
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         choices = action.choices
         if choices is not None and value not in choices:
             words = f"invalid choice: {quoted(value)} (choose from {', '.join(choices)})"
-            raise argparse.ArgumentError(action, words + suggestion(str(value), choices))
+            known = [*choices, "--help", "--version"] if action.dest == "command" else choices
+            raise argparse.ArgumentError(action, words + suggestion(str(value), known))
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        if message:
-            (file or sys.stdout).write(message)
+        stream = file or sys.stdout
+        try:
+            if stream is not None:
+                stream.write(message)
+                stream.flush()
+        except OSError as error:
+            raise SystemExit(failed(error)) from None
 
 
 def run(argv: Sequence[str]) -> int:

@@ -76,11 +76,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_files(command: parser.Parser, settings: Settings) -> None:
-    """Refuse settings by which a file that is read would be written."""
+    """Refuse settings by which a file that is read would be written; say what is waited for."""
     for name in ("data", "val"):
         source = getattr(settings, name)
         if isinstance(source, str) and settings.losses and _same_file(settings.losses, source):
             command.error(f"--losses would overwrite --{name}: name another file")
+    if settings.data == "-" and sys.stdin is not None and sys.stdin.isatty():
+        note("reading the text from this terminal, a document a line; Ctrl-D ends it")
 
 
 def check_out(command: parser.Parser, settings: Settings) -> None:
@@ -194,7 +196,8 @@ def _conclude(training: Training, steps: int, seconds: float) -> None:
         parts.append(f"lowest held-out loss: {training.best[1]:.4f} (step {training.best[0]})")
     if training.ran_out_of_patience:
         parts.append(f"ended after {training.stale} evaluations without a lower one")
-    print(f"\n{steps} steps in {seconds:.1f} s; {'; '.join(parts)}")
+    noun = "step" if steps == 1 else "steps"
+    print("\n" + "; ".join([f"{steps} {noun} in {seconds:.1f} s", *parts]))
     out = training.settings.out
     if out is None:
         print("not saved (--out DIR saves it)")
