@@ -91,9 +91,18 @@ def extensions():
             extra_compile_args=FLAGS + SCALAR,
             libraries=LIBRARIES,
         ),
+        Extension(
+            "microgpt._script",
+            ["src/script/_script.pyx"],
+            include_dirs=["src"],
+            extra_compile_args=FLAGS,
+            libraries=LIBRARIES,
+        ),
         *kernels(),
     ]
-    return cythonize(modules, build_dir="build/cython", compiler_directives=DIRECTIVES)
+    return cythonize(
+        modules, build_dir="build/cython", include_path=["src"], compiler_directives=DIRECTIVES
+    )
 
 
 setup(

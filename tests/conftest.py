@@ -47,7 +47,10 @@ def alive():
     """Count the package's objects by class, and the compiled nodes, which no collector sees."""
     gc.collect()
     kinds = (type(thing) for thing in gc.get_objects())
-    count = Counter(kind for kind in kinds if str(kind.__module__).startswith("microgpt."))
+    # The classes that `microgpt run` has made stay, as classes do.
+    stay = ("microgpt.run", "microgpt._script")
+    names = ((kind, str(kind.__module__)) for kind in kinds)
+    count = Counter(k for k, n in names if n.startswith("microgpt.") and not n.startswith(stay))
     compiled = sys.modules.get("microgpt._engine")
     return count + Counter({"compiled nodes": compiled._live() if compiled else 0})
 

@@ -1,0 +1,159 @@
+"""Functions of lists, recognised by the graph that they build.
+
+`linear`, `softmax`, `rmsnorm` and dot products, whatever their names: a function of the script is
+called on nodes of the compiled class and has to build the very graph that the compiled one builds:
+the same nodes, children, order. It then keeps its identity and gets other code, which
+calls the compiled function, and the script's own where that finds something unusual.
+"""
+
+from __future__ import annotations
+
+import builtins
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from microgpt import _script
+from microgpt.run import probes
+
+NAMES = frozenset("sum zip max len range enumerate data exp append float list map pow min".split())
+replaced: list[tuple[str, str, str]] = []  # place, name, what by
+_pending: list[types.FunctionType] = []
+_adoptions: list[Any] = []
+
+
+def seen(function: Any) -> Any:
+    """Judge a function that has just been defined; return it."""
+    if isinstance(function, types.FunctionType) and _may_match(function):
+        if _adoptions:
+            _judge(function, _adoptions[-1])
+        else:
+            _pending.append(function)
+    return function
+
+
+def class_known(adoption: Any) -> None:
+    """Judge the functions that were defined before the class."""
+    _adoptions.append(adoption)
+    for function in _pending:
+        _judge(function, adoption)
+    _pending.clear()
+
+
+def _may_match(function: types.FunctionType) -> bool:
+    """Tell whether a function could be one of ours: small, and all its names are known."""
+    code = function.__code__
+    return (
+        code.co_argcount in (1, 2)
+        and not code.co_kwonlyargcount
+        and not code.co_flags & 0x2C  # *args, **kwargs, generators
+        and not code.co_freevars
+        and not function.__defaults__
+        and len(code.co_code) < 400
+        and _knows(code, function.__globals__)
+    )
+
+
+def _knows(code: types.CodeType, scope: dict[str, Any]) -> bool:
+    names = set(code.co_names)
+    return (
+        names <= NAMES
+        and not any(name in scope for name in names if hasattr(builtins, name))
+        and all(_knows(c, scope) for c in code.co_consts if isinstance(c, types.CodeType))
+    )
+
+
+def _judge(function: types.FunctionType, adoption: Any) -> None:
+    for what, compiled, cases in _templates(function, adoption.cls):
+        if _equal(function, compiled, cases, adoption):
+            code = function.__code__
+            place = f"{code.co_filename}:{code.co_firstlineno}"
+            own = types.FunctionType(code, function.__globals__, function.__name__)
+            function.__code__ = _code(code, compiled, own)
+            from microgpt.run.watch import _short
+
+            replaced.append((_short(place), function.__name__, f"the compiled {what}"))
+            return
+
+
+Compiled = Callable[..., Any]
+
+
+def _templates(
+    function: types.FunctionType, cls: type
+) -> Iterator[tuple[str, Compiled, list[Any]]]:
+    """Yield the compiled functions that a function with so many parameters could be."""
+    rows = _rows(cls)
+    if function.__code__.co_argcount == 1:
+        yield "softmax", _script.softmax, [(x,) for x, _ in rows]
+        for eps in {c for c in function.__code__.co_consts if type(c) is float and 0 < c < 0.1}:
+            yield "rmsnorm", _bind_eps(eps), [(x,) for x, _ in rows]
+        return
+    matrices = [(x, w) for x, w in rows]
+    for x_first in (False, True):
+        yield "linear", (lambda x, w, f=x_first: _script.linear(x, w, f)), matrices
+        yield "linear", (lambda w, x, f=x_first: _script.linear(x, w, f)), [(w, x) for x, w in rows]
+    vectors = [(x, w[0]) for x, w in rows]
+    yield "dot product", _script.dot, vectors
+    yield "dot product", (lambda a, b: _script.dot(b, a)), vectors
+
+
+def _bind_eps(eps: float) -> Compiled:
+    return lambda x: _script.rmsnorm(x, eps)
+
+
+def _rows(cls: type) -> list[tuple[list[Any], list[list[Any]]]]:
+    """Return vectors and matrices of fresh nodes; some share and repeat their leaves."""
+    cases = []
+    for n, m, shared in ((1, 1, False), (3, 2, False), (4, 3, True), (5, 1, True)):
+        x = [cls(0.25 + 0.5 * i * (-1) ** i) for i in range(n)]
+        w = [[cls(1.0 - 0.3 * i + 0.7 * j) for i in range(n)] for j in range(m)]
+        if shared:
+            x[-1] = x[0]
+            w[0][1] = x[0]
+            w[-1][0] = w[0][0]
+        cases.append((x, w))
+    return cases
+
+
+def _equal(
+    function: types.FunctionType, compiled: Compiled, cases: list[Any], adoption: Any
+) -> bool:
+    names = adoption.family.order
+    probe = probes.Probe(adoption.cls, names, adoption.family.children, adoption.family.backward)
+    for arguments in cases:
+        described = []
+        for call in (function, compiled):
+            try:
+                result = call(*arguments)
+            except Exception:
+                return False
+            if result is None:
+                return False
+            seen_graph = probe.seen()
+            described.append([seen_graph(list(arguments)), seen_graph(result), type(result)])
+        if described[0] != described[1]:
+            return False
+    return True
+
+
+def _code(code: types.CodeType, compiled: Compiled, own: types.FunctionType) -> types.CodeType:
+    """Return code with a function's parameters that calls the compiled one, or its own."""
+    names = code.co_varnames[: code.co_argcount]
+    arguments = ", ".join(names)
+    marks = {"\0compiled": compiled, "\0own": own}
+    text = (
+        f"def {code.co_name if code.co_name.isidentifier() else 'f'}({arguments}):\n"
+        f" {_FREE} = '\\0compiled'.__call__({arguments})\n"
+        f" return {_FREE} if {_FREE} is not None else '\\0own'.__call__({arguments})"
+    )
+    scope: dict[str, Any] = {}
+    exec(compile(text, code.co_filename, "exec", dont_inherit=True), scope)
+    made: types.CodeType = next(
+        iter(v for k, v in scope.items() if isinstance(v, types.FunctionType))
+    ).__code__
+    constants = tuple(marks.get(c, c) if isinstance(c, str) else c for c in made.co_consts)
+    return made.replace(co_consts=constants, co_firstlineno=code.co_firstlineno)
+
+
+_FREE = "_microgpt_found"

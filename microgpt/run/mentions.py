@@ -1,0 +1,149 @@
+"""What a function's code mentions, and so whether calls with other arguments can tell all of it.
+
+A probe sees how a method behaves on the arguments that it is given. For that to be how it
+behaves always, its code may read nothing else: no global variable that could change, no
+large constant to compare with, no module but `math`, nothing that prints or counts.
+"""
+
+from __future__ import annotations
+
+import builtins
+import dis
+import math
+import types
+from collections.abc import Iterator
+from typing import Any
+
+SAFE_BUILTINS = frozenset(
+    (
+        "isinstance int float bool complex str set frozenset list tuple dict reversed zip max "
+        "min abs len range enumerate id type super hasattr getattr pow sum any all map iter "
+        "next object property NotImplemented TypeError ValueError ZeroDivisionError "
+        "NotImplementedError OverflowError AssertionError Exception ArithmeticError "
+        "AttributeError RecursionError StopIteration "
+    ).split()
+)
+SAFE_ATTRIBUTES = frozenset(
+    "add append appendleft pop popleft reverse extend insert update discard remove union copy "
+    "get items keys values index count is_integer __class__ __init__ __name__ "
+    "__add__ __mul__ __radd__ __rmul__ __sub__ __neg__ __pow__ __truediv__".split()
+)
+SIMPLE = (bool, int, float, str, type(None))
+GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
+REFUSED = {
+    "STORE_GLOBAL": "sets the global {}",
+    "DELETE_GLOBAL": "deletes the global {}",
+    "DELETE_ATTR": "deletes {}",
+    "YIELD_VALUE": "is a generator",
+    "LOAD_BUILD_CLASS": "makes a class",
+}
+
+
+class Mentions:
+    """What the methods of one class mention.
+
+    `guards` are variables that they read: (dict or class, name, value).
+    """
+
+    def __init__(self, cls: type, attributes: set[str]) -> None:
+        self.cls, self.attributes = cls, attributes
+        self.guards: list[tuple[Any, str, Any]] = []
+        self.known: dict[Any, str | None] = {}
+
+    def reason(self, function: Any) -> str | None:
+        """Return why a function cannot be judged by probes, or None."""
+        function = getattr(function, "__func__", function)
+        if not isinstance(function, types.FunctionType):
+            return "is not a function"
+        if function not in self.known:
+            self.known[function] = None  # while it is judged; it may call itself
+            self.known[function] = next(self._reasons(function, function.__code__), None)
+        return self.known[function]
+
+    def _reasons(self, function: types.FunctionType, code: types.CodeType) -> Iterator[str]:
+        for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            if not _is_plain_constant(default) and default not in ((), "", None):
+                yield f"has the default {default!r}"
+        for constant in code.co_consts:
+            if isinstance(constant, types.CodeType):
+                yield from self._reasons(function, constant)
+            elif not _is_plain_constant(constant):
+                yield f"mentions {constant!r}"
+        for instruction in dis.get_instructions(code):
+            name = instruction.argval
+            if instruction.opname in REFUSED:
+                yield REFUSED[instruction.opname].format(name)
+            elif instruction.opname in GLOBALS:
+                yield from self._global(function, name)
+            elif instruction.opname == "IMPORT_NAME" and name != "math":
+                yield f"imports {name}"
+            elif instruction.opname == "LOAD_SMALL_INT" and not _is_plain_constant(name):
+                yield f"mentions {name!r}"
+            elif instruction.opname == "STORE_ATTR":
+                if name not in self.attributes:
+                    yield f"sets {name}"
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
+                yield from self._attribute(name)
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+            if name in ("__class__", self.cls.__name__):
+                continue
+            try:
+                value = cell.cell_contents
+            except ValueError:
+                yield f"mentions {name}, which is not known yet"
+            else:
+                yield from self._value(name, value)
+
+    def _attribute(self, name: str) -> Iterator[str]:
+        if name in self.attributes or name in SAFE_ATTRIBUTES or hasattr(math, name):
+            return
+        member = self.cls.__dict__.get(name)
+        function = getattr(member, "__func__", member)
+        if isinstance(function, types.FunctionType):
+            reason = self.reason(function)
+            if reason:
+                yield f"calls {name}, which {reason}"
+        elif name in self.cls.__dict__ and type(member) in SIMPLE:
+            self.guards.append((self.cls, name, member))
+        else:
+            yield f"mentions {name}"
+
+    def _global(self, function: types.FunctionType, name: str) -> Iterator[str]:
+        if name == self.cls.__name__:
+            return
+        if name in function.__globals__:
+            yield from self._value(name, function.__globals__[name], function.__globals__)
+        elif name not in SAFE_BUILTINS or not hasattr(builtins, name):
+            yield f"mentions {name}"
+
+    def _value(self, name: str, value: Any, scope: dict[str, Any] | None = None) -> Iterator[str]:
+        """Judge what a name outside the function stands for."""
+        if value is math or value in vars(math).values() or value is getattr(builtins, name, self):
+            return
+        if isinstance(value, types.ModuleType):
+            if value.__name__ not in ("numbers", "typing", "__future__", "collections"):
+                yield f"mentions {name}"
+        elif isinstance(value, types.FunctionType):
+            reason = self.reason(value)
+            if reason:
+                yield f"calls {name}, which {reason}"
+        elif type(value) in SIMPLE and scope is not None:
+            self.guards.append((scope, name, value))
+        elif (
+            not (
+                isinstance(value, type)
+                and value.__module__ in ("builtins", "numbers", "collections")
+            )
+            and not (isinstance(value, tuple) and all(isinstance(part, type) for part in value))
+            and type(value).__module__ != "typing"
+        ):
+            yield f"mentions {name}"
+
+
+def _is_plain_constant(constant: Any) -> bool:
+    """Tell whether a constant can choose nothing that the probes do not try."""
+    if isinstance(constant, (tuple, frozenset)):
+        return all(map(_is_plain_constant, constant))
+    if isinstance(constant, (int, float)):
+        return abs(constant) <= 2
+    return constant is None or constant is Ellipsis or isinstance(constant, (str, bytes))

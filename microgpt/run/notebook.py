@@ -1,0 +1,86 @@
+"""Notebooks: `%load_ext microgpt` in a cell, and `microgpt run NOTEBOOK.ipynb`."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import sys
+from typing import Any
+
+from microgpt.run import functions, loops
+from microgpt.run.watch import Watch
+
+_NAMES = "_microgpt_run_"
+
+
+class _Transformer(ast.NodeTransformer):
+    """Marks the loops and functions of each cell; what the marks stand for is in builtins."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def visit_Module(self, tree: ast.Module) -> ast.Module:
+        cell = f"cell {len(self.watch.loops)}"
+        names: dict[str, str] = {}
+
+        def reference(marker: str) -> ast.expr:
+            name = names.setdefault(marker, f"{_NAMES}{len(vars(builtins))}_{len(names)}")
+            return ast.Name(name, ast.Load())
+
+        rewriter = loops.Rewriter(cell, reference)
+        tree = ast.fix_missing_locations(rewriter.visit(tree))
+        for marker, name in names.items():
+            setattr(builtins, name, rewriter.loops.get(marker, functions))
+        self.watch.loops += rewriter.loops.values()
+        return tree
+
+
+def load(shell: Any) -> None:
+    """Watch the cells that an IPython shell runs from now on."""
+    watch = Watch()
+    watch.at_refusal = lambda line: print(line, file=sys.stderr)
+    watch.install()
+    shell.ast_transformers.append(_Transformer(watch))
+    shell.microgpt_watch = watch
+
+
+def run_notebook(path: str, source: bytes) -> int:
+    """Run the cells of a notebook, print what they print; return the exit status."""
+    try:
+        import nbformat as formats
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+    except ImportError:
+        print(
+            f"microgpt run: {path} is a notebook, which needs nbclient: pip install nbclient "
+            "ipykernel; or put %load_ext microgpt into its first cell",
+            file=sys.stderr,
+        )
+        return 2
+    import os
+
+    nbformat: Any = formats  # it is not typed throughout
+    try:
+        notebook = nbformat.reads(source.decode(), as_version=4)
+    except Exception as error:
+        print(f"microgpt run: {path} cannot be read as a notebook: {error}", file=sys.stderr)
+        return 1
+    first = nbformat.v4.new_code_cell("%load_ext microgpt")
+    notebook.cells.insert(0, first)
+    folder = os.path.dirname(os.path.abspath(path))
+    client = NotebookClient(notebook, timeout=None, resources={"metadata": {"path": folder}})
+    try:
+        client.execute()
+        status = 0
+    except CellExecutionError:
+        status = 1
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                stream = sys.stderr if output.name == "stderr" else sys.stdout
+                stream.write(output.text)
+            elif output.output_type == "error":
+                print("\n".join(output.traceback), file=sys.stderr)
+            elif "text/plain" in output.get("data", {}):
+                print(output.data["text/plain"])
+    return status
