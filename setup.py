@@ -98,6 +98,13 @@ def extensions():
             extra_compile_args=FLAGS,
             libraries=LIBRARIES,
         ),
+        Extension(
+            "microgpt._record",
+            ["src/_record.pyx"],
+            include_dirs=["src"],
+            extra_compile_args=FLAGS,
+            libraries=LIBRARIES,
+        ),
         *kernels(),
     ]
     return cythonize(

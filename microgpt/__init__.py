@@ -22,6 +22,7 @@ __all__ = [
     "Tape",
     "Value",
     "attention",
+    "compile",
     "cross_entropy",
     "dot",
     "gpt",
@@ -49,12 +50,14 @@ if TYPE_CHECKING:
     )
     from microgpt.gpt import Config, gpt
     from microgpt.gradient import value_and_grad
+    from microgpt.recording import compile
     from microgpt.tokenizer import CharTokenizer
 
 # The module of each name, where it is not the engine's own.
 _MODULES = {
     "CharTokenizer": "microgpt.tokenizer",
     "Config": "microgpt.gpt",
+    "compile": "microgpt.recording",
     "gpt": "microgpt.gpt",
     "value_and_grad": "microgpt.gradient",
 }

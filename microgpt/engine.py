@@ -11,7 +11,6 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +58,16 @@ def load(name: str) -> SimpleNamespace:
     module = importlib.import_module(_MODULES[name])
     # What an engine compiles takes the place of the plain functions.
     functions = module if hasattr(module, "linear") else plain_functions
-    optimizer, models = _over(name, module.Value, functions, getattr(module, "update", adam.update))
+    members = {"_update": staticmethod(getattr(module, "update", adam.update))}
+    optimizer = _named(name, adam.Adam, members)
+    parts = {"Value": module.Value, "Optimizer": optimizer, "functions": functions}
+    models = {kind: _named(name, model, parts) for kind, model in MODELS.items()}
     if name == "fused":
         fused = importlib.import_module("microgpt.fused")
-        optimizer, models["gpt"] = fused.Adam, fused.GPT
+        recorded = importlib.import_module("microgpt.models.recorded").Recorded
+        parts["Optimizer"] = optimizer = fused.Adam
+        models = {kind: _named(name, model, parts, recorded) for kind, model in MODELS.items()}
+        models["gpt"] = fused.GPT
     return SimpleNamespace(
         NAME=name,
         Value=module.Value,
@@ -76,19 +81,10 @@ def load(name: str) -> SimpleNamespace:
     )
 
 
-def _over(
-    name: str, value: type, functions: Any, update: Callable[..., None]
-) -> tuple[type, dict[str, Any]]:
-    """Return the optimizer and the models over an engine's own Value and functions."""
-    optimizer = _named(name, adam.Adam, {"_update": staticmethod(update)})
-    parts = {"Value": value, "Optimizer": optimizer, "functions": functions}
-    return optimizer, {kind: _named(name, model, parts) for kind, model in MODELS.items()}
-
-
-def _named(name: str, base: type, members: dict[str, Any]) -> type:
+def _named(name: str, base: type, members: dict[str, Any], *before: type) -> type:
     """Return a subclass that pickles find as microgpt.engine.NAME.CLASS: see `__getattr__`."""
     place = {"__module__": __name__, "__qualname__": f"{name}.{base.__name__}"}
-    return type(base.__name__, (base,), {"__doc__": base.__doc__, **place, **members})
+    return type(base.__name__, (*before, base), {"__doc__": base.__doc__, **place, **members})
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ Where a function takes a list it takes any iterable, and plain numbers among the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from microgpt.oracle import Value
@@ -29,12 +30,18 @@ def _values(items: Iterable[Any]) -> list[Any]:
     return [x if hasattr(x, "backward") else (first + x)._children[1] for x in items]
 
 
+# While a loss is recorded (`microgpt.compile`): what makes nodes without numbers.
+recorder: ContextVar[Any] = ContextVar("recorder", default=None)
+
+
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
     """Return the sum of the products of a and b.
 
     Shapes:  a (n,), b (n,); of unequal lengths the shorter counts
     Order:   products summed left to right, from 0
     """
+    if (recording := recorder.get()) is not None:
+        return recording.dot(a, b)  # type: ignore[no-any-return]
     return sum(ai * bi for ai, bi in zip(a, b))
 
 
@@ -46,6 +53,8 @@ def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
     Source:  microgpt `linear`
     """
     x = list(x)
+    if (recording := recorder.get()) is not None:
+        return recording.linear(x, w)  # type: ignore[no-any-return]
     return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
 
 
@@ -57,6 +66,8 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
              summed left to right from 0; each divided by the total on its own
     Source:  microgpt `softmax`
     """
+    if (recording := recorder.get()) is not None:
+        return recording.softmax(logits)  # type: ignore[no-any-return]
     logits = _values(logits)
     largest = max(logit.data for logit in logits)
     exps = [(logit - largest).exp() for logit in logits]
@@ -72,7 +83,7 @@ def rmsnorm(x: Sequence[Value]) -> list[Value]:
     Source:  arXiv:1910.07467; microgpt `rmsnorm`
     """
     x = list(x)
-    mean_square = sum(xi * xi for xi in x) / len(x)
+    mean_square = dot(x, x) / len(x)
     scale = (mean_square + 1e-5) ** -0.5
     return [xi * scale for xi in x]
 
@@ -110,12 +121,9 @@ def attend(
     for start in range(0, len(q), head_dim):
         head = slice(start, start + head_dim)
         q_head = q[head]
-        scores = [sum(qj * kj for qj, kj in zip(q_head, k[head])) / head_dim**0.5 for k in keys]
+        scores = [dot(q_head, k[head]) / head_dim**0.5 for k in keys]
         weights = softmax(scores)
-        attended += [
-            sum(weight * v[j] for weight, v in zip(weights, values))
-            for j in range(start, start + head_dim)
-        ]
+        attended += [dot(weights, [v[j] for v in values]) for j in range(start, start + head_dim)]
     return attended
 
 
@@ -135,6 +143,8 @@ def maximum(a: Value, b: Value) -> Value:
     Unlike Python's `max` of their data it is part of the graph: a replay of a Tape
     compares again. If either is NaN it is b.
     """
+    if (recording := recorder.get()) is not None:
+        return recording.maximum(a, b)  # type: ignore[no-any-return]
     a, b = _values((a, b))
     first = a.data >= b.data
     return type(a)(a.data if first else b.data, (a, b), (1.0, 0.0) if first else (0.0, 1.0))
@@ -145,6 +155,8 @@ def where(condition: Value, a: Value, b: Value) -> Value:
 
     Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
     """
+    if (recording := recorder.get()) is not None:
+        return recording.where(condition, a, b)  # type: ignore[no-any-return]
     condition, a, b = _values((condition, a, b))
     true = condition.data > 0
     grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)

@@ -14,6 +14,7 @@ import random
 from types import SimpleNamespace
 
 cimport cython
+from cpython.array cimport array
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
 from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
@@ -337,20 +338,38 @@ cdef class Moments:
 
     def step(self, adam):
         """Take step adam.t with adam's settings, and count it."""
-        cdef AdamStep step = read(adam)
         cdef Network network = self.network
-        cdef Py_ssize_t n = self.m.n
-        cdef Py_ssize_t raises
-        step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
-        step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
-        step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
-        with nogil:
-            raises = first_that_raises(network.grad.at, self.v.at, n, &step)
-            if raises == n:
-                adam_step(network.data.at, network.grad.at, self.m.at, self.v.at, n, &step, True)
-        if raises < n:
-            raise_at(self, raises, &step)
-        adam.t += 1
+        take_step(adam, network.data.at, network.grad.at, self.m.at, self.v.at, self.m.n)
+
+
+def step_arrays(adam, array data, array grads):
+    """Take step adam.t on the beginning of arrays of numbers, with adam's moments, and count it."""
+    cdef array m = adam.m
+    cdef array v = adam.v
+    if not len(v) == len(m) <= min(len(data), len(grads)):
+        raise ValueError(f"{len(m)} moments for {len(data)} numbers")
+    take_step(
+        adam, data.data.as_doubles, grads.data.as_doubles, m.data.as_doubles,
+        v.data.as_doubles, len(m),
+    )
+
+
+cdef int take_step(
+    adam, double *data, double *grad, double *m, double *v, Py_ssize_t n
+) except -1:
+    cdef AdamStep step = read(adam)
+    cdef Py_ssize_t raises
+    step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
+    step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
+    step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
+    with nogil:
+        raises = first_that_raises(grad, v, n, &step)
+        if raises == n:
+            adam_step(data, grad, m, v, n, &step, True)
+    if raises < n:
+        raise_at(data[raises], grad[raises], m[raises], v[raises], &step)
+    adam.t += 1
+    return 0
 
 
 cdef AdamStep read(adam):
@@ -362,13 +381,22 @@ cdef AdamStep read(adam):
     return step
 
 
-cdef int raise_at(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
-    """Raise what the oracle raises at parameter i: let the plain update do it."""
+cdef int raise_first(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
+    return raise_at(
+        moments.network.data.at[i], moments.network.grad.at[i], moments.m.at[i], moments.v.at[i],
+        step,
+    )
+
+
+cdef int raise_at(
+    double data, double grad, double m, double v, const AdamStep *step
+) except -1:
+    """Raise what the oracle raises at a parameter: let the plain update do it."""
     from microgpt.adam import update
 
-    parameter = SimpleNamespace(data=moments.network.data.at[i], grad=moments.network.grad.at[i])
+    parameter = SimpleNamespace(data=data, grad=grad)
     update(
-        [parameter], [moments.m.at[i]], [moments.v.at[i]], step.learning_rate, step.beta1,
+        [parameter], [m], [v], step.learning_rate, step.beta1,
         step.beta2, step.eps_adam, step.correction1.number, step.correction2.number,
     )
     raise AssertionError("the plain update of a parameter that raises did not")
@@ -489,7 +517,7 @@ cdef class Trainer:
         if job.out_of_memory:
             raise MemoryError()
         if job.failed:
-            raise_at(self.moments, min([job.raises[i] for i in range(job.trace.team.size)]),
+            raise_first(self.moments, min([job.raises[i] for i in range(job.trace.team.size)]),
                      &job.adam)
 
 

@@ -373,3 +373,58 @@ cdef bint are_moments(object params, object m, object v) except -1:
         and type(m) is array and (<array>m).typecode == "d" and len(m) == n
         and type(v) is array and (<array>v).typecode == "d" and len(v) == n
     )
+
+
+# ------------------------------------------------------------- of a recorded loss
+
+def are_values(weights, list values):
+    """Return whether lists, tuples and dictionaries hold these Values still, in order."""
+    return match(weights, values, 0) == len(values)
+
+
+cdef Py_ssize_t match(object weights, list values, Py_ssize_t i) except -2:
+    """Return the index after the last match, -1 if something else stands there."""
+    if type(weights) is dict:
+        weights = list((<dict>weights).values())
+    if not isinstance(weights, (list, tuple)):
+        return i + 1 if i < len(values) and weights is values[i] else -1
+    for item in weights:
+        if i < len(values) and item is values[i]:
+            i += 1
+            continue
+        if isinstance(item, Value):
+            return -1
+        i = match(item, values, i)
+        if i < 0:
+            return -1
+    return i
+
+
+def read_values(list values, array data, array grads):
+    """Write the numbers and gradients of Values to the beginning of two arrays of doubles."""
+    cdef Py_ssize_t i, n = len(values)
+    cdef Value value
+    if len(data) < n or len(grads) < n:
+        raise ValueError(f"no room for the numbers of {n} values")
+    for i in range(n):
+        value = values[i]
+        reclaim(<PyObject *>value)
+        if value.n:
+            raise ValueError(f"a weight must be a leaf: {value!r} has been computed")
+        data.data.as_doubles[i] = value.c_data
+        grads.data.as_doubles[i] = value.c_grad
+
+
+def write_values(list values, array grads, array data=None):
+    """Set the gradients of Values, and their numbers if given, from the beginning of arrays."""
+    cdef Py_ssize_t i, n = len(values)
+    cdef Value value
+    if len(grads) < n or data is not None and len(data) < n:
+        raise ValueError(f"no numbers for {n} values")
+    for i in range(n):
+        value = values[i]
+        reclaim(<PyObject *>value)
+        value.c_grad = grads.data.as_doubles[i]
+        if data is not None:
+            value.c_data = data.data.as_doubles[i]
+            value.flags |= EDITED

@@ -1,0 +1,33 @@
+from array import array
+
+class Numbers:
+    data: array[float]
+    grads: array[float]
+    def __new__(cls, n: int) -> Numbers: ...
+    def reserve(self, n: int) -> None: ...
+
+class Program:
+    root: int
+    def __new__(
+        cls,
+        n_slots: int,
+        n_weights: int,
+        root: int,
+        forward: array[int],
+        backward: array[int],
+        runs: array[int],
+        pool: array[int],
+        powers: array[float],
+        table: array[int],
+        main: int,
+        n_chosen: int,
+        constants: list[tuple[int, float]],
+        inputs: list[int],
+    ) -> Program: ...
+    def run(
+        self,
+        numbers: Numbers,
+        chosen: list[int],
+        inputs: list[float],
+        gradient: float | None = None,
+    ) -> float | None: ...

@@ -1,0 +1,323 @@
+"""Stand-ins for values, floats and integers, and the nodes that they write down."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from microgpt.oracle import Value
+
+MAX_EXACT_INT = 2**53
+
+LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT = range(14)
+# Only forward: a row of the weights into slots, minus the largest, the rows of a matrix.
+GATHER, LARGEST, LINEAR = range(14, 17)
+# Only backward: the groups below a softmax, and a segment of the target's group.
+GROUPS, SEGMENT = range(17, 19)
+
+
+class RecordingError(TypeError):
+    """A loss that cannot be recorded, and why."""
+
+
+class Recorded:
+    """The stand-in for a `Value` while a loss is recorded: it has operations, but no number."""
+
+    __slots__ = ("recorder", "slot")
+
+    def __init__(self, recorder: Recorder, slot: int) -> None:
+        self.recorder = recorder
+        self.slot = slot
+
+    def __add__(self, other: Any) -> Recorded:
+        return self.recorder.node(ADD, self.slot, self.recorder.slot(other))
+
+    def __mul__(self, other: Any) -> Recorded:
+        return self.recorder.node(MUL, self.slot, self.recorder.slot(other))
+
+    def __pow__(self, k: float) -> Recorded:
+        if isinstance(k, (Recorded, Value)):
+            raise RecordingError("an exponent must be a number")
+        number = _number(k)
+        if abs(number) >= MAX_EXACT_INT:
+            raise RecordingError(f"an exponent of {k} cannot be recorded")
+        return self.recorder.node(POW, self.slot, number)
+
+    def log(self) -> Recorded:
+        return self.recorder.node(LOG, self.slot)
+
+    def exp(self) -> Recorded:
+        return self.recorder.node(EXP, self.slot)
+
+    def relu(self) -> Recorded:
+        return self.recorder.node(RELU, self.slot)
+
+    def tanh(self) -> Recorded:
+        return self.recorder.node(TANH, self.slot)
+
+    def sigmoid(self) -> Recorded:
+        return self.recorder.node(SIGMOID, self.slot)
+
+    # As the oracle spells them.
+    def __neg__(self) -> Recorded:
+        return self * -1
+
+    def __radd__(self, other: Any) -> Any:
+        return self + other
+
+    def __sub__(self, other: Any) -> Any:
+        return self + (-other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return other + (-self)
+
+    def __rmul__(self, other: Any) -> Any:
+        return self * other
+
+    def __truediv__(self, other: Any) -> Any:
+        return self * other**-1
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other * self**-1
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise RecordingError(
+            "a value has no number while its loss is recorded: what Python reads or compares would "
+            "stay as it is now. Use maximum, where, softmax or cross_entropy of microgpt, or pass "
+            "the number to the compiled loss as a float"
+        )
+
+    data = grad = _children = _local_grads = property(_refuse)
+    __float__ = __int__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = backward = _refuse
+    __eq__ = __ne__ = _refuse
+    __hash__ = _refuse
+
+
+class Number:
+    """The stand-in for a float input: an operand of values, as a number is."""
+
+    __slots__ = ("recorder", "slot")
+
+    def __init__(self, recorder: Recorder, slot: int) -> None:
+        self.recorder = recorder
+        self.slot = slot
+
+    def __neg__(self) -> Number:
+        return Number(self.recorder, self.recorder.node(MUL, self.slot, self._slot(-1.0)).slot)
+
+    def __pow__(self, k: Any) -> Number:
+        if k != -1:  # of a value divided by it
+            self._refuse()
+        return Number(self.recorder, self.recorder.node(POW, self.slot, -1.0).slot)
+
+    def _slot(self, x: float) -> int:
+        return self.recorder.slot(x)
+
+    def _operate(self, other: Any) -> Any:
+        return NotImplemented if isinstance(other, Recorded) else self._refuse()
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise RecordingError(
+            "a float that is passed to a compiled loss can only meet values: what Python computes "
+            "or compares from it alone would stay as it is now. Compute it outside and pass it too"
+        )
+
+    __add__ = __sub__ = __mul__ = __truediv__ = _operate
+    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rpow__ = __abs__ = _refuse
+    __mod__ = __rmod__ = __floordiv__ = __rfloordiv__ = __round__ = _refuse
+    __float__ = __int__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __eq__ = __ne__ = _refuse
+    __hash__ = _refuse
+
+
+class Index:
+    """The stand-in for an integer: it chooses a row of the weights, or a target."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise RecordingError(
+            "an integer that is passed to a compiled loss can only choose a row of the weights "
+            "(weights['wte'][token]) or a target (cross_entropy(logits, target), "
+            "softmax(logits)[target]); pass one that must be known as a string or a bool, or "
+            "close over it"
+        )
+
+    __index__ = __int__ = __float__ = __bool__ = __len__ = __iter__ = _refuse
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = __mod__ = _refuse
+    __floordiv__ = __truediv__ = __pow__ = __format__ = __str__ = __repr__ = _refuse
+    __hash__ = _refuse
+
+
+class Rows(list):  # type: ignore[type-arg]
+    """A list of the weights, which an `Index` can choose a row from."""
+
+    def __getitem__(self, i: Any) -> Any:
+        if not isinstance(i, Index):
+            return super().__getitem__(i)
+        rows = [[x.slot for x in row] if isinstance(row, list) else [] for row in self]
+        first, width = (rows[0][0], len(rows[0])) if rows and rows[0] else (0, 0)
+        expected = list(range(first, first + width * len(rows)))
+        if not width or [slot for row in rows for slot in row] != expected:
+            raise RecordingError("an integer can only choose a row of a matrix of the weights")
+        return self[0][0].recorder.gather(i.number, first, len(rows), width)
+
+
+class Probabilities(Sequence[Recorded]):
+    """The result of a softmax: by number as any list, or once by an `Index`."""
+
+    def __init__(self, recorder: Recorder, logits: Sequence[Any]) -> None:
+        self.recorder = recorder
+        self.nodes: dict[int, Recorded] = {}
+        self.selected = False
+        shift = recorder.largest([recorder.slot(logit) for logit in logits])
+        shifted = [recorder.node(ADD, recorder.slot(logit), shift) for logit in logits]
+        self.exps = [x.exp().slot for x in shifted]
+        self.total = recorder.node(SUM, self.exps)
+
+    def __len__(self) -> int:
+        return len(self.exps)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self[k] for k in range(len(self))[i]]
+        if isinstance(i, Index):
+            if self.selected or self.nodes:
+                self._refuse()
+            self.selected = True
+            self.recorder.limit(i.number, len(self.exps))
+            inverse = self.total**-1
+            return self.recorder.node(SELECT, i.number, self.exps, self.total.slot, inverse.slot)
+        if self.selected:
+            self._refuse()
+        i = range(len(self))[i]
+        if i not in self.nodes:
+            inverse = self.total**-1
+            self.nodes[i] = self.recorder.node(MUL, self.exps[i], inverse.slot)
+        return self.nodes[i]
+
+    def _refuse(self) -> NoReturn:
+        raise RecordingError(
+            "a softmax that a target chooses from has no other use while a loss is recorded: take "
+            "the softmax again for the other one"
+        )
+
+
+def _number(x: Any) -> float:
+    return x if type(x) is float else math.copysign(x, x)
+
+
+class Recorder:
+    """The nodes of a loss: for each slot what it is computed by, and from which slots."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self.weights = {id(value): i for i, value in enumerate(values)}
+        self.n_weights = len(values)
+        self.nodes: list[tuple[Any, ...]] = [(LEAF,)] * self.n_weights
+        self.order: list[tuple[Any, ...]] = []  # forward, as computed
+        self.constants: dict[bytes, int] = {}
+        self.choices: list[int] = []  # of each integer input: how many it can choose from
+        self.numbers: list[int] = []  # slots of the float inputs
+        self.gathered: dict[int, int] = {}  # slot: the first slot of its row
+
+    def node(self, op: int, *args: Any) -> Recorded:
+        self.nodes.append((op, *args))
+        slot = len(self.nodes) - 1
+        self.order.append((op, slot, *args))
+        return Recorded(self, slot)
+
+    def leaf(self) -> int:
+        self.nodes.append((LEAF,))
+        return len(self.nodes) - 1
+
+    def slot(self, x: Any) -> int:
+        """Return the slot of an operand: a stand-in, or a number."""
+        if isinstance(x, (Recorded, Number)):
+            if x.recorder is not self:
+                raise RecordingError("a value of another recording, or of an earlier one, is used")
+            return x.slot
+        if hasattr(x, "_children"):
+            if id(x) in self.weights:
+                return self.weights[id(x)]
+            raise RecordingError(
+                "a Value that is not among the weights is used: its number would stay as it is "
+                "now. Pass it with the weights"
+            )
+        if isinstance(x, (Index, Sequence)):
+            raise RecordingError(f"an operand must be a value or a number, not {type(x).__name__}")
+        key = array("d", [_number(x)]).tobytes()
+        if key not in self.constants:
+            self.constants[key] = self.leaf()
+        return self.constants[key]
+
+    def mirror(self, weights: Any) -> Any:
+        """Return the weights' lists and dictionaries with stand-ins in them."""
+        if isinstance(weights, dict):
+            return {key: self.mirror(x) for key, x in weights.items()}
+        if isinstance(weights, tuple):
+            return tuple([self.mirror(x) for x in weights])
+        if isinstance(weights, list):
+            return Rows([self.mirror(x) for x in weights])
+        return Recorded(self, self.weights[id(weights)])
+
+    def input(self, x: Any) -> Any:
+        """Return an input with stand-ins for its numbers."""
+        if type(x) is int:
+            self.choices.append(0)
+            return Index(len(self.choices) - 1)
+        if type(x) is float:
+            self.numbers.append(self.leaf())
+            return Number(self, self.numbers[-1])
+        if isinstance(x, (list, tuple)):
+            return type(x)([self.input(item) for item in x])
+        return x
+
+    def gather(self, number: int, first: int, rows: int, width: int) -> list[Recorded]:
+        if first + rows * width > self.n_weights:
+            raise RecordingError("an integer can only choose a row of a matrix of the weights")
+        slots = [self.leaf() for _ in range(width)]
+        self.limit(number, rows)
+        self.order.append((GATHER, slots[0], number, first, rows, width))
+        self.gathered.update(dict.fromkeys(slots, slots[0]))
+        return [Recorded(self, slot) for slot in slots]
+
+    def limit(self, number: int, n: int) -> None:
+        self.choices[number] = min(self.choices[number] or n, n)
+
+    def largest(self, slots: list[int]) -> int:
+        out = self.leaf()
+        self.order.append((LARGEST, out, slots))
+        return out
+
+    # The functions of lists, where `microgpt.functions` meets a stand-in.
+
+    def dot(self, a: Sequence[Any], b: Sequence[Any]) -> Any:
+        return self.product(self.slots(list(a)), self.slots(list(b)))
+
+    def linear(self, x: Sequence[Any], w: Sequence[Sequence[Any]]) -> list[Any]:
+        slots = self.slots(x)
+        return [self.product(self.slots(list(row)), slots) for row in w]
+
+    def product(self, a: tuple[int, ...], b: tuple[int, ...]) -> Any:
+        n = min(len(a), len(b))
+        if not n:
+            return 0  # as the sum of nothing
+        return self.node(DOT, a if n == len(a) else a[:n], b if n == len(b) else b[:n])
+
+    def slots(self, x: Sequence[Any]) -> tuple[int, ...]:
+        return tuple([xi.slot if type(xi) is Recorded else self.slot(xi) for xi in x])
+
+    def softmax(self, logits: Sequence[Any]) -> Probabilities:
+        return Probabilities(self, list(logits))
+
+    def maximum(self, a: Any, b: Any) -> Recorded:
+        return self.node(MAXIMUM, self.slot(a), self.slot(b))
+
+    def where(self, condition: Any, a: Any, b: Any) -> Recorded:
+        return self.node(WHERE, self.slot(condition), self.slot(a), self.slot(b))

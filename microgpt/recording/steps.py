@@ -1,0 +1,213 @@
+"""The steps of a recorded graph, forward and backward, as arrays for the compiled `Program`."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from typing import Any
+
+from microgpt._record import Program
+from microgpt.recording.recorder import (
+    DOT,
+    GATHER,
+    GROUPS,
+    LARGEST,
+    LEAF,
+    LINEAR,
+    POW,
+    SEGMENT,
+    SELECT,
+    SUM,
+    WHERE,
+    Recorder,
+)
+from microgpt.recording.walk import Entry, Walk
+
+
+class Assembler:
+    """The steps of `Program`, as its arrays, from the nodes and the walk."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self.recorder = recorder
+        self.forward = array("q")
+        self.backward = array("q")
+        self.runs = array("q")
+        self.pool = array("q")
+        self.powers = array("d")
+        self.table = array("q")
+        self.vectors: dict[int, list[tuple[int, int]]] = {}  # of a tuple by id: (slot, n) runs
+        for op, out, *args in recorder.order:
+            self._step(op, out, args)
+
+    def _step(self, op: int, out: int, args: list[Any]) -> None:
+        """Write a step forward, or let the last one do it too."""
+        if op == GATHER:
+            number, first, _, width = args
+            self._append(GATHER, width, out, first, 0, 0, 0, number)
+        elif op == LARGEST:
+            start = len(self.pool)
+            self.pool.extend(args[0])
+            self._append(LARGEST, 1, out, 0, 0, start, 0, len(self.pool))
+        elif op == SUM:
+            self._append(SUM, len(args[0]), out, args[0][0], 1)
+        elif op == SELECT:
+            number, exps, _, inverse = args
+            self._append(SELECT, 1, out, exps[0], 0, inverse, 0, number)
+        elif op == WHERE:
+            self._append(WHERE, 1, out, args[0], 0, args[1], 0, args[2])
+        elif op == DOT:
+            self._product(out, *args)
+        else:
+            power = self._power(args.pop()) if op == POW else 0
+            a, b = args[0], args[1] if len(args) > 1 else 0
+            last = self.forward[-8:]
+            if len(last) and last[0] == op and last[2] + last[1] == out and last[7] == power:
+                # One more of the same: an operand is the same slot, or the next one.
+                n, a_step, b_step = last[1], last[4], last[6]
+                if n == 1:
+                    a_step, b_step = a - last[3], b - last[5]
+                if (a - last[3], b - last[5]) == (n * a_step, n * b_step) and (
+                    a_step in (0, 1) and b_step in (0, 1)
+                ):
+                    self.forward[-7] = n + 1
+                    self.forward[-4], self.forward[-2] = a_step, b_step
+                    return
+            self._append(op, 1, out, a, 0, b, 0, power)
+
+    def _append(self, op: int, n: int, out: int, *rest: int) -> None:
+        self.forward.extend([op, n, out, *rest, *[0] * (5 - len(rest))])
+
+    def _power(self, k: float) -> int:
+        if k not in self.powers:
+            self.powers.append(k)
+        return self.powers.index(k)
+
+    def _vector(self, slots: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return slots as runs (slot, n) that follow each other and share their home's row."""
+        if id(slots) not in self.vectors:
+            runs: list[tuple[int, int]] = []
+            gathered = self.recorder.gathered
+            for s in slots:
+                if runs and s == runs[-1][0] + runs[-1][1] and (
+                    gathered.get(s) == gathered.get(s - 1)
+                ):  # fmt: skip
+                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+                else:
+                    runs.append((s, 1))
+            self.vectors[id(slots)] = runs
+        return self.vectors[id(slots)]
+
+    def _products(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int]:
+        """Write the runs of a dot product; return where they lie."""
+        start = len(self.runs) // 3
+        left, right = iter(self._vector(a)), iter(self._vector(b))
+        (s, n), (t, m) = next(left), next(right)
+        while True:
+            k = min(n, m)
+            self.runs.extend((s, t, k))
+            s, n, t, m = s + k, n - k, t + k, m - k
+            if not n:
+                s, n = next(left, (0, 0))
+            if not m:
+                t, m = next(right, (0, 0))
+            if not n or not m:
+                return start, len(self.runs) // 3
+
+    def _product(self, out: int, a: tuple[int, ...], b: tuple[int, ...]) -> None:
+        vector = self._vector(a)
+        width, last = len(a), self.forward[-8:]
+        if (
+            len(vector) == 1
+            and len(last)
+            and last[0] == LINEAR
+            and last[2] + last[1] == out
+            and last[4] == width
+            and vector[0][0] == last[3] + last[1] * width
+            and self.linear is b
+        ):
+            self.forward[-7] += 1
+            return
+        start, stop = self._products(a, b)
+        self.linear = b
+        if len(vector) == 1:
+            self._append(LINEAR, 1, out, vector[0][0], width, start, 0, stop)
+        else:
+            self._append(DOT, 1, out, 0, 0, start, 0, stop)
+
+    linear: tuple[int, ...] | None = None
+
+    def play(self, entries: Sequence[Entry]) -> None:
+        """Write the steps backward of entries, the last one first."""
+        for slot, start, stop in reversed(entries):
+            op, *args = self.recorder.nodes[slot]
+            step = [0] * 8
+            step[0], step[2] = op, slot
+            if op == SELECT and isinstance(start, list):
+                self._groups(args[0], start, stop)
+                continue
+            if op == LEAF:
+                continue
+            if op == DOT:
+                a, b = args
+                if stop - start < len(a):
+                    a, b = a[start:stop], b[start:stop]
+                    self.kept.append((a, b))  # so that no other tuple gets its id
+                step[5], step[7] = self._products(a, b)
+            elif op == SUM:
+                step[1], step[3] = stop - start, args[0][start]
+            elif op == SELECT:
+                step[3], step[5], step[7] = args[1][0], args[3], args[0]
+            else:
+                slots = args[:1] if op == POW else args
+                step[3] = slots[0]
+                step[5] = slots[1] if len(slots) > 1 else 0
+                step[7] = slots[2] if len(slots) > 2 else 0
+            self.backward.extend(step)
+
+    def _groups(self, number: int, groups: list[Any], shared: list[Any]) -> None:
+        n, base = len(groups[0]), self.bases[id(groups)]
+        self.backward.extend([GROUPS, n, 0, len(groups), 0, base, 0, number])
+        for k in range(n - 1, -1, -1):
+            self.backward.extend([SEGMENT, n, 0, k, 0, base, 0, number])
+            if k:
+                self.play(shared[k - 1])
+
+    def write_groups(self, entries: Sequence[Entry]) -> None:
+        """Write the steps of all groups, which stand before the outermost steps."""
+        for _, groups, shared in entries:
+            if not isinstance(groups, list):
+                continue
+            for span in shared:
+                self.write_groups(span)
+            ranges = []
+            for segments in groups:
+                for segment in segments:
+                    start = len(self.backward) // 8
+                    self.play(segment)
+                    ranges += [start, len(self.backward) // 8]
+            self.bases[id(groups)] = len(self.table) // 2
+            self.table.extend(ranges)
+
+    def program(self, root: int) -> Any:
+        """Return the compiled program whose last slot to be computed is root."""
+        self.kept: list[Any] = []
+        self.bases: dict[int, int] = {}
+        entries = Walk(self.recorder.nodes).entries(root)
+        self.write_groups(entries)
+        main = len(self.backward) // 8
+        self.play(entries)
+        return Program(
+            len(self.recorder.nodes),
+            self.recorder.n_weights,
+            root,
+            self.forward,
+            self.backward,
+            self.runs,
+            self.pool,
+            self.powers,
+            self.table,
+            main,
+            len(self.recorder.choices),
+            [(slot, array("d", key)[0]) for key, slot in self.recorder.constants.items()],
+            self.recorder.numbers,
+        )

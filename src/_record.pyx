@@ -1,0 +1,380 @@
+"""A recorded loss as steps over numbered slots: forward, and backward in the oracle's order.
+
+`microgpt.recording` writes the steps; nothing here knows what they mean together. A slot has a
+number in `data` and a gradient in `grads`; the first slots are the weights. A step is eight
+integers: op, n, out, a, step of a, b, step of b, c. Slots that copy a row of the weights have
+no gradient of their own: `home` says for every slot where its gradient is added.
+"""
+
+cimport cython
+from cpython.array cimport array
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.math cimport exp, isinf, log, tanh
+from libc.string cimport memset
+
+from scalar cimport NO_ERROR, PowError, c_sigmoid, pow_or_error
+
+from array import array
+
+
+ctypedef long long slot
+
+# As in microgpt.recording.
+cdef enum Op:
+    LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT
+    GATHER, LARGEST, LINEAR, GROUPS, SEGMENT
+
+cdef enum:
+    ROWS = 4  # of a matrix whose products are summed side by side
+
+
+cdef struct Step:
+    slot op, n, out, a, a_step, b, b_step, c
+
+
+cdef struct Run:
+    # n products of slots that follow each other.
+    slot a, b, n
+
+
+cdef class Numbers:
+    """The numbers that programs compute with, one program at a time: the weights come first.
+
+    Shapes:  data, grads (slots,), arrays of doubles, as long as the longest program needs
+    """
+
+    cdef readonly array data, grads
+
+    def __cinit__(self, Py_ssize_t n):
+        self.data = array("d", bytes(8 * n))
+        self.grads = array("d", bytes(8 * n))
+
+    def reserve(self, Py_ssize_t n):
+        """Make room for n slots; the numbers there are stay."""
+        lacking = n - len(self.data)
+        if lacking > 0:
+            self.data = self.data + array("d", bytes(8 * lacking))
+            self.grads = self.grads + array("d", bytes(8 * lacking))
+
+
+cdef class Program:
+    """The steps of one recording.
+
+    Shapes:  forward, backward (steps, 8); runs (products, 3); pool, of slots; powers, of
+             exponents; table (segments, 2) of backward's steps; main, where its outermost
+             steps begin; constants (slots,), whose numbers go with them; inputs, slots
+    """
+
+    cdef array _forward, _backward, _runs, _pool, _powers, _table
+    cdef list constants, inputs
+    cdef double *slopes    # (slots,) of powers alone
+    cdef slot *home        # (slots,)
+    cdef Step *forward_steps
+    cdef Step *backward_steps
+    cdef Run *runs
+    cdef slot *pool
+    cdef slot *table
+    cdef double *powers
+    cdef double *x
+    cdef double *g
+    cdef slot *chosen      # of each integer input, the one chosen
+    cdef readonly Py_ssize_t root
+    cdef Py_ssize_t n_slots, n_weights, n_forward, n_backward, main, n_chosen
+
+    def __cinit__(
+        self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
+        array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
+        Py_ssize_t n_chosen, list constants, list inputs,
+    ):
+        cdef Py_ssize_t i
+        self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
+        self.n_forward, self.n_backward = len(forward) // 8, len(backward) // 8
+        self.n_chosen = n_chosen
+        self._forward, self._backward, self._runs = forward, backward, runs
+        self._pool, self._powers, self._table = pool, powers, table
+        self.constants, self.inputs = constants, inputs
+        self.forward_steps = <Step *>forward.data.as_voidptr
+        self.backward_steps = <Step *>backward.data.as_voidptr
+        self.runs = <Run *>runs.data.as_voidptr
+        self.pool = <slot *>pool.data.as_voidptr
+        self.table = <slot *>table.data.as_voidptr
+        self.powers = powers.data.as_doubles
+        self.slopes = <double *>PyMem_Malloc((n_slots + 1) * sizeof(double))
+        self.home = <slot *>PyMem_Malloc((n_slots + 1) * sizeof(slot))
+        self.chosen = <slot *>PyMem_Malloc((n_chosen + 1) * sizeof(slot))
+        if not (self.slopes and self.home and self.chosen):
+            raise MemoryError(f"no memory for a recording of {n_slots} numbers")
+        for i in range(n_slots):
+            self.home[i] = i
+
+    def __dealloc__(self):
+        PyMem_Free(self.slopes)
+        PyMem_Free(self.home)
+        PyMem_Free(self.chosen)
+
+    def run(self, Numbers numbers, list chosen, list inputs, gradient=None):
+        """Return the number of the root, or None where a step raises.
+
+        chosen has, for each integer input, the row or target that it chooses. With a
+        gradient, that of the root, all gradients follow.
+
+        Writes:  data but of weights. Adds to: grads of weights; writes those of the others
+        """
+        cdef Py_ssize_t i
+        cdef bint fine
+        if len(chosen) != self.n_chosen or len(inputs) != len(self.inputs):
+            raise ValueError(f"{len(chosen)} integers for {self.n_chosen}")
+        numbers.reserve(self.n_slots)
+        self.x, self.g = numbers.data.data.as_doubles, numbers.grads.data.as_doubles
+        for i in range(self.n_chosen):
+            self.chosen[i] = chosen[i]
+        for i, number in self.constants:
+            self.x[i] = number
+        for i in range(len(inputs)):
+            self.x[<Py_ssize_t>self.inputs[i]] = inputs[i]
+        with nogil:
+            fine = compute(self)
+        if not fine:
+            return None
+        if gradient is not None:
+            memset(
+                self.g + self.n_weights, 0, (self.n_slots - self.n_weights) * sizeof(double)
+            )
+            self.g[self.root] = gradient
+            with nogil:
+                play(self, self.main, self.n_backward)
+        return self.x[self.root]
+
+
+cdef inline double summed(
+    const Run *run, const Run *stop, const double *x
+) noexcept nogil:
+    """Return the sum of products.
+
+    Order:   products left to right, from 0
+    """
+    cdef double total = 0.0
+    cdef Py_ssize_t i
+    cdef const double *a
+    cdef const double *b
+    while run < stop:
+        a = x + run.a
+        b = x + run.b
+        for i in range(run.n):
+            total += a[i] * b[i]
+        run += 1
+    return total
+
+
+cdef inline void matrix(
+    double *y, const double *w, Py_ssize_t n_in, Py_ssize_t n_out, const Run *run,
+    const Run *stop, const double *x,
+) noexcept nogil:
+    """Write the product of a matrix and a vector that lies in runs: b of each, n numbers.
+
+    Shapes:  y (n_out,), w (n_out, n_in)
+    Order:   products summed over n_in left to right, from 0; rows side by side
+    """
+    cdef Py_ssize_t i, j, k
+    cdef const Run *r
+    cdef const double *b
+    cdef const double *w0
+    cdef double y0, y1, y2, y3
+    i = 0
+    while i + ROWS <= n_out:
+        y0 = y1 = y2 = y3 = 0.0
+        w0 = w + i * n_in
+        r = run
+        while r < stop:
+            b = x + r.b
+            for j in range(r.n):
+                y0 += w0[j] * b[j]
+                y1 += w0[n_in + j] * b[j]
+                y2 += w0[2 * n_in + j] * b[j]
+                y3 += w0[3 * n_in + j] * b[j]
+            w0 += r.n
+            r += 1
+        y[i], y[i + 1], y[i + 2], y[i + 3] = y0, y1, y2, y3
+        i += ROWS
+    while i < n_out:
+        y0 = 0.0
+        w0 = w + i * n_in
+        r = run
+        while r < stop:
+            b = x + r.b
+            for j in range(r.n):
+                y0 += w0[j] * b[j]
+            w0 += r.n
+            r += 1
+        y[i] = y0
+        i += 1
+
+
+@cython.cdivision(True)
+cdef bint compute(Program p) noexcept nogil:
+    """Do the steps forward; False, with some undone, where one of them raises."""
+    cdef double *x = p.x
+    cdef const Step *step = p.forward_steps
+    cdef const Step *last = step + p.n_forward
+    cdef Py_ssize_t i
+    cdef double *y
+    cdef const double *a
+    cdef const double *b
+    cdef double k, largest
+    cdef PowError error = NO_ERROR
+    cdef slot source
+    while step < last:
+        y = x + step.out
+        a = x + step.a
+        b = x + step.b
+        if step.op == ADD:
+            for i in range(step.n):
+                y[i] = a[i * step.a_step] + b[i * step.b_step]
+        elif step.op == MUL:
+            for i in range(step.n):
+                y[i] = a[i * step.a_step] * b[i * step.b_step]
+        elif step.op == LINEAR:
+            matrix(y, a, step.a_step, step.n, p.runs + step.b, p.runs + step.c, x)
+        elif step.op == DOT:
+            y[0] = summed(p.runs + step.b, p.runs + step.c, x)
+        elif step.op == EXP:
+            for i in range(step.n):
+                y[i] = exp(a[i * step.a_step])
+                if isinf(y[i]) and not isinf(a[i * step.a_step]):
+                    return False
+        elif step.op == TANH:
+            for i in range(step.n):
+                y[i] = tanh(a[i * step.a_step])
+        elif step.op == SIGMOID:
+            for i in range(step.n):
+                y[i] = c_sigmoid(a[i * step.a_step])
+        elif step.op == RELU:
+            for i in range(step.n):
+                y[i] = a[i * step.a_step] if a[i * step.a_step] > 0.0 else 0.0
+        elif step.op == LOG:
+            for i in range(step.n):
+                if a[i * step.a_step] <= 0.0:
+                    return False
+                y[i] = log(a[i * step.a_step])
+        elif step.op == POW:
+            k = p.powers[step.c]
+            for i in range(step.n):
+                y[i] = pow_or_error(a[i * step.a_step], k, &error)
+                p.slopes[step.out + i] = k * pow_or_error(a[i * step.a_step], k - 1.0, &error)
+            if error != NO_ERROR:
+                return False
+        elif step.op == SUM:
+            k = 0.0
+            for i in range(step.n):
+                k += a[i]
+            y[0] = k
+        elif step.op == SELECT:
+            y[0] = a[p.chosen[step.c]] * b[0]
+        elif step.op == GATHER:
+            source = step.a + p.chosen[step.c] * step.n
+            for i in range(step.n):
+                y[i] = x[source + i]
+                p.home[step.out + i] = p.home[source + i]
+        elif step.op == LARGEST:
+            largest = x[p.pool[step.b]]
+            for i in range(step.b + 1, step.c):
+                if x[p.pool[i]] > largest:
+                    largest = x[p.pool[i]]
+            y[0] = -largest
+        elif step.op == MAXIMUM:
+            for i in range(step.n):
+                largest = a[i * step.a_step]
+                y[i] = largest if largest >= b[i * step.b_step] else b[i * step.b_step]
+        elif step.op == WHERE:
+            y[0] = b[0] if a[0] > 0.0 else x[step.c]
+        step += 1
+    return True
+
+
+cdef inline void add_products(
+    const double *x, double *g, const slot *home, const Run *run, double gradient
+) noexcept nogil:
+    """Add the terms of products into the gradients of both factors.
+
+    Order:   last product first; within it a, then b
+    """
+    cdef double *ga = g + home[run.a]
+    cdef double *gb = g + home[run.b]
+    cdef const double *a = x + run.a
+    cdef const double *b = x + run.b
+    cdef Py_ssize_t i, n = run.n
+    if ga == gb or ga + n <= gb or gb + n <= ga:
+        for i in range(n):
+            ga[i] += b[i] * gradient
+        for i in range(n):
+            gb[i] += a[i] * gradient
+        return
+    for i in range(n - 1, -1, -1):  # a row of a matrix and a part of another row of it
+        ga[i] += b[i] * gradient
+        gb[i] += a[i] * gradient
+
+
+@cython.cdivision(True)
+cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Do steps backward: each adds the gradient of its slot into those of its children."""
+    cdef const double *x = p.x
+    cdef double *g = p.g
+    cdef const slot *home = p.home
+    cdef const Step *step = p.backward_steps + start
+    cdef const Step *last = p.backward_steps + stop
+    cdef const slot *segment
+    cdef double gradient, slope
+    cdef PowError error = NO_ERROR
+    cdef slot i, k, target
+    while step < last:
+        gradient = g[step.out]
+        if step.op == DOT:
+            for i in range(step.c - 1, step.b - 1, -1):
+                add_products(x, g, home, p.runs + i, gradient)
+        elif step.op == ADD:
+            g[home[step.a]] += gradient
+            g[home[step.b]] += gradient
+        elif step.op == MUL:
+            g[home[step.a]] += x[step.b] * gradient
+            g[home[step.b]] += x[step.a] * gradient
+        elif step.op == TANH:
+            slope = 1.0 - pow_or_error(x[step.out], 2.0, &error)
+            g[home[step.a]] += slope * gradient
+        elif step.op == SIGMOID:
+            g[home[step.a]] += (x[step.out] * (1.0 - x[step.out])) * gradient
+        elif step.op == EXP:
+            g[home[step.a]] += x[step.out] * gradient
+        elif step.op == RELU:
+            slope = 1.0 if x[step.a] > 0.0 else 0.0
+            g[home[step.a]] += slope * gradient
+        elif step.op == LOG:
+            g[home[step.a]] += (1.0 / x[step.a]) * gradient
+        elif step.op == POW:
+            g[home[step.a]] += p.slopes[step.out] * gradient
+        elif step.op == SUM:
+            for i in range(step.n - 1, -1, -1):
+                g[step.a + i] += gradient
+        elif step.op == SELECT:
+            target = step.a + p.chosen[step.c]
+            g[target] += x[step.b] * gradient
+            g[step.b] += x[target] * gradient
+        elif step.op == GROUPS:
+            target = p.chosen[step.c]
+            for i in range(step.a - 1, -1, -1):
+                if i != target:
+                    for k in range(step.n - 1, -1, -1):
+                        segment = p.table + 2 * (step.b + i * step.n + k)
+                        play(p, segment[0], segment[1])
+        elif step.op == SEGMENT:
+            segment = p.table + 2 * (step.b + p.chosen[step.c] * step.n + step.a)
+            play(p, segment[0], segment[1])
+        elif step.op == MAXIMUM:
+            slope = 1.0 if x[step.a] >= x[step.b] else 0.0
+            g[home[step.a]] += slope * gradient
+            g[home[step.b]] += (1.0 - slope) * gradient
+        elif step.op == WHERE:
+            slope = 1.0 if x[step.a] > 0.0 else 0.0
+            g[home[step.a]] += 0.0 * gradient
+            g[home[step.b]] += slope * gradient
+            g[home[step.c]] += (1.0 - slope) * gradient
+        step += 1
