@@ -10,11 +10,11 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from microgpt import engine
-
 
 def name_of(name: str) -> str | None:
     """Return what a pickle calls an engine: None if it is the process's own."""
+    from microgpt import engine  # not above: it imports the fused engine, which imports this
+
     return None if name == engine.NAME else name
 
 
@@ -43,6 +43,8 @@ def part(params: Any, start: int, n_out: int | None, n_in: int) -> Any:
 
 
 def _load(name: str | None) -> Any:
+    from microgpt import engine
+
     try:
         return engine.load(name or engine.NAME)
     except ImportError:
