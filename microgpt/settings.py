@@ -294,6 +294,8 @@ def from_mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     Raises:  ValueError that names the source and the setting
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{name}: {quoted(values)} is not a table")
     found = {}
     for key, value in values.items():
         spelled = str(key).replace("-", "_")

@@ -155,6 +155,8 @@ class Training:
             num_steps = changes.pop("num_steps", settings.num_steps)
             _check_changes(settings, changes)
             settings = settings.replaced(**changes, out=os.fspath(directory))
+            if settings.config(content.tokenizer.vocab_size) != content.config:
+                raise ValueError("its model is not the one that its settings describe")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: {_reason(error)}") from None
         corpus = corpus or Corpus.of(settings)
@@ -164,8 +166,8 @@ class Training:
                 f"sha256 of its documents is {quoted(state['sha256'])}, not {corpus.sha256}"
             )
         run = cls(settings.replaced(num_steps=state["history"][0][1]), corpus)
-        if run.model.config != content.config or run.tokenizer.chars != content.tokenizer.chars:
-            raise ValueError(f"{path}: its model is not the one that its settings describe")
+        if run.tokenizer.chars != content.tokenizer.chars:
+            raise ValueError(f"{path}: its vocabulary is not the one of its text")
         run.settings = settings
         run.model.set_weights(content.weights)
         run.adam.m[:], run.adam.v[:] = content.moments
@@ -452,10 +454,11 @@ class Log:
     def __init__(self, path: Path, lines: int, seconds: float) -> None:
         self._path = path
         self._file: BinaryIO = open(path, "r+b" if lines else "wb")  # noqa: SIM115
-        for _ in range(lines):
-            self._file.readline()
-        self._file.seek(self._file.tell())
-        self._file.truncate()
+        if lines:
+            for _ in range(lines):
+                self._file.readline()
+            self._file.seek(self._file.tell())
+            self._file.truncate()
         self._line = ""  # of the last step, which `held_out` may add to
         self._flushed = self._seconds = seconds
 
