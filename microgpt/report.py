@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 6_000_000
 MAX_DOCUMENTS = 200  # looked at for what is hard
 GRADIENT_DOCUMENTS = 32
+MANY, FEW, SHORT = 40, 10, 24  # samples: many of a block_size up to SHORT
 MIN_COUNT = 3  # occurrences from which a character's mean says something
 MIN_BARS = 5
 MAX_BINS = 60
@@ -52,8 +53,9 @@ a { color: LinkText; } nav a { margin-right: 1em; white-space: nowrap; }
 .figure { width: 100%; } .pair { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
 .pair > * { min-width: 0; }
-.samples { columns: 12rem; padding: 0; list-style: none; }
-.samples li { break-inside: avoid; overflow-wrap: anywhere; }
+.samples { columns: 13rem; padding: 0; list-style: none; }
+.samples li { white-space: pre-wrap; margin-bottom: .25rem; break-inside: avoid;
+  overflow-wrap: anywhere; }
 .tag { font-size: .75rem; border: 1px solid var(--line); border-radius: 1em; padding: 0 .5em; }
 .known { border-color: #d65424; }
 .js-plotly-plot .main-svg text { fill: currentColor !important; }
@@ -244,20 +246,23 @@ class Report:
     def samples(self) -> str:
         """Return samples, each marked as new, or as in the text."""
         known = None
-        if self.corpus is not None:
+        windows = self.split == "windows"
+        if self.corpus is not None and not windows:
             known = {"train": set(self.corpus.training), "held out": set(self.corpus.held_out)}
+        # Windows have no BOS: there a text starts after a newline.
+        prompt = text_tokens(self.tokenizer, "", self.split) if windows else []
         rng, items = random.Random(42), []
-        for _ in range(40):
-            text = self.tokenizer.decode(self.model.generate((), temperature=0.5, rng=rng))
-            tag = _tag(text, known)
-            items.append(f"<li>{_visible(text)} {tag}</li>")
-        note = (
-            "<p>Temperature 0.5, seed 42. Each is new, or a document of the text.</p>"
-            if known
-            else f"<p>Temperature 0.5, seed 42. Whether they are new is not known: "
-            f"{escape(self.no_corpus)}</p>"
-        )
-        return f'{note}<ul class="samples">{"".join(items)}</ul>'
+        for _ in range(MANY if self.model.config.block_size <= SHORT else FEW):
+            tokens = self.model.generate(prompt, temperature=0.5, rng=rng)
+            text = self.tokenizer.decode(tokens[len(prompt) :])
+            shown = "\n".join(_visible(line) for line in text.split("\n"))
+            items.append(f"<li>{shown} {_tag(text, known)}</li>")
+        note = "Temperature 0.5, seed 42."
+        if known:
+            note += " Each is new, or a document of the text."
+        elif self.no_corpus:
+            note += f" Whether they are new is not known: {self.no_corpus}"
+        return f'<p>{escape(note)}</p><ul class="samples">{"".join(items)}</ul>'
 
     def text(self) -> str:
         """Return one text's probabilities."""
@@ -304,8 +309,11 @@ class Report:
         shown = []
         for kind, title, matrices in found:
             traces = []
-            for i, (name, matrix) in enumerate(matrices.items()):
-                numbers = matrix.ravel()
+            together: dict[str, list[Any]] = {}  # a matrix of all layers is one line
+            for name, matrix in matrices.items():
+                together.setdefault(name.rpartition(".")[2], []).append(matrix.ravel())
+            for i, (name, parts) in enumerate(together.items()):
+                numbers = self.numpy.concatenate(parts)
                 if kind == "gradients":
                     numbers = self.numpy.log10(abs(numbers[numbers != 0]))
                 traces.append(self.histogram(name, numbers, COLORS[i % len(COLORS)], i))
@@ -461,7 +469,7 @@ def _tag(text: str, known: dict[str, set[str]] | None) -> str:
 
 
 def _visible(text: str) -> str:
-    return f"<code>{escape(''.join(label(c) for c in text))}</code>"
+    return f"<code>{escape(''.join(c if c == ' ' else label(c) for c in text))}</code>"
 
 
 def _line(
