@@ -142,6 +142,7 @@ def test_json_has_every_figure_to_the_last_bit(folder):
     assert figures["attention"] == seen.attention.tolist()
     assert figures["bits"] == seen.surprise.tolist()
     assert [len(best) for best in figures["alternatives"]] == [5] * 7
+    assert json.loads(look(folder, "ada", "--json"))["characters"] == ["", *"ada", ""]
     assert look(folder, "ada", "--json", "ada.json") == ""
     assert json.loads((folder / "ada.json").read_text())["characters"] == ["", *"ada", ""]
 
@@ -152,6 +153,7 @@ def test_pictures_and_pages_are_written(folder, text):
     png = (folder / "look.png").read_bytes()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     assert min(struct.unpack(">II", png[16:24])) > 500
+    assert look(folder, text, "--png", "--html") == ""  # the names by default
     page = (folder / "look.html").read_text(encoding="utf-8")
     shown = Balance(page)
     assert shown.count["figure"] == 4

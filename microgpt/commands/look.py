@@ -30,7 +30,7 @@ examples:
   microgpt look names isabella --layer 0 --head 2 one head's attention
   microgpt look names isabella --ablate 0.2       the same with that head's output set to zero
   microgpt look names isabella --html look.html   a page; --png and --json likewise
-  echo isabella | microgpt look names - --json -
+  echo isabella | microgpt look names - --json
 
 DIR is what train --out made. <> is BOS, the token at both ends of a document. Beyond
 block_size characters each is predicted from the last block_size, as sampling does.
@@ -62,9 +62,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="LAYER.HEAD",
         help="set this head's output to zero; may be given several times",
     )
-    command.add_argument("--png", type=Path, metavar="FILE", help="write a picture")
-    command.add_argument("--html", type=Path, metavar="FILE", help="write a page")
-    command.add_argument("--json", metavar="FILE", help="write all figures; - for standard output")
+    for kind, what in (("png", "a picture"), ("html", "a page")):
+        command.add_argument(
+            f"--{kind}",
+            type=Path,
+            nargs="?",
+            const=Path(f"look.{kind}"),
+            metavar="FILE",
+            help=f"write {what} (default: look.{kind})",
+        )
+    command.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write all figures (default: to standard output)",
+    )
     parser.add_settings(command, ["engine"])
 
 
