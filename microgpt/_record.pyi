@@ -20,7 +20,7 @@ class Program:
         powers: array[float],
         table: array[int],
         main: int,
-        n_chosen: int,
+        choices: array[int],
         constants: list[tuple[int, float]],
         inputs: list[int],
     ) -> Program: ...

@@ -66,6 +66,7 @@ cdef class Program:
     """
 
     cdef array _forward, _backward, _runs, _pool, _powers, _table
+    cdef array choices     # of each integer input: how many it can choose from, 0 for any
     cdef list constants, inputs
     cdef double *slopes    # (slots,) of powers alone
     cdef slot *home        # (slots,)
@@ -84,12 +85,12 @@ cdef class Program:
     def __cinit__(
         self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
         array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
-        Py_ssize_t n_chosen, list constants, list inputs,
+        array choices, list constants, list inputs,
     ):
         cdef Py_ssize_t i
         self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
         self.n_forward, self.n_backward = len(forward) // 8, len(backward) // 8
-        self.n_chosen = n_chosen
+        self.n_chosen, self.choices = len(choices), choices
         self._forward, self._backward, self._runs = forward, backward, runs
         self._pool, self._powers, self._table = pool, powers, table
         self.constants, self.inputs = constants, inputs
@@ -101,7 +102,7 @@ cdef class Program:
         self.powers = powers.data.as_doubles
         self.slopes = <double *>PyMem_Malloc((n_slots + 1) * sizeof(double))
         self.home = <slot *>PyMem_Malloc((n_slots + 1) * sizeof(slot))
-        self.chosen = <slot *>PyMem_Malloc((n_chosen + 1) * sizeof(slot))
+        self.chosen = <slot *>PyMem_Malloc((self.n_chosen + 1) * sizeof(slot))
         if not (self.slopes and self.home and self.chosen):
             raise MemoryError(f"no memory for a recording of {n_slots} numbers")
         for i in range(n_slots):
@@ -118,9 +119,11 @@ cdef class Program:
         chosen has, for each integer input, the row or target that it chooses. With a
         gradient, that of the root, all gradients follow.
 
+        Raises:  IndexError if an integer is out of range
         Writes:  data but of weights. Adds to: grads of weights; writes those of the others
         """
         cdef Py_ssize_t i
+        cdef slot n
         cdef bint fine
         if len(chosen) != self.n_chosen or len(inputs) != len(self.inputs):
             raise ValueError(f"{len(chosen)} integers for {self.n_chosen}")
@@ -128,6 +131,11 @@ cdef class Program:
         self.x, self.g = numbers.data.data.as_doubles, numbers.grads.data.as_doubles
         for i in range(self.n_chosen):
             self.chosen[i] = chosen[i]
+            n = (<slot *>self.choices.data.as_voidptr)[i]
+            if n and not 0 <= self.chosen[i] < n:
+                raise IndexError(
+                    f"{chosen[i]} is out of range: this input chooses one of 0..{n - 1}"
+                )
         for i, number in self.constants:
             self.x[i] = number
         for i in range(len(inputs)):

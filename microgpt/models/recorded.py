@@ -39,7 +39,7 @@ class Recorded(Model):
         own = len(adam.params) == len(self.params) and all(
             ours is theirs for ours, theirs in zip(self.params, adam.params)
         )
-        if not own or type(adam).step is not Adam.step:
+        if not own or type(adam).step not in (Adam.step, fused.Adam.step):
             return super().fit(
                 documents, num_steps, batch_size, adam=adam, on_step=on_step, bos=bos
             )
@@ -69,7 +69,7 @@ class Recorded(Model):
     def _step(self, compiled: Compiled, batch: Sequence[Sequence[int]], adam: Adam) -> float:
         loss = None
         if adam.t < adam.num_steps:  # else Adam will refuse, once the gradients are added
-            rows = [([int(token) for token in tokens],) for tokens in batch]
+            rows = [(list(map(int, tokens)),) for tokens in batch]
             loss = compiled.add_gradients(rows, single=len(rows) == 1)
         if loss is not None:
             fused._kernels.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)

@@ -17,6 +17,7 @@ comparing, or choosing from a plain list by an `Index` is an error that says so.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ class Compiled:
         self.weights = weights
         self.values: list[Any] = list(_leaves(weights))
         self.numbers: Any = None
-        self._recordings: dict[Any, tuple[Any, Recorder]] = {}
+        self._recordings: dict[Any, Any] = {}
+        self._lock = threading.RLock()  # for the numbers, which calls in several threads share
 
     def __call__(self, *inputs: Any) -> float:
         """Return the loss, and add its derivative by each weight into that weight's grad.
@@ -63,9 +65,10 @@ class Compiled:
         """
         if not self.is_compiled:
             return self._graph([inputs], single=True).data  # type: ignore[no-any-return]
-        self.load()
-        program, *numbers = self._program(inputs)
-        loss = program.run(self.numbers, *numbers)
+        with self._lock:
+            self.load()
+            program, *numbers = self._program(inputs)
+            loss = program.run(self.numbers, *numbers)
         if loss is None:
             loss = self._graph([inputs], single=True).data
         return loss  # type: ignore[no-any-return]
@@ -121,11 +124,12 @@ class Compiled:
 
     def _call(self, rows: Sequence[Sequence[Any]], single: bool) -> float:
         if self.is_compiled:
-            self.load()
-            loss = self.add_gradients(rows, single)
-            if loss is not None:
-                self.store()
-                return loss
+            with self._lock:
+                self.load()
+                loss = self.add_gradients(rows, single)
+                if loss is not None:
+                    self.store()
+                    return loss
         out = self._graph(rows, single)  # which raises where a step has raised
         out.backward()
         return out.data  # type: ignore[no-any-return]
@@ -143,17 +147,13 @@ class Compiled:
         floats: list[float] = []
         key = tuple([_shape(x, integers, floats) for x in inputs])
         if key not in self._recordings:
-            recording = self._record(inputs)
+            program = self._record(inputs)
             if len(self._recordings) >= MAX_RECORDINGS:
                 del self._recordings[next(iter(self._recordings))]
-            self._recordings[key] = recording
-        program, recorder = self._recordings[key]
-        for chosen, n in zip(integers, recorder.choices):
-            if n and not 0 <= chosen < n:
-                raise IndexError(f"{chosen} is out of range: this input chooses one of 0..{n - 1}")
-        return program, integers, floats
+            self._recordings[key] = program
+        return self._recordings[key], integers, floats
 
-    def _record(self, inputs: Sequence[Any]) -> tuple[Any, Recorder]:
+    def _record(self, inputs: Sequence[Any]) -> Any:
         recorder = Recorder(self.distinct)
         weights = recorder.mirror(self.weights)
         stand_ins = [recorder.input(x) for x in inputs]
@@ -174,7 +174,7 @@ class Compiled:
             raise RecordingError("the loss is a weight or an input itself: nothing is computed")
         from microgpt.recording.steps import Assembler  # which is compiled
 
-        return Assembler(recorder).program(out.slot), recorder
+        return Assembler(recorder).program(out.slot)
 
 
 def compile(loss: Callable[..., Any], weights: Any) -> Compiled:
@@ -227,6 +227,9 @@ def _shape(x: Any, integers: list[int], numbers: list[float]) -> Any:
         numbers.append(x)
         return float
     if kind is list or kind is tuple:
+        if set(map(type, x)) == {int}:
+            integers.extend(x)
+            return (kind, int, len(x))
         return (kind, *[_shape(item, integers, numbers) for item in x])
     if hasattr(x, "_children"):
         raise TypeError("an input must be a number, not a Value: pass it with the weights")

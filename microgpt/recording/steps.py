@@ -207,7 +207,7 @@ class Assembler:
             self.powers,
             self.table,
             main,
-            len(self.recorder.choices),
+            array("q", self.recorder.choices),
             [(slot, array("d", key)[0]) for key, slot in self.recorder.constants.items()],
             self.recorder.numbers,
         )
