@@ -33,7 +33,13 @@ class Documents:
 class Pass:
     network: Network
     loss: float
-    def __init__(self, network: Network, documents: Sequence[Sequence[int]]) -> None: ...
+    def __init__(
+        self,
+        network: Network,
+        documents: Sequence[Sequence[int]],
+        dropout: float = 0.0,
+        rng: Any = None,
+    ) -> None: ...
     def weights(self) -> memoryview: ...
     def positions(self) -> list[int]: ...
     def activation(self, name: str, layer: int = 0) -> memoryview: ...
@@ -47,7 +53,7 @@ class Moments:
     def step(self, adam: Any) -> None: ...
 
 class Trainer:
-    def __init__(self, moments: Moments, threads: int) -> None: ...
+    def __init__(self, network: Network, moments: Moments | None, threads: int) -> None: ...
     def close(self) -> None: ...
     def run(
         self,
@@ -56,10 +62,23 @@ class Trainer:
         adam: Any,
         losses: list[float],
         seconds: float,
+        dropout: float = 0.0,
+        rng: Any = None,
     ) -> None: ...
+    def evaluate(
+        self, documents: Documents, batch_size: int, nats: float, seconds: float
+    ) -> tuple[float, int, int]: ...
 
 class Sampler:
     def __new__(cls, network: Network) -> Self: ...
     def generate(
-        self, prompt: Sequence[int], temperature: float, top_k: int | None, rng: Any
+        self,
+        tokens: list[int],
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        length: int,
+        stop: list[int],
+        bos: bool,
+        rng: Any,
     ) -> list[int]: ...

@@ -23,11 +23,13 @@ from microgpt import _engine, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
 from microgpt.gpt import Config
+from microgpt.model import Evaluation
 
 __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 
 MAX_EXACT_INT = 2**53  # to which every int is a double
 STEPS_AT_ONCE = 1024  # steps whose documents are prepared together
+POSITIONS_AT_ONCE = 512  # of an evaluation, about
 SECONDS_AT_ONCE = 0.05  # how long signals wait: Ctrl-C ends training within that and a step
 
 _LAYER = (
@@ -177,11 +179,20 @@ class Loss:
     `data`, `grad` and `backward` are those of the `Value` that other engines return.
     """
 
-    def __init__(self, model: GPT, documents: Sequence[Sequence[int]], *, mean: bool) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        documents: Sequence[Sequence[int]],
+        *,
+        mean: bool,
+        dropout: float | None = None,
+    ) -> None:
         self._model = model
         self._mean = mean
         try:
-            self._pass = _kernels.Pass(model._network, documents)
+            dropout = model.dropout if dropout is None else dropout
+            self._drawn = model.dropout_rng.getstate() if dropout else None
+            self._pass = _kernels.Pass(model._network, documents, dropout, model.dropout_rng)
         except (TypeError, ValueError):
             for tokens in documents:  # say it as the scalar engines do
                 model._check_document(tokens)
@@ -241,7 +252,10 @@ class Loss:
         # more than the first. That is played on a graph of Values.
         params = self._model.params
         if self._graph is None:
-            scalar = ScalarGPT(**vars(self._model.config))
+            dropout = self._model.dropout if self._drawn else 0.0
+            scalar = ScalarGPT(**vars(self._model.config), dropout=dropout)
+            if self._drawn:
+                scalar.dropout_rng.setstate(self._drawn)
             scalar.set_weights(array("d", self._pass.weights()))
             documents = self._documents
             self._graph = scalar.batch_loss(documents) if self._mean else scalar.loss(documents[0])
@@ -269,9 +283,18 @@ class Adam(ScalarAdam):
         beta2: float = 0.99,
         eps_adam: float = 1e-8,
         num_steps: int = 1000,
+        *,
+        schedule: str = "linear",
+        warmup: int = 0,
+        min_lr: float = 0.0,
+        weight_decay: float = 0.0,
+        clip: float | None = None,
     ) -> None:
         fused = isinstance(params, Parameters)
-        super().__init__(() if fused else params, learning_rate, beta1, beta2, eps_adam, num_steps)
+        super().__init__(
+            () if fused else params, learning_rate, beta1, beta2, eps_adam, num_steps,
+            schedule=schedule, warmup=warmup, min_lr=min_lr, weight_decay=weight_decay, clip=clip,
+        )  # fmt: skip
         self._moments: Any = None  # of any Values: what the scalar engine does
         if not fused:
             return
@@ -329,14 +352,18 @@ class GPT(ScalarGPT):
         block_size: int = 16,
         *,
         rng: random.Random | None = None,
+        dropout: float = 0.0,
+        init_std: float = 0.08,
     ) -> None:
         self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
+        self._check_init_std(init_std)
+        self._set_dropout(dropout)
         self.params = Parameters(_kernels.Network(self.config))
         self._place_matrices()
         gauss = (rng or random.Random(42)).gauss
         data = self.params.data
         for i in range(len(data)):
-            data[i] = gauss(0, 0.08)
+            data[i] = gauss(0, init_std)
 
     def _place_matrices(self) -> None:
         self._network = self.params._network
@@ -392,7 +419,7 @@ class GPT(ScalarGPT):
                 documents, num_steps, batch_size, adam=adam, on_step=on_step, threads=threads,
                 bos=bos,
             )  # fmt: skip
-        trainer = _kernels.Trainer(adam._moments, threads)
+        trainer = _kernels.Trainer(self._network, adam._moments, threads)
         try:
             return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
         finally:
@@ -431,15 +458,46 @@ class GPT(ScalarGPT):
                 steps_at_once = 1  # the steps before the faulty document are still to be done
                 continue
             if steps > 0:
-                trainer.run(checked, batch_size, adam, losses, SECONDS_AT_ONCE)
+                trainer.run(
+                    checked, batch_size, adam, losses, SECONDS_AT_ONCE, self.dropout,
+                    self.dropout_rng,
+                )  # fmt: skip
             if len(losses) == done:
-                loss = self.batch_loss(batches[:batch_size])
-                loss.backward()
-                adam.step()
+                with self._draws_for_a_step():
+                    loss = self.batch_loss(batches[:batch_size])
+                    loss.backward()
+                    adam.step()
                 losses.append(loss.data)
             if on_step is not None:
                 on_step(t, losses[-1])
         return losses
+
+    def evaluate(
+        self, documents: Sequence[Sequence[int]], *, threads: int | None = None
+    ) -> Evaluation:
+        threads = self._check_training(documents, 1, threads)
+        batch_size = max(1, POSITIONS_AT_ONCE // self.config.block_size)
+        trainer = _kernels.Trainer(self._network, None, threads)
+        nats, tokens, done = 0.0, 0, 0
+        try:
+            while done < len(documents):
+                some = documents[done : done + batch_size * STEPS_AT_ONCE]
+                try:
+                    checked = _kernels.Documents(self._network, some)
+                except (TypeError, ValueError):
+                    for document in some:  # say it as the scalar engines do
+                        self._check_document(document)
+                    raise
+                nats, predicted, evaluated = trainer.evaluate(
+                    checked, batch_size, nats, SECONDS_AT_ONCE
+                )
+                tokens += predicted
+                done += evaluated
+        finally:
+            trainer.close()
+        return Evaluation(nats, tokens)
+
+    evaluate.__doc__ = ScalarGPT.evaluate.__doc__
 
     def generate(
         self,
@@ -447,27 +505,25 @@ class GPT(ScalarGPT):
         *,
         temperature: float = 0.5,
         top_k: int | None = None,
+        top_p: float | None = None,
+        length: int | None = None,
+        stop: Sequence[int] = (),
+        bos: bool = True,
         rng: random.Random | None = None,
     ) -> list[int]:
-        prompt = self._prompt(prompt)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}")
-        block_size = self.config.block_size
-        if len(prompt) >= block_size:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens leaves no room: block_size is {block_size}"
-            )
+        tokens, stop = self._prompt(prompt), self._prompt(stop)
+        length = self._check_sampling(tokens, temperature, top_k, top_p, length, bos)
         rng = rng or random.Random(42)
         sampler = _kernels.Sampler(self._network)
-        tokens: list[int] = sampler.generate(prompt, temperature, top_k, rng)
-        return tokens
+        drawn: list[int] = sampler.generate(
+            tokens, temperature, top_k, top_p, length, stop, bos, rng
+        )
+        return drawn
 
     generate.__doc__ = ScalarGPT.generate.__doc__
 
     def _buffers(self, tokens: Sequence[int]) -> tuple[float, dict[str, Any], list[Any]]:
-        loss = self.loss(tokens)
+        loss = Loss(self, [tokens], mean=False, dropout=0.0)
         layers = range(self.config.n_layer)
         return loss.data, loss.activations, [loss.attention(i) for i in layers]
 

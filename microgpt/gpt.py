@@ -19,6 +19,7 @@ from microgpt.model import Matrix, Model, Sizes
 from microgpt.oracle import Value
 
 Cache = list[list[list[Value]]]
+Context = tuple[Cache, Cache, Callable[[list[Value]], list[Value]]]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -72,6 +73,11 @@ class Config(Sizes):
         return shapes
 
 
+def kept(x: list[Value]) -> list[Value]:
+    """Return x: the dropout of a model that has none."""
+    return x
+
+
 def unchanged(name: str, x: list[Value]) -> list[Value]:
     """Return x: the hook of a model that runs as it is."""
     return x
@@ -86,9 +92,12 @@ def gpt(
     config: Config,
     functions: Any = functions,
     hook: Callable[[str, list[Value]], list[Value]] = unchanged,
+    drop: Callable[[list[Value]], list[Value]] = kept,
 ) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
 
+    drop(x) is called where nanoGPT has dropout, in this order: with the embedding, each
+    head's attention weights, and both projections into the residual.
     hook(name, x) is called with each activation; what it returns goes on in x's place.
     "attention" is called once a head, with its weights over the positions so far.
 
@@ -100,7 +109,7 @@ def gpt(
     """
     token_embedding = state_dict["wte"][token_id]
     position_embedding = state_dict["wpe"][pos_id]
-    x = hook("embedding", [t + p for t, p in zip(token_embedding, position_embedding)])
+    x = hook("embedding", drop([t + p for t, p in zip(token_embedding, position_embedding)]))
     x = functions.rmsnorm(x)
     for i in range(config.n_layer):
         layer = f"layer{i}."
@@ -111,18 +120,18 @@ def gpt(
         v = hook(layer + "v", functions.linear(x, state_dict[layer + "attn_wv"]))
         keys[i].append(k)
         values[i].append(v)
-        if hook is unchanged:
+        if hook is unchanged and drop is kept:
             attended = functions.attention(q, keys[i], values[i], config.n_head)
         else:
-            weigh = _hooked(functions.softmax, layer + "attention", hook)
+            weigh = _hooked(functions.softmax, layer + "attention", hook, drop)
             attended = attend(q, keys[i], values[i], config.n_head, weigh)
         attended = hook(layer + "attended", attended)
-        x = functions.linear(attended, state_dict[layer + "attn_wo"])
+        x = drop(functions.linear(attended, state_dict[layer + "attn_wo"]))
         residual = hook(layer + "mlp_input", [a + b for a, b in zip(x, residual)])
         x = hook(layer + "mlp_norm", functions.rmsnorm(residual))
         x = functions.linear(x, state_dict[layer + "mlp_fc1"])
         x = hook(layer + "mlp_hidden", [xi.relu() for xi in x])
-        x = functions.linear(x, state_dict[layer + "mlp_fc2"])
+        x = drop(functions.linear(x, state_dict[layer + "mlp_fc2"]))
         x = [a + b for a, b in zip(x, residual)]
     return hook("logits", functions.linear(hook("output", x), state_dict["lm_head"]))
 
@@ -131,8 +140,9 @@ def _hooked(
     function: Callable[[Sequence[Value]], list[Value]],
     name: str,
     hook: Callable[[str, list[Value]], list[Value]],
+    drop: Callable[[list[Value]], list[Value]],
 ) -> Callable[[Sequence[Value]], list[Value]]:
-    return lambda x: hook(name, function(x))
+    return lambda x: drop(hook(name, function(x)))
 
 
 class GPT(Model):
@@ -143,8 +153,11 @@ class GPT(Model):
 
     Shapes:  state_dict {matrix name: rows of weights}, as `Config.shapes` says;
              params, all weights in one list, in that order, row by row
-    Order:   weights drawn as rng.gauss(0, 0.08), matrix by matrix, row by row
-    Raises:  as `Config`
+    Order:   weights drawn as rng.gauss(0, init_std), matrix by matrix, row by row.
+             With dropout, `loss` and so `fit` draw one number of dropout_rng.random() for
+             each number that may be dropped, in the order of computation: below dropout it
+             is multiplied by 0.0, else by 1 / (1 - dropout)
+    Raises:  as `Config`; ValueError if dropout is not in [0, 1), or init_std is negative
     """
 
     name = "gpt"
@@ -159,8 +172,22 @@ class GPT(Model):
         block_size: int = 16,
         *,
         rng: random.Random | None = None,
+        dropout: float = 0.0,
+        init_std: float = 0.08,
     ) -> None:
-        super().__init__(vocab_size, n_embd, n_head, n_layer, block_size, rng=rng)
+        sizes = vocab_size, n_embd, n_head, n_layer, block_size
+        super().__init__(*sizes, rng=rng, init_std=init_std)
+        self._set_dropout(dropout)
+
+    def _set_dropout(self, dropout: float) -> None:
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
+        self.dropout = float(dropout)
+        self.dropout_rng = random.Random(42)
+
+    def _drop(self, x: list[Value]) -> list[Value]:
+        scale, draw = 1 / (1 - self.dropout), self.dropout_rng.random
+        return [xi * (0.0 if draw() < self.dropout else scale) for xi in x]
 
     def _repr_html_(self) -> str:
         from microgpt.pages import model_html
@@ -190,15 +217,16 @@ class GPT(Model):
         """Return loss, activations and attention by layer, of an engine that keeps them."""
         return None
 
-    def _begin(self, weights: Mapping[str, Matrix]) -> tuple[Cache, Cache]:
+    def _begin(self, weights: Mapping[str, Matrix]) -> Context:
         layers = range(self.config.n_layer)
-        return [[] for _ in layers], [[] for _ in layers]
+        return [[] for _ in layers], [[] for _ in layers], kept
+
+    def _begin_training(self, weights: Mapping[str, Matrix]) -> Context:
+        return (*self._begin(weights)[:2], self._drop if self.dropout else kept)
 
     def _logits(
-        self,
-        token_id: int,
-        pos_id: int,
-        context: tuple[Cache, Cache],
-        weights: Mapping[str, Matrix],
+        self, token_id: int, pos_id: int, context: Context, weights: Mapping[str, Matrix]
     ) -> list[Value]:
-        return gpt(token_id, pos_id, *context, weights, self.config, self.functions)
+        keys, values, drop = context
+        where = token_id, pos_id, keys, values
+        return gpt(*where, weights, self.config, self.functions, drop=drop)

@@ -11,9 +11,10 @@ import operator
 import random
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from microgpt import functions, oracle
 from microgpt.adam import Adam
@@ -59,13 +60,25 @@ class Sizes:
         raise NotImplementedError
 
 
+class Evaluation(NamedTuple):
+    """What a model's predictions cost: the total of -log(probability), and how many there were."""
+
+    nats: float
+    tokens: int
+
+    @property
+    def loss(self) -> float:
+        """The mean, in nats per token."""
+        return self.nats / self.tokens
+
+
 class Model:
     """A model with its weights. The last token id is BOS.
 
     Shapes:  state_dict {matrix name: rows of weights}, as `config.shapes` says;
              params, all weights in one list, in that order, row by row
-    Order:   weights drawn as rng.gauss(0, 0.08), matrix by matrix, row by row
-    Raises:  as `Config`
+    Order:   weights drawn as rng.gauss(0, init_std), matrix by matrix, row by row
+    Raises:  as `Config`; ValueError if init_std is negative
     """
 
     name = "model"
@@ -75,11 +88,21 @@ class Model:
     functions: Any = functions
     tokenizer: CharTokenizer | None = None  # of a model that was loaded: `look` reads text with it
 
-    def __init__(self, *sizes: int, rng: random.Random | None = None, **named: int) -> None:
+    dropout = 0.0
+    dropout_rng: random.Random
+
+    def __init__(
+        self,
+        *sizes: int,
+        rng: random.Random | None = None,
+        init_std: float = 0.08,
+        **named: int,
+    ) -> None:
         self.config = self.Config(*sizes, **named)
+        self._check_init_std(init_std)
         rng = rng or random.Random(42)
         self.state_dict = {
-            name: [[self.Value(rng.gauss(0, 0.08)) for _ in range(n_in)] for _ in range(n_out)]
+            name: [[self.Value(rng.gauss(0, init_std)) for _ in range(n_in)] for _ in range(n_out)]
             for name, (n_out, n_in) in self.config.shapes().items()
         }
         self.params = [p for matrix in self.state_dict.values() for row in matrix for p in row]
@@ -109,7 +132,8 @@ class Model:
                  the vocabulary; TypeError if tokens are not a sequence of integers
         """
         self._check_document(tokens)
-        return self._document_loss(self.state_dict, tokens)
+        with self._draws_for_a_step():
+            return self._document_loss(self.state_dict, tokens)
 
     def batch_loss(self, documents: Sequence[Sequence[int]]) -> oracle.Value:
         """Return the mean of the documents' losses, as one graph.
@@ -121,7 +145,9 @@ class Model:
         """
         if not len(documents):
             raise ValueError("a batch needs at least one document")
-        return (1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])
+        with self._draws_for_a_step():
+            losses = [self.loss(tokens) for tokens in documents]
+        return (1 / len(documents)) * sum(losses)
 
     def fit(
         self,
@@ -158,13 +184,37 @@ class Model:
             batch = [documents[(t * batch_size + b) % len(documents)] for b in range(batch_size)]
             for tokens in batch:
                 self._check_document(tokens, bos)
-            loss = self.loss(batch[0]) if batch_size == 1 else self.batch_loss(batch)
-            loss.backward()
-            adam.step()
+            with self._draws_for_a_step():
+                loss = self.loss(batch[0]) if batch_size == 1 else self.batch_loss(batch)
+                loss.backward()
+                adam.step()
             losses.append(loss.data)
             if on_step is not None:
                 on_step(t, loss.data)
         return losses
+
+    def evaluate(
+        self, documents: Sequence[Sequence[int]], *, threads: int | None = None
+    ) -> Evaluation:
+        """Return the total loss of documents, without dropout and without gradients.
+
+        Shapes:  documents (any number, any length) of token ids; of each, all after
+                 block_size + 1 are ignored
+        Units:   nats
+        Order:   a document's positions left to right from 0, then documents likewise
+        Raises:  as `fit`, but documents need not begin with BOS
+        """
+        self._check_training(documents, 1, threads)
+        nats, tokens = 0.0, 0
+        for document in documents:
+            self._check_document(document)
+            total = 0.0
+            losses = self._losses(self.state_dict, document, self._begin(self.state_dict))
+            for loss in losses:
+                total += loss.data
+            nats += total
+            tokens += len(losses)
+        return Evaluation(nats, tokens)
 
     def generate(
         self,
@@ -172,44 +222,73 @@ class Model:
         *,
         temperature: float = 0.5,
         top_k: int | None = None,
+        top_p: float | None = None,
+        length: int | None = None,
+        stop: Sequence[int] = (),
+        bos: bool = True,
         rng: random.Random | None = None,
     ) -> list[int]:
-        """Return the prompt and the tokens drawn after it, up to BOS or block_size tokens.
+        """Return the prompt and the tokens drawn after it, up to BOS or length tokens.
 
-        Shapes:  prompt (n,) without BOS; returns (at most block_size,) without BOS
+        Without a length that is block_size. A token is drawn after the last block_size
+        tokens, BOS before the prompt included, whose positions begin at 0. stop ends
+        generation once the tokens drawn end with it. Without bos nothing stands before
+        the prompt, which must have a token then.
+
+        Shapes:  prompt (n,) without BOS; returns (at most length,) without BOS
         Order:   one draw of rng.choices a token, over the probabilities of
                  logits / temperature; with top_k over the top_k largest logits
-                 alone (of equals the lower ids), in order of ids
+                 alone (of equals the lower ids), in order of ids; with top_p over the
+                 fewest largest probabilities (of equals the lower ids) whose sum, largest
+                 first from 0, is at least top_p, in order of ids. With a temperature of 0
+                 the largest logit (of equals the lowest id), without a draw
         Raises:  ValueError if the prompt has a token that is not in the vocabulary or
-                 no room is left after it, if temperature is not positive or
-                 top_k is below 1; TypeError if the prompt is not of integers
+                 no room is left after it, if temperature is negative, top_k is
+                 below 1 or top_p not in (0, 1]; TypeError if the prompt is not of integers
         """
-        prompt = self._prompt(prompt)
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, not {temperature}")
-        if top_k is not None and top_k < 1:
-            raise ValueError(f"top_k must be at least 1, not {top_k}")
-        block_size, bos = self.config.block_size, self.config.vocab_size - 1
-        if len(prompt) >= block_size:
-            raise ValueError(
-                f"a prompt of {len(prompt)} tokens leaves no room: block_size is {block_size}"
-            )
+        tokens = self._prompt(prompt)
+        stop = self._prompt(stop)
+        length = self._check_sampling(tokens, temperature, top_k, top_p, length, bos)
+        end = self.config.vocab_size - 1
         rng = rng or random.Random(42)
-        context = self._begin(self.state_dict)
-        tokens = [bos, *prompt]
-        for pos_id in range(block_size):
-            logits = self._logits(tokens[pos_id], pos_id, context, self.state_dict)
-            if pos_id < len(prompt):
-                continue
-            ids: Sequence[int] = range(len(logits))
-            if top_k is not None:
-                ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])
-            probs = self.functions.softmax([logits[i] / temperature for i in ids])
-            token = rng.choices(ids, weights=[p.data for p in probs])[0]
-            if token == bos:
+        start = len(tokens)
+        memory = self._begin(self.state_dict)
+        read = 0  # of the context, by the cache
+        while len(tokens) < length:
+            context = ([end] if bos else []) + tokens
+            if len(context) > self.config.block_size:
+                context = context[-self.config.block_size :]
+                memory = self._begin(self.state_dict)
+                read = 0
+            for pos_id in range(read, len(context)):
+                logits = self._logits(context[pos_id], pos_id, memory, self.state_dict)
+            read = len(context)
+            token = self._draw(logits, temperature, top_k, top_p, rng)
+            if token == end:
                 break
             tokens.append(token)
-        return tokens[1:]
+            if stop and tokens[start:][-len(stop) :] == stop:
+                break
+        return tokens
+
+    def _draw(
+        self,
+        logits: list[oracle.Value],
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        rng: random.Random,
+    ) -> int:
+        ids: Sequence[int] = range(len(logits))
+        if temperature == 0:
+            return max(ids, key=lambda i: logits[i].data)
+        if top_k is not None:
+            ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])
+        probs = self.functions.softmax([logits[i] / temperature for i in ids])
+        weights = [p.data for p in probs]
+        if top_p is not None:
+            ids, weights = nucleus(ids, weights, top_p)
+        return rng.choices(ids, weights=weights)[0]
 
     def weights(self) -> Sequence[float]:
         """Return the data of params, as one buffer in their order."""
@@ -230,14 +309,23 @@ class Model:
             p.data = weight
 
     def _document_loss(self, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> oracle.Value:
-        n = min(self.config.block_size, len(tokens) - 1)
-        context = self._begin(weights)
+        losses = self._losses(weights, tokens, self._begin_training(weights))
+        loss: oracle.Value = (1 / len(losses)) * sum(losses)
+        return loss
+
+    def _losses(
+        self, weights: Mapping[str, Matrix], tokens: Sequence[int], context: Any
+    ) -> list[oracle.Value]:
+        """Return the loss of each position of a document."""
         losses: list[oracle.Value] = []
-        for pos_id in range(n):
+        for pos_id in range(min(self.config.block_size, len(tokens) - 1)):
             logits = self._logits(tokens[pos_id], pos_id, context, weights)
             losses.append(self.functions.cross_entropy(logits, tokens[pos_id + 1]))
-        loss: oracle.Value = (1 / n) * sum(losses)
-        return loss
+        return losses
+
+    def _begin_training(self, weights: Mapping[str, Matrix]) -> Any:
+        """Return what the model remembers before the first position of a training step."""
+        return self._begin(weights)
 
     def _begin(self, weights: Mapping[str, Matrix]) -> Any:
         """Return what the model remembers before the first position."""
@@ -301,6 +389,46 @@ class Model:
                 "without beginnings"
             )
 
+    def _check_sampling(
+        self,
+        prompt: list[int],
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        length: int | None,
+        bos: bool,
+    ) -> int:
+        """Check what `generate` was given; return the length."""
+        if not temperature >= 0:
+            raise ValueError(f"temperature must be at least 0, not {temperature}")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k must be at least 1, not {top_k}")
+        if top_p is not None and not 0 < top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
+        name = "block_size" if length is None else "length"
+        length = self.config.block_size if length is None else length
+        if len(prompt) >= length:
+            raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room: {name} is {length}")
+        if not (bos or prompt):
+            raise ValueError("without bos, generation needs a prompt of at least one token")
+        return length
+
+    @contextmanager
+    def _draws_for_a_step(self) -> Iterator[None]:
+        """Take back what dropout has drawn if a step fails: it happens whole or not at all."""
+        state = self.dropout_rng.getstate() if self.dropout else None
+        try:
+            yield
+        except BaseException:
+            if state is not None:
+                self.dropout_rng.setstate(state)
+            raise
+
+    @staticmethod
+    def _check_init_std(init_std: float) -> None:
+        if not 0 <= init_std < float("inf"):
+            raise ValueError(f"init_std must be a finite number of at least 0, not {init_std}")
+
     def _prompt(self, prompt: Iterable[int]) -> list[int]:
         """Return a prompt's tokens, checked."""
         if isinstance(prompt, str):
@@ -321,6 +449,24 @@ class Model:
                 raise ValueError(
                     f"token {token} is not in the vocabulary 0..{self.config.vocab_size - 1}"
                 )
+
+
+def nucleus(
+    ids: Sequence[int], weights: Sequence[float], top_p: float
+) -> tuple[list[int], list[float]]:
+    """Return the fewest ids of the largest weights that add up to top_p, in order, and weights.
+
+    Order:   weights summed largest first, of equals the first, from 0
+    """
+    total, count = 0.0, 0
+    places = sorted(range(len(ids)), key=lambda i: -weights[i])
+    for i in places:
+        total += weights[i]
+        count += 1
+        if total >= top_p:
+            break
+    places = sorted(places[:count])
+    return [ids[i] for i in places], [weights[i] for i in places]
 
 
 def _is_sequence(thing: object) -> bool:

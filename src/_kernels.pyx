@@ -27,15 +27,17 @@ from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport (
-    AdamStep, adam_step, divisor, divisor_of, first_that_raises, vec_divisor, vec_quotient,
-    vec_set_divisor,
+    SQUARES, AdamStep, adam_step, clip_factor, divisor, divisor_of, first_that_raises, multiply,
+    sum_of_squares, vec_divisor, vec_quotient, vec_set_divisor,
 )
 from powers cimport (
     inverse_power, mask, mask_bits, other_square, root_is_doubtful, vec_differ, vec_residual,
     vec_sqrt,
 )
 from scalar cimport FIRST, SECOND, floats, invert
-from trace cimport Layer, Sizes, Team, Trace, begin, end, meet
+from trace cimport (
+    WORDS, Generator, Layer, Sizes, Team, Trace, begin, draw_masks, end, meet,
+)
 from training cimport NEAR, Job, now, rows_at_once, work
 
 
@@ -220,6 +222,29 @@ cdef class Documents:
         free(self.ends)
 
 
+cdef int load_generator(Generator *generator, rng) except -1:
+    """Take the state of a random.Random."""
+    cdef Py_ssize_t i
+    version, state = rng.getstate()[:2]
+    if version != 3 or len(state) != WORDS + 1:
+        raise ValueError("dropout_rng must be a random.Random")
+    for i in range(WORDS):
+        generator.words[i] = state[i]
+    generator.next = state[WORDS]
+    return 0
+
+
+cdef int save_generator(const Generator *generator, rng) except -1:
+    """Set a random.Random to go on from a state."""
+    cdef list state = [None] * (WORDS + 1)
+    cdef Py_ssize_t i
+    for i in range(WORDS):
+        state[i] = generator.words[i]
+    state[WORDS] = generator.next
+    rng.setstate((3, tuple(state), rng.getstate()[2]))
+    return 0
+
+
 cdef class Pass:
     """One batch on its way through a network, forward and, once, backward.
 
@@ -232,7 +257,8 @@ cdef class Pass:
     cdef readonly Network network
     cdef Buffer kept
 
-    def __init__(self, Network network, documents):
+    def __init__(self, Network network, documents, dropout=0.0, rng=None):
+        cdef Generator generator
         cdef bint fine
         cdef Documents checked = Documents(network, documents)
         cdef Trace *trace = &self.trace
@@ -241,9 +267,15 @@ cdef class Pass:
         memcpy(self.kept.at, network.data.at, network.sizes.n_params * sizeof(double))
         trace.sizes = network.sizes
         trace.team.size = 1
+        trace.dropout = dropout
+        trace.generator = &generator
+        if trace.dropout > 0.0:
+            load_generator(&generator, rng)
         with nogil:
             fine = begin(trace, checked.tokens, checked.ends, checked.n)
             if fine:
+                if trace.dropout > 0.0:
+                    draw_masks(trace)
                 forward(trace, self.kept.at, 0, trace.m, 0)
                 losses_forward(trace, 0, trace.m)
                 loss_forward(trace)
@@ -251,6 +283,8 @@ cdef class Pass:
             raise MemoryError()
         if trace.failed:
             math.log(0.0)
+        if trace.dropout > 0.0:
+            save_generator(&generator, rng)
 
     def __dealloc__(self):
         end(&self.trace)
@@ -359,15 +393,23 @@ cdef int take_step(
 ) except -1:
     cdef AdamStep step = read(adam)
     cdef Py_ssize_t raises
-    step.learning_rate = adam.learning_rate * (1 - adam.t / adam.num_steps)
+    cdef double decay, factor = 1.0
+    step.learning_rate = adam.rate(adam.t)
+    decay = 1.0 - step.learning_rate * step.weight_decay
     step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
     step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
     with nogil:
-        raises = first_that_raises(grad, v, n, &step)
+        if step.clip > 0.0:
+            factor = clip_factor(sum_of_squares(grad, n), step.clip)
+        raises = first_that_raises(grad, v, n, &step, factor)
         if raises == n:
+            if factor != 1.0:
+                multiply(grad, factor, n)
+            if decay != 1.0:
+                multiply(data, decay, n)
             adam_step(data, grad, m, v, n, &step, True)
     if raises < n:
-        raise_at(data[raises], grad[raises], m[raises], v[raises], &step)
+        raise_at(data[raises], grad[raises] * factor, m[raises], v[raises], &step)
     adam.t += 1
     return 0
 
@@ -377,15 +419,9 @@ cdef AdamStep read(adam):
     step.beta1 = adam.beta1
     step.beta2 = adam.beta2
     step.eps_adam = adam.eps_adam
-    step.initial_rate = adam.learning_rate
+    step.weight_decay = adam.weight_decay
+    step.clip = adam.clip or 0.0
     return step
-
-
-cdef int raise_first(Moments moments, Py_ssize_t i, const AdamStep *step) except -1:
-    return raise_at(
-        moments.network.data.at[i], moments.network.grad.at[i], moments.m.at[i], moments.v.at[i],
-        step,
-    )
 
 
 cdef int raise_at(
@@ -424,24 +460,31 @@ cdef void *help(void *argument) noexcept nogil:
 cdef class Trainer:
     """Take many steps in one call, by a team of threads that waits between the calls.
 
+    Without moments it only evaluates.
+
     Raises:  OSError if the system refuses a thread
     """
 
+    cdef Network network
     cdef Moments moments
+    cdef Generator generator
+    cdef Buffer squares
     cdef Job job
     cdef Team team
     cdef bint closed
     cdef Helper *helpers
     cdef Buffer near
 
-    def __init__(self, Moments moments, int threads):
-        cdef Py_ssize_t n_in = 4 * moments.network.sizes.n_embd  # at most
+    def __init__(self, Network network, Moments moments, int threads):
+        cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
         cdef int i, error
         self.job.near_size = padded(max(<Py_ssize_t>NEAR, rows_at_once(n_in) * n_in))
         self.near = Buffer(threads * self.job.near_size)
-        self.job.near = self.near.at
-        self.moments = moments
-        self.job.trace.sizes = moments.network.sizes
+        self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
+        self.job.near, self.job.squares = self.near.at, self.squares.at
+        self.network, self.moments = network, moments
+        self.job.trace.sizes = network.sizes
+        self.job.trace.generator = &self.generator
         self.job.trace.team.size = threads
         self.team.size = 1
         self.job.raises = <Py_ssize_t *>calloc(threads, sizeof(Py_ssize_t))
@@ -479,46 +522,107 @@ cdef class Trainer:
                 for i in range(1, self.team.size):
                     pthread_join(self.helpers[i].thread, NULL)
 
-    def run(self, Documents documents, Py_ssize_t batch_size, adam, list losses, double seconds):
+    def run(
+        self, Documents documents, Py_ssize_t batch_size, adam, list losses, double seconds,
+        dropout=0.0, rng=None,
+    ):
         """Train on documents batch by batch, until all are used or the time is over.
 
         Step by step as the oracle: a step whose loss would raise is left undone,
         for the caller to raise it; where Adam raises, it raises here.
 
         Units:   seconds, after which no new step is begun
-        Writes:  the network's weights, the moments, adam.t. Adds to: losses
+        Writes:  the network's weights, the moments, adam.t, rng. Adds to: losses
         """
         cdef Job *job = &self.job
-        cdef Network network = self.moments.network
+        cdef Network network = self.network
         cdef Buffer kept = Buffer(documents.n // batch_size)
+        cdef Buffer rates = Buffer(kept.n)
+        cdef Py_ssize_t i
+        fill_rates(rates.at, kept.n, adam)
         job.adam = read(adam)
-        job.adam.num_steps = adam.num_steps
         job.t = adam.t
+        job.rates = rates.at
         job.data = network.data.at
         job.grad = network.grad.at
         job.m = self.moments.m.at
         job.v = self.moments.v.at
+        job.losses = kept.at
+        job.trace.dropout = dropout
+        if job.trace.dropout > 0.0:
+            load_generator(&self.generator, rng)
+        self.run_job(documents, batch_size, kept.n, seconds)
+        adam.t += job.done
+        losses.extend(floats(kept.at, job.done))
+        if job.trace.dropout > 0.0:
+            failed = job.failed or job.trace.failed
+            save_generator(&job.before if failed else &self.generator, rng)
+        if job.failed:
+            i = min([job.raises[i] for i in range(job.trace.team.size)])
+            raise_at(
+                network.data.at[i], network.grad.at[i] * self.factor(), self.moments.m.at[i],
+                self.moments.v.at[i], &job.adam,
+            )
+
+    cdef double factor(self):
+        cdef const double *grad = self.network.grad.at
+        if not self.job.adam.clip > 0.0:
+            return 1.0
+        return clip_factor(sum_of_squares(grad, self.network.grad.n), self.job.adam.clip)
+
+    def evaluate(self, Documents documents, Py_ssize_t batch_size, double nats, double seconds):
+        """Run documents forward, batch by batch, until all are used or the time is over.
+
+        Units:   nats, the total of the documents before these, to which these are added
+        Shapes:  returns (nats, tokens predicted, documents done)
+        Raises:  ValueError where the logarithm of a probability of zero is asked
+        """
+        cdef Job *job = &self.job
+        job.data = self.network.data.at
+        job.nats = nats
+        job.predicted = 0
+        job.trace.dropout = 0.0
+        job.evaluates = True
+        self.run_job(documents, batch_size, (documents.n + batch_size - 1) // batch_size, seconds)
+        job.evaluates = False
+        if job.trace.failed:
+            math.log(0.0)
+        return job.nats, job.predicted, min(documents.n, job.done * batch_size)
+
+    cdef int run_job(
+        self, Documents documents, Py_ssize_t batch_size, Py_ssize_t n_steps, double seconds
+    ) except -1:
+        cdef Job *job = &self.job
         job.tokens = documents.tokens
         job.ends = documents.ends
-        job.n_steps = kept.n
+        job.n_documents = documents.n
+        job.n_steps = n_steps
         job.batch_size = batch_size
         job.until = now() + seconds
-        job.losses = kept.at
         job.done = 0
-        job.failed = False
+        job.failed = job.trace.failed = False
         job.trace.m = 0
-        job.trace.failed = False
         with nogil:
             meet(&self.team)
             work(job, 0)
             meet(&self.team)
-        adam.t += job.done
-        losses.extend(floats(kept.at, job.done))
         if job.out_of_memory:
             raise MemoryError()
-        if job.failed:
-            raise_first(self.moments, min([job.raises[i] for i in range(job.trace.team.size)]),
-                     &job.adam)
+        return 0
+
+
+cdef int fill_rates(double *rates, Py_ssize_t n, adam) except -1:
+    """Write the learning rates of adam's next n steps."""
+    cdef double t = adam.t, num_steps = adam.num_steps
+    cdef double rate = adam.learning_rate, min_lr = adam.min_lr
+    cdef Py_ssize_t i
+    if adam.schedule != "linear" or adam.warmup != 0:
+        for i in range(n):
+            rates[i] = adam.rate(adam.t + i)
+        return 0
+    for i in range(n):  # the original's, without a call of Python's a step
+        rates[i] = min_lr + (1.0 - (t + i) / num_steps) * (rate - min_lr)
+    return 0
 
 
 include "sampler.pxi"

@@ -241,6 +241,27 @@ cdef inline void residual_forward(
             x[i * row + k] += residual[i * row + k]
 
 
+cdef inline void dropout_forward(
+    double *x, const double *mask, Py_ssize_t n
+) noexcept nogil:
+    """Multiply x (n,) by its mask. Writes: x"""
+    cdef Py_ssize_t k
+    for k in range(n):
+        x[k] = x[k] * mask[k]
+
+
+cdef inline void dropout_backward(
+    double *dx, const double *dy, const double *mask, Py_ssize_t n
+) noexcept nogil:
+    """Write the gradient of what dropout multiplied by its mask. Writes: dx (n,)
+
+    Order:   a sum of one term, from 0: it is not -0.0
+    """
+    cdef Py_ssize_t k
+    for k in range(n):
+        dx[k] = 0.0 + mask[k] * dy[k]
+
+
 cdef inline void relu_forward(double *x, Py_ssize_t n) noexcept nogil:
     """Set what is not positive to zero, NaN too. Writes: x (n,)"""
     cdef Py_ssize_t k
@@ -310,14 +331,16 @@ cdef inline void add_scaled(
 
 
 cdef inline void attention_forward(
-    double *y, double *weights, double *exps, double *totals, double *inverses, const double *q,
-    const double *k, const double *v, double *scores, double inverse_root, Py_ssize_t first,
-    Py_ssize_t last, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
+    double *y, double *weights, double *dropped, const double *mask, double *exps, double *totals,
+    double *inverses, const double *q, const double *k, const double *v, double *scores,
+    double inverse_root, Py_ssize_t first, Py_ssize_t last, Py_ssize_t head_dim, Py_ssize_t row,
+    Py_ssize_t weights_row,
 ) noexcept nogil:
     """Write one head's weighted sums of values, for positions first up to last of a document.
 
     Shapes:  y, q, k, v (m, head_dim); weights, exps (m, m), zero where a position
-             would look ahead; totals (m,), of exps, and inverses; scores (m,)
+             would look ahead; totals (m,), of exps, and inverses; scores (m,); dropped and
+             mask as weights, mask NULL and dropped weights without dropout
     Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
              over positions up to the own; weight * v summed over positions
     """
@@ -336,18 +359,21 @@ cdef inline void attention_forward(
         w = weights + t * weights_row
         for s in range(t + 1):
             w[s] = exps[t * weights_row + s] * inverses[t]
-        weighted_sum(y + t * row, w, v, t + 1, 1, head_dim, row)
+        if mask != NULL:
+            for s in range(t + 1):
+                dropped[t * weights_row + s] = w[s] * mask[t * weights_row + s]
+        weighted_sum(y + t * row, dropped + t * weights_row, v, t + 1, 1, head_dim, row)
 
 
 cdef inline void attention_backward(
     double *dq, double *dk, double *dv, const double *dy, const double *weights,
-    const double *exps, const double *totals, const double *inverses, const double *q,
-    const double *k, const double *v, double *dscores, double inverse_root, Py_ssize_t m,
-    Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
+    const double *mask, const double *exps, const double *totals, const double *inverses,
+    const double *q, const double *k, const double *v, double *dscores, double inverse_root,
+    Py_ssize_t m, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
 ) noexcept nogil:
     """Write the gradients of one head's queries, keys and values for one document.
 
-    Shapes:  as attention_forward; dscores (m,)
+    Shapes:  as attention_forward, weights after dropout; dscores (m,)
     Order:   a key or value gets its terms from the last position down to its
              own; a weight's gradient is summed over head_dim right to left; the
              total's and a query's over positions last to first
@@ -375,6 +401,8 @@ cdef inline void attention_backward(
             dweight = 0.0
             for j in range(head_dim - 1, -1, -1):
                 dweight += v[s * row + j] * dy[t * row + j]
+            if mask != NULL:
+                dweight = 0.0 + mask[t * weights_row + s] * dweight
             add_scaled(dv + s * row, dy + t * row, w[s], head_dim)
             dtotal += dinverse * (e[s] * dweight)
             dscores[s] = inverse * dweight

@@ -10,6 +10,7 @@ from libc.string cimport memcpy, memset
 
 from layers cimport (
     attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
+    dropout_backward, dropout_forward,
     embedding_backward, embedding_forward, linear_backward_input, linear_backward_weights,
     linear_forward, relu_backward, relu_forward, residual_forward, rmsnorm_backward,
     rmsnorm_forward, softmax_forward,
@@ -47,6 +48,8 @@ cdef inline void forward(
     embedding_forward(
         trace.embedding + at, w, wpe, trace.tokens + first, trace.positions + first, m, n, row
     )
+    if trace.dropout > 0.0:
+        dropout_forward(trace.embedding + at, trace.embedding_mask + at, m * row)
     rmsnorm_forward(
         x, trace.mean + first, trace.scale + first, trace.embedding + at, net.inverse_n, m, n, row
     )
@@ -63,6 +66,8 @@ cdef inline void forward(
         meet(&trace.team)
         heads_forward(trace, layer, first, last, room)
         linear_forward(mid, layer.attended + at, wq + 3 * n * n, room, m, n, n, row, row)
+        if trace.dropout > 0.0:
+            dropout_forward(mid, layer.attn_mask + at, m * row)
         residual_forward(mid, x, m, n, row)
         rmsnorm_forward(
             layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n,
@@ -76,6 +81,8 @@ cdef inline void forward(
         linear_forward(
             x, layer.hidden + mlp_at, fc1 + 4 * n * n, room, m, n, 4 * n, row, net.mlp_row
         )
+        if trace.dropout > 0.0:
+            dropout_forward(x, layer.mlp_mask + at, m * row)
         residual_forward(x, mid, m, n, row)
         wq += 12 * n * n
     linear_forward(
@@ -102,7 +109,8 @@ cdef inline void heads_forward(
             head_at = start * net.n_head + h * size
             map_at = trace.maps[d] + h * size * padded(size)
             attention_forward(
-                layer.attended + at, layer.weights + map_at, layer.exps + map_at,
+                layer.attended + at, layer.weights + map_at, layer.dropped + map_at,
+                layer.weights_mask + map_at if trace.dropout > 0.0 else NULL, layer.exps + map_at,
                 layer.totals + head_at, layer.inverses + head_at, layer.q + at, layer.k + at,
                 layer.v + at, scores, net.inverse_root, max(first - start, 0),
                 min(last - start, size), head_dim, net.row, padded(size),
@@ -131,7 +139,8 @@ cdef inline void heads_backward(
             head_at = start * net.n_head + h * size
             map_at = trace.maps[d] + h * size * padded(size)
             attention_backward(
-                layer.dq + at, layer.dk + at, layer.dv + at, dy + at, layer.weights + map_at,
+                layer.dq + at, layer.dk + at, layer.dv + at, dy + at, layer.dropped + map_at,
+                layer.weights_mask + map_at if trace.dropout > 0.0 else NULL,
                 layer.exps + map_at, layer.totals + head_at, layer.inverses + head_at,
                 layer.q + at, layer.k + at, layer.v + at,
                 trace.rooms + thread * trace.room_size, net.inverse_root, size, head_dim,
@@ -238,7 +247,11 @@ cdef inline void backward_inputs(
         dx = layer.dout + at
         dmid = layer.dmid + at
         dhidden = layer.dhidden + mlp_at
-        linear_backward_input(dhidden, dx, wq + 8 * n * n, m, n, 4 * n, mlp_row, row, False)
+        if trace.dropout > 0.0:
+            dropout_backward(layer.dmlp + at, dx, layer.mlp_mask + at, m * row)
+        linear_backward_input(
+            dhidden, layer.dmlp + at, wq + 8 * n * n, m, n, 4 * n, mlp_row, row, False
+        )
         relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
         linear_backward_input(dnorm, dhidden, wq + 4 * n * n, m, 4 * n, n, row, mlp_row, False)
         memcpy(dmid, dx, m * row * sizeof(double))
@@ -246,7 +259,11 @@ cdef inline void backward_inputs(
             dmid, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at, net.inverse_n,
             m, n, row,
         )
-        linear_backward_input(dnorm, dmid, wq + 3 * n * n, m, n, n, row, row, False)
+        if trace.dropout > 0.0:
+            dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
+        linear_backward_input(
+            dnorm, layer.dattn + at, wq + 3 * n * n, m, n, n, row, row, False
+        )
         heads_backward(trace, layer, trace.dnorm, thread)
         h = n
         while h:
@@ -272,6 +289,8 @@ cdef inline void backward_inputs(
         dx, trace.dx + at, trace.mean + first, trace.scale + first, trace.embedding + at,
         net.inverse_n, m, n, row,
     )
+    if trace.dropout > 0.0:
+        dropout_backward(dx, dx, trace.embedding_mask + at, m * row)
 
 
 cdef struct Matrix:  # one of the weight matrices, with what its gradient is made of
@@ -328,10 +347,10 @@ cdef inline Matrix next_matrix(const Trace *trace, Matrix before, Py_ssize_t i) 
     if i == 4:
         return linear_matrix(before, 4 * n, n, layer.dhidden, net.mlp_row, layer.norm2, row)
     if i == 5:
-        return linear_matrix(before, n, 4 * n, layer.dout, row, layer.hidden, net.mlp_row)
+        return linear_matrix(before, n, 4 * n, layer.dmlp, row, layer.hidden, net.mlp_row)
     return linear_matrix(
         before, n, n,
-        layer.dq if i == 0 else layer.dk if i == 1 else layer.dv if i == 2 else layer.dmid, row,
+        layer.dq if i == 0 else layer.dk if i == 1 else layer.dv if i == 2 else layer.dattn, row,
         layer.norm1 if i < 3 else layer.attended, row,
     )
 

@@ -7,7 +7,7 @@ it is all one, where they may not, pow itself is called.
 
 cimport cython
 from libc.float cimport DBL_EPSILON
-from libc.math cimport fabs, isinf, pow
+from libc.math cimport fabs, isinf, pow, sqrt
 from libc.string cimport memcpy
 
 from matmul cimport LANES, vec, vec_load, vec_set, vec_store
@@ -36,6 +36,7 @@ cdef extern from *:
 
 
 cdef enum:
+    SQUARES = 1024  # numbers of a block of `sum_of_squares`
     FETCHED = 512  # numbers ahead of which memory is asked for weights and moments
 
 
@@ -46,8 +47,8 @@ cdef struct AdamStep:
     divisor correction1
     divisor correction2
     double learning_rate  # of this step
-    double initial_rate
-    double num_steps
+    double weight_decay
+    double clip  # 0.0 for none
 
 
 cdef struct Settings:  # the same for vectors, in no memory that stores could change
@@ -305,6 +306,47 @@ cdef inline void adam_step(
         i += size
 
 
+cdef inline void multiply(double *x, double factor, Py_ssize_t n) noexcept nogil:
+    """Multiply x (n,) by a factor."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        x[i] = x[i] * factor
+
+
+cdef inline double block_of_squares(const double *x, Py_ssize_t n) noexcept nogil:
+    """Return a block's part of `microgpt.adam.sum_of_squares`: n numbers, at most BLOCK."""
+    cdef double sums[8]
+    cdef double total = 0.0
+    cdef Py_ssize_t i, k
+    for k in range(8):
+        sums[k] = 0.0
+    for i in range(0, n - n % 8, 8):
+        for k in range(8):
+            sums[k] += x[i + k] * x[i + k]
+    for i in range(n - n % 8, n):
+        sums[i % 8] += x[i] * x[i]
+    for k in range(8):
+        total += sums[k]
+    return total
+
+
+cdef inline double sum_of_squares(const double *x, Py_ssize_t n) noexcept nogil:
+    """Return the sum of squares in the order of `microgpt.adam.sum_of_squares`."""
+    cdef double total = 0.0
+    cdef Py_ssize_t i = 0
+    while i < n:
+        total += block_of_squares(x + i, min(<Py_ssize_t>SQUARES, n - i))
+        i += SQUARES
+    return total
+
+
+@cython.cdivision(True)
+cdef inline double clip_factor(double squares, double clip) noexcept nogil:
+    """Return what gradients are multiplied by so that their norm is at most clip, or 1.0."""
+    cdef double factor = clip / (sqrt(squares) + 1e-6)
+    return factor if factor < 1.0 else 1.0
+
+
 cdef inline bint numbers_are_small(
     const double *g, const double *v, Py_ssize_t n
 ) noexcept nogil:
@@ -331,24 +373,27 @@ cdef inline bint numbers_are_small(
 
 @cython.cdivision(True)
 cdef inline Py_ssize_t first_that_raises(
-    const double *g, const double *v, Py_ssize_t n, const AdamStep *a
+    const double *g, const double *v, Py_ssize_t n, const AdamStep *a, double factor
 ) noexcept nogil:
     """Return the first of n parameters at which the oracle's update raises, or n.
+
+    Gradients are taken times factor, which is at most 1.
 
     Its gradient's square overflows, its second moment is negative or a divisor is zero.
 
     Shapes:  g, v (n,)
     """
     cdef Py_ssize_t i
-    cdef double square, corrected
+    cdef double square, corrected, grad
     if (
         a.eps_adam > 0.0 and a.correction1.number != 0.0 and a.correction2.number > 0.0
         and numbers_are_small(g, v, n)
     ):
         return n
     for i in range(n):
-        square = pow(fabs(g[i]), 2.0)
-        if isinf(square) and not isinf(g[i]):
+        grad = g[i] * factor
+        square = pow(fabs(grad), 2.0)
+        if isinf(square) and not isinf(grad):
             return i
         corrected = (a.beta2 * v[i] + (1.0 - a.beta2) * square) / a.correction2.number
         if a.correction1.number == 0.0 or a.correction2.number == 0.0 or corrected < 0.0:

@@ -34,28 +34,34 @@ cdef class Sampler:
     def __dealloc__(self):
         end(&self.trace)
 
-    def generate(self, prompt, temperature, top_k, rng):
+    def generate(
+        self, list tokens, temperature, top_k, top_p, Py_ssize_t length, list stop, bint bos, rng
+    ):
         """Return the prompt and the tokens drawn after it, as `GPT.generate` does."""
-        cdef Py_ssize_t n = self.trace.sizes.vocab_size
-        cdef Py_ssize_t first = 0
-        cdef Py_ssize_t last
-        cdef double factor = temperature**-1
-        tokens = [n - 1, *prompt]
-        for last, token in enumerate(tokens):
-            self.put(last, token)
-        while True:
-            last = len(tokens)
+        cdef Py_ssize_t end = self.trace.sizes.vocab_size - 1
+        cdef Py_ssize_t block_size = self.trace.sizes.block_size
+        cdef Py_ssize_t start = len(tokens)
+        cdef Py_ssize_t read = 0
+        cdef Py_ssize_t first, i, n
+        cdef double factor = temperature**-1 if temperature else -1.0
+        while len(tokens) < length:
+            n = len(tokens) + bos
+            first = max(n - block_size, 0)  # of BOS and the tokens
+            if first > 0:
+                read = 0
+            n = n - first
+            for i in range(read, n):
+                self.put(i, end if bos and first + i == 0 else tokens[first + i - bos])
             with nogil:
-                forward(&self.trace, self.network.data.at, first, last, 0)
-            token = self.draw(last - 1, factor, top_k, rng)
-            if token == n - 1:
+                forward(&self.trace, self.network.data.at, read, n, 0)
+            read = n
+            token = self.draw(n - 1, factor, top_k, top_p, rng)
+            if token == end:
                 break
             tokens.append(token)
-            if last == self.trace.m:
+            if stop and tokens[start:][-len(stop):] == stop:
                 break
-            self.put(last, token)
-            first = last
-        return tokens[1:]
+        return tokens
 
     cdef int put(self, Py_ssize_t position, Py_ssize_t token) except -1:
         if not (0 <= position < self.trace.m and 0 <= token < self.trace.sizes.vocab_size):
@@ -63,8 +69,10 @@ cdef class Sampler:
         self.trace.tokens[position] = token
         return 0
 
-    cdef object draw(self, Py_ssize_t position, double factor, top_k, rng):
+    cdef object draw(self, Py_ssize_t position, double factor, top_k, top_p, rng):
         """Return a token drawn after a position: what `rng.choices` returns.
+
+        A factor below 0 takes the largest logit.
 
         Order:   weights summed left to right from the first; one number of rng.random
         """
@@ -78,6 +86,12 @@ cdef class Sampler:
         cdef Py_ssize_t n = self.trace.sizes.vocab_size
         cdef Py_ssize_t i, low, middle, high
         ids = range(n)
+        if factor < 0.0:
+            high = 0
+            for i in range(1, n):
+                if logits[i] > logits[high]:
+                    high = i
+            return high
         if top_k is None:
             for i in range(n):
                 scaled[i] = logits[i] * factor
@@ -96,6 +110,11 @@ cdef class Sampler:
         for i in range(1, n):
             cumulated[i] = cumulated[i - 1] + weights[i]
         choices = rng.choices
+        if top_p is not None:
+            from microgpt.model import nucleus
+
+            ids, probs = nucleus(ids, floats(weights, n), top_p)
+            return choices(ids, weights=probs)[0]
         pythons = getattr(choices, "__func__", None) is CHOICES
         if not (pythons and 0.0 < cumulated[n - 1] < INFINITY):
             return choices(ids, weights=floats(weights, n))[0]

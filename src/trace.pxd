@@ -4,6 +4,7 @@
 for a larger batch, and is kept from step to step.
 """
 
+cimport cython
 from libc.stdlib cimport calloc, free
 
 from layers cimport room_of_linear
@@ -20,6 +21,14 @@ cdef extern from "team.h" nogil:
         int arrived
         int round
     void meet(Team *team)
+
+
+cdef extern from "generator.h" nogil:
+    enum: WORDS
+    ctypedef struct Generator:
+        unsigned int words[624]
+        int next
+    double draw_number(Generator *g)
 
 
 cdef struct Sizes:
@@ -60,6 +69,12 @@ cdef struct Layer:  # (m, n_embd) unless it says otherwise
     double *dmid
     double *dhidden  # (m, 4 * n_embd)
     double *dout
+    double *weights_mask  # with dropout: what each number is multiplied by, as weights
+    double *attn_mask  # (m, n_embd)
+    double *mlp_mask
+    double *dropped  # weights times their mask
+    double *dattn  # gradients of both projections before dropout
+    double *dmlp
 
 
 cdef struct Trace:
@@ -95,6 +110,9 @@ cdef struct Trace:
     double *dembedding  # (m, n_embd)
     double *dx
     double *dnorm
+    double dropout
+    Generator *generator
+    double *embedding_mask  # (m, n_embd), with dropout
     double *rooms  # for what each thread keeps for a moment
     Py_ssize_t room_size
 
@@ -145,6 +163,14 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
         layer.dmid = take(slab, m * net.row)
         layer.dhidden = take(slab, m * net.mlp_row)
         layer.dout = take(slab, m * net.row)
+        layer.dropped, layer.dattn, layer.dmlp = layer.weights, layer.dmid, layer.dout
+        if trace.dropout > 0.0:
+            layer.weights_mask = take(slab, maps)
+            layer.attn_mask = take(slab, m * net.row)
+            layer.mlp_mask = take(slab, m * net.row)
+            layer.dropped = take(slab, maps)
+            layer.dattn = take(slab, m * net.row)
+            layer.dmlp = take(slab, m * net.row)
     trace.out = take(slab, m * net.row)
     trace.logits = take(slab, m * net.vocab_row)
     trace.exps = take(slab, m * net.vocab_row)
@@ -158,6 +184,8 @@ cdef inline void place(Trace *trace, Slab *slab) noexcept nogil:
     trace.dembedding = take(slab, m * net.row)
     trace.dx = take(slab, m * net.row)
     trace.dnorm = take(slab, m * net.row)
+    if trace.dropout > 0.0:
+        trace.embedding_mask = take(slab, m * net.row)
     trace.room_size = max(room_of_linear(net.mlp_row), padded(net.block_size))
     trace.rooms = take(slab, trace.team.size * trace.room_size)
     take(slab, PANEL)  # whole vectors may be read, not used, behind the last row
@@ -215,6 +243,39 @@ cdef inline bint begin(
     slab.used = 0
     place(trace, &slab)
     return True
+
+
+cdef inline void draw_masks(Trace *trace) noexcept nogil:
+    """Draw the masks of dropout.
+
+    Order:   that of the oracle's computation: position after position the embedding, then
+             per layer the attention weights, head by head, and both projections
+    """
+    cdef const Sizes *net = &trace.sizes
+    cdef Py_ssize_t d, start, n, t, i, h, at
+    cdef Layer *layer
+    for d in range(trace.n_documents):
+        start = trace.starts[d]
+        n = trace.starts[d + 1] - start
+        for t in range(n):
+            at = (start + t) * net.row
+            draw_mask(trace, trace.embedding_mask + at, net.n_embd)
+            for i in range(net.n_layer):
+                layer = &trace.layers[i]
+                for h in range(net.n_head):
+                    draw_mask(
+                        trace, layer.weights_mask + trace.maps[d] + (h * n + t) * padded(n), t + 1
+                    )
+                draw_mask(trace, layer.attn_mask + at, net.n_embd)
+                draw_mask(trace, layer.mlp_mask + at, net.n_embd)
+
+
+@cython.cdivision(True)
+cdef inline void draw_mask(Trace *trace, double *mask, Py_ssize_t n) noexcept nogil:
+    cdef double scale = 1.0 / (1.0 - trace.dropout)
+    cdef Py_ssize_t i
+    for i in range(n):
+        mask[i] = 0.0 if draw_number(trace.generator) < trace.dropout else scale
 
 
 cdef inline void end(Trace *trace) noexcept nogil:

@@ -12,8 +12,11 @@ from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
-from optimizer cimport AdamStep, adam_step, divisor_of, first_that_raises, numbers_are_small
-from trace cimport Trace, begin, meet
+from optimizer cimport (
+    SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, divisor_of, first_that_raises,
+    multiply, numbers_are_small,
+)
+from trace cimport Generator, Trace, begin, draw_masks, meet
 
 
 cdef extern from "simd.h" nogil:
@@ -36,7 +39,13 @@ cdef enum:
 cdef struct Job:
     Trace trace
     AdamStep adam
+    bint evaluates  # whether documents are only run forward
+    double nats  # the evaluation so far
+    Py_ssize_t predicted
     double t  # the optimizer's steps before these
+    const double *rates  # (n_steps,)
+    double *squares  # (n_params / SQUARES,) of the gradients, by block, if they are clipped
+    Generator before  # the generator before this step
     double *data  # (n_params,)
     double *grad
     double *m
@@ -44,7 +53,8 @@ cdef struct Job:
     double *near  # (threads, near_size)
     Py_ssize_t near_size
     const Py_ssize_t *tokens
-    const Py_ssize_t *ends  # (n_steps * batch_size + 1,)
+    const Py_ssize_t *ends  # (n_documents + 1,)
+    Py_ssize_t n_documents
     Py_ssize_t n_steps
     Py_ssize_t batch_size
     double until  # the time when no new step is begun
@@ -84,6 +94,13 @@ cdef inline void work(Job *job, int thread) noexcept nogil:
         last = trace.m * (thread + 1) // size
         forward(trace, job.data, first, last, thread)
         losses_forward(trace, first, last)
+        if job.evaluates:
+            meet(&trace.team)
+            if trace.failed:
+                break
+            if thread == 0:
+                add_losses(job)
+            continue
         backward_inputs(trace, job.data, first, last, thread)
         if not (job.whole or updates_cannot_overflow(job, first, last)):
             job.whole = True
@@ -103,26 +120,47 @@ cdef inline void prepare(Job *job) noexcept nogil:
     """Make the next step ready, or end the work."""
     cdef AdamStep *adam = &job.adam
     cdef Py_ssize_t n_params = job.trace.sizes.n_params
+    cdef Py_ssize_t first
     cdef double t
     if job.trace.m:
-        job.losses[job.done] = job.trace.loss
+        if not job.evaluates:
+            job.losses[job.done] = job.trace.loss
         job.done += 1
     job.over = job.done == job.n_steps or (job.done > 0 and now() > job.until)
     if job.over:
         return
+    first = job.done * job.batch_size
     job.out_of_memory = not begin(
-        &job.trace, job.tokens, job.ends + job.done * job.batch_size, job.batch_size
+        &job.trace, job.tokens, job.ends + first, min(job.batch_size, job.n_documents - first)
     )
     job.over = job.out_of_memory
+    if job.evaluates or job.over:
+        return
+    if job.trace.dropout > 0.0:
+        job.before = job.trace.generator[0]
+        draw_masks(&job.trace)
     t = job.t + job.done
-    adam.learning_rate = adam.initial_rate * (1.0 - t / adam.num_steps)
+    adam.learning_rate = job.rates[job.done]
     adam.correction1 = divisor_of(1.0 - pow(adam.beta1, t + 1.0))
     adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
     job.add = job.done == 0 and not are_zero(job.grad, n_params)
     job.whole = (
-        job.add or n_params <= NEAR or adam.eps_adam == 0.0
+        job.add or n_params <= NEAR or adam.eps_adam == 0.0 or adam.clip > 0.0
         or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
     )
+
+
+cdef inline void add_losses(Job *job) noexcept nogil:
+    """Add a batch's losses: positions left to right from 0, then documents likewise."""
+    cdef const Trace *trace = &job.trace
+    cdef Py_ssize_t d, i
+    cdef double total
+    for d in range(trace.n_documents):
+        total = 0.0
+        for i in range(trace.starts[d], trace.starts[d + 1]):
+            total += trace.losses[i]
+        job.nats += total
+    job.predicted += trace.m
 
 
 @cython.cdivision(True)
@@ -137,6 +175,9 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
     cdef Py_ssize_t i, row, last, rows, start, n
     cdef double *grad
     cdef Matrix matrix
+    cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
+    cdef double squares = 0.0
+    cdef double factor = 1.0
     for i in range(3 + 6 * trace.sizes.n_layer):
         matrix = next_matrix(trace, matrix, i)
         row = matrix.n_out * thread // size
@@ -148,6 +189,8 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
             grad = job.grad + start if job.whole else job.near + thread * job.near_size
             backward_weights(trace, &matrix, grad, row, row + rows, job.add)
             if not job.whole:
+                if decay != 1.0:
+                    multiply(job.data + start, decay, n)
                 adam_step(job.data + start, grad, job.m + start, job.v + start, n, &job.adam, False)
             row += rows
     if not job.whole:
@@ -155,12 +198,26 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
     meet(&job.trace.team)
     start = n_params * thread // size
     n = n_params * (thread + 1) // size - start
-    i = first_that_raises(job.grad + start, job.v + start, n, &job.adam)
+    if job.adam.clip > 0.0:
+        rows = (n_params + SQUARES - 1) // SQUARES
+        for i in range(rows * thread // size, rows * (thread + 1) // size):
+            job.squares[i] = block_of_squares(
+                job.grad + i * SQUARES, min(<Py_ssize_t>SQUARES, n_params - i * SQUARES)
+            )
+        meet(&job.trace.team)
+        for i in range(rows):
+            squares += job.squares[i]
+        factor = clip_factor(squares, job.adam.clip)
+    i = first_that_raises(job.grad + start, job.v + start, n, &job.adam, factor)
     job.raises[thread] = start + i if i < n else n_params
     if i < n:
         job.failed = True
     meet(&job.trace.team)
     if not job.failed:
+        if factor != 1.0:
+            multiply(job.grad + start, factor, n)
+        if decay != 1.0:
+            multiply(job.data + start, decay, n)
         adam_step(
             job.data + start, job.grad + start, job.m + start, job.v + start, n, &job.adam, True
         )

@@ -142,8 +142,8 @@ def test_set_weights_takes_what_weights_gives(model_engine):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"temperature": 0}, "temperature must be positive, not 0"),
-        ({"temperature": float("nan")}, "temperature must be positive, not nan"),
+        ({"temperature": -1}, "temperature must be at least 0, not -1"),
+        ({"temperature": float("nan")}, "temperature must be at least 0, not nan"),
         ({"top_k": 0}, "top_k must be at least 1, not 0"),
         ({"prompt": [0] * 16}, "leaves no room: block_size is 16"),
     ],
