@@ -16,15 +16,12 @@ import random
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from microgpt import checkpoint, curves, extras, pages, training
 from microgpt.look import Look, label, text_tokens
 from microgpt.pictures import COLORS
 from microgpt.settings import FIELDS, Settings
-
-if TYPE_CHECKING:
-    pass
 
 MAX_BYTES = 6_000_000
 MAX_DOCUMENTS = 200  # looked at for what is hard
@@ -35,56 +32,8 @@ MIN_BARS = 5
 MAX_BINS = 60
 SHOWN = 8  # hardest and easiest documents
 
-STYLE = """<style>
-:root { color-scheme: light dark; --line: #8885; }
-body { max-width: 66rem; margin: 0 auto; padding: 1rem; font: 16px/1.55 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-h1, h2 { line-height: 1.25; text-wrap: balance; overflow-wrap: anywhere; }
-a { color: LinkText; } nav a { margin-right: 1em; white-space: nowrap; }
-.facts { display: grid; gap: .1rem 1.5rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(19rem, 100%), 1fr)); margin: 0; }
-.facts div { display: flex; justify-content: space-between; gap: 1em; border-bottom:
-  1px solid var(--line); } .facts dt { opacity: .75; }
-.facts dd { margin: 0; text-align: right; overflow-wrap: anywhere; }
-.facts.long { grid-template-columns: 1fr; } .facts.long dd { font-family: ui-monospace, monospace;
-  font-size: .85rem; } .facts.long dt { white-space: nowrap; }
-.documents { display: grid; gap: .2rem 1.5rem; grid-template-columns: repeat(auto-fill,
-  minmax(min(15rem, 100%), 1fr)); } .documents p { margin: .3rem 0 0; }
-.figure { width: 100%; } .pair { display: grid; gap: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); }
-.pair > * { min-width: 0; }
-.samples { columns: 13rem; padding: 0; list-style: none; }
-.samples li { white-space: pre-wrap; margin-bottom: .25rem; break-inside: avoid;
-  overflow-wrap: anywhere; }
-.tag { font-size: .75rem; border: 1px solid var(--line); border-radius: 1em; padding: 0 .5em; }
-.known { border-color: #d65424; }
-.js-plotly-plot .main-svg text { fill: currentColor !important; }
-.js-plotly-plot .hoverlayer text { fill: #fff !important; }
-@media print {
-  body { max-width: none; font-size: 10pt; } nav, .modebar { display: none; }
-  section, figure, .figure, li { break-inside: avoid; } h2 { break-after: avoid; }
-}
-</style>"""
-
-SCRIPT = """
-const grid = {fixedrange: matchMedia("(pointer: coarse)").matches,
-  gridcolor: "#8883", zerolinecolor: "#8886",
-  linecolor: "#8886", automargin: true};
-for (const [id, figure] of Object.entries(FIGURES)) {
-  const axes = Object.fromEntries(["xaxis", "yaxis"].map(
-    name => [name, {...grid, ...(figure.layout[name] || {})}]));
-  const layout = {
-    paper_bgcolor: "#0000", plot_bgcolor: "#0000", margin: {l: 50, r: 12, t: 10, b: 42},
-    font: {family: "system-ui, sans-serif", size: 13}, hoverlabel: {bgcolor: "#333"},
-    legend: {orientation: "h", y: 1, yanchor: "bottom", x: 0},
-    dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", ...figure.layout, ...axes};
-  Plotly.newPlot(id, figure.data, layout, {responsive: true, displayModeBar: false});
-}
-const resize = () => document.querySelectorAll(".js-plotly-plot").forEach(
-  plot => Plotly.Plots.resize(plot));
-addEventListener("beforeprint", resize);
-addEventListener("afterprint", resize);
-"""
+STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 
 
 class Report:
@@ -154,11 +103,11 @@ class Report:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<link rel="icon" href="data:,"><title>microgpt: {name}</title>'
-            f"{pages.STYLE}{STYLE}</head><body><h1>microgpt: {name}</h1>"
+            f"{pages.STYLE}<style>{STYLE}</style></head><body><h1>microgpt: {name}</h1>"
             f"<p>{escape(self.summary())}</p><nav>{links}</nav>{body}"
             "<noscript><p>The curves and scatter plots need JavaScript.</p></noscript>"
             f"<script>{self.plotly.get_plotlyjs()}</script>"
-            f"<script>const FIGURES = {figures};{SCRIPT}</script></body></html>\n"
+            f"<script>const FIGURES = {figures};\n{SCRIPT}</script></body></html>\n"
         )
         size = len(html.encode("utf-8", "surrogatepass"))
         if size > MAX_BYTES:

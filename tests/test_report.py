@@ -48,7 +48,7 @@ def shown(page):
 
 @pytest.fixture(scope="module")
 def figures(page):
-    return json.loads(re.search(r"const FIGURES = (.*?);\nconst grid", page, re.DOTALL)[1])
+    return json.loads(re.search(r"const FIGURES = (.*?);\n//", page, re.DOTALL)[1])
 
 
 def test_the_page_is_small_and_names_no_other_file(page):
