@@ -83,8 +83,14 @@ def adopted(original: type, name: str, scope: dict[str, Any]) -> Adoption:
             reason = mentions.reason(original.__dict__[method])
             if reason:
                 raise Refused(f"{method} {reason}")
-        guards = list(mentions.guards)
         observed = _Observed(original)
+        mentions.known.clear()
+        mentions.hidden = set(observed.others)
+        for method in ("backward", "__add__", "__mul__"):
+            reason = mentions.reason(original.__dict__[method])
+            if reason:
+                raise Refused(f"{method} {reason}")
+        guards = list(mentions.guards)
         expected = _Expected(observed)
     family, cls = _made(original, observed)
     family.guards = _guards(guards, original, cls)
@@ -211,6 +217,9 @@ class _Observed:
                 raise Refused(f"its objects have no attribute {name}")
         self.children = self._children(kept, leaf, other)
         self.container = type(kept[self.children])
+        self.leaf_container = type(getattr(leaf, self.children))
+        if self.leaf_container not in (tuple, list, set, frozenset):
+            raise Refused(f"its objects without children have no empty {self.children}")
         self.slopes = next(
             (
                 name
@@ -299,7 +308,8 @@ class _Observed:
                 node = cls(1.5, **{name: trial})
             except Exception:
                 continue
-            if trial == (child,) and list(getattr(node, self.children)) == [child]:
+            kept = getattr(node, self.children)
+            if trial == (child,) and type(kept) is self.container and list(kept) == [child]:
                 return "children"
             if trial == (0.5,) and self.slopes and getattr(node, self.slopes) == trial:
                 return "slopes"
@@ -317,6 +327,7 @@ def _made(original: type, observed: _Observed) -> tuple[Any, type]:
     family.originals = dict(original.__dict__)
     family.init = original.__dict__["__init__"]
     family.children, family.container = observed.children, observed.container
+    family.leaf_container = observed.leaf_container
     family.slopes, family.backward = observed.slopes, observed.closure
     family.defaults, family.order = observed.defaults, observed.names
     family.positional, family.keywords = None, {}
@@ -406,12 +417,14 @@ def _choose(
     def attempt(name: str, bit: int, probe_kind: Any, choices: list[dict[str, bool]]) -> bool:
         """Try an operator compiled, with each choice of settings; keep the first that is equal."""
         nonlocal native
-        for choice in choices:
-            _script.configure(family, native=native | bit, **{**settings, **choice})
-            if equal(probe_kind, name) and equal(probes.late, name):
-                settings.update(choice)
-                native |= bit
-                return True
+        number = _script.NUMBER.get(name, 0)
+        for bits in (bit | number, bit) if number else (bit,):
+            for choice in choices:
+                _script.configure(family, native=native | bits, **{**settings, **choice})
+                if equal(probe_kind, name) and equal(probes.late, name):
+                    settings.update(choice)
+                    native |= bits
+                    return True
         _script.configure(family, native=native, **settings)
         return False
 
@@ -483,6 +496,8 @@ def _choose(
     operators = {name for name in _script.NATIVE if native & _script.NATIVE[name]}
     if not equal(probes.graphs, operators, methods):
         raise Refused("probe graphs: gradients differ: another order of the walk or of sums")
+    if not equal(probes.constructor, observed.positional or ("data",), observed.keywords):
+        raise Refused("probe backward: it goes through a node's children in another order")
     adoption.native = [*sorted(operators), *methods, "backward"]
     loops.kinds.add(cls)
 

@@ -47,6 +47,7 @@ class Mentions:
 
     def __init__(self, cls: type, attributes: set[str]) -> None:
         self.cls, self.attributes = cls, attributes
+        self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.guards: list[tuple[Any, str, Any]] = []
         self.known: dict[Any, str | None] = {}
 
@@ -95,6 +96,8 @@ class Mentions:
                 yield from self._value(name, value)
 
     def _attribute(self, name: str) -> Iterator[str]:
+        if name in self.hidden:
+            yield f"reads {name}"
         if name in self.attributes or name in SAFE_ATTRIBUTES or hasattr(math, name):
             return
         member = self.cls.__dict__.get(name)

@@ -66,7 +66,7 @@ class Seen:
                 ),
             )
         if isinstance(x, (set, frozenset)):
-            # A set of nodes has no order. Old ones by number, new ones by what is seen of them.
+            # A set of nodes has no order: old ones by number, then the new one, or by their data.
             old = sorted(self(n) for n in x if id(n) in self.numbers)
             new = sorted(
                 (n for n in x if id(n) not in self.numbers), key=lambda n: repr(number(n.data))
@@ -135,21 +135,27 @@ def binary(probe: Probe, name: str) -> Iterator[Any]:
 
 
 def power(probe: Probe, name: str) -> Iterator[Any]:
-    for a, k in POWERS:
+    for i, (a, k) in enumerate(POWERS):
         x = probe.cls(a)
-        yield probe.outcome(lambda x=x, k=k: x**k, x)  # type: ignore[misc]
+        yield probe.outcome(lambda x=x, k=k, f=(1, 0.7)[i % 2]: x**k * f, x)  # type: ignore[misc]
+    for a, k in ((1.1, 3), (0.3, 0.5), (2.7, -1.5), (1.9, 5)):
+        x = probe.cls(a)
+        yield probe.outcome(lambda x=x, k=k: x**k * 0.7, x)  # type: ignore[misc]
     for k in ("2", None, probe.cls(2.0), True):
         x = probe.cls(1.5)
         yield probe.outcome(lambda x=x, k=k: x**k, x)  # type: ignore[misc]
 
 
 def unary(probe: Probe, name: str) -> Iterator[Any]:
+    def call(x: Any) -> Any:
+        return -x if name == "__neg__" else getattr(x, name)()
+
     for a in NUMBERS:
         x = probe.cls(a)
-        yield probe.outcome(lambda x=x: getattr(x, name)(), x)  # type: ignore[misc]
+        yield probe.outcome(lambda x=x: call(x), x)  # type: ignore[misc]
     for a in (0.3, -0.7, 2.2, 1.1, -800.0, 800.0, 20.5):
         x = probe.cls(a)
-        yield probe.outcome(lambda x=x: getattr(x, name)() * 3.0, x)  # type: ignore[misc]
+        yield probe.outcome(lambda x=x: call(x) * 0.7, x)  # type: ignore[misc]
 
 
 def late(probe: Probe, name: str) -> Iterator[Any]:
@@ -210,7 +216,7 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
             a, b = draw.choice(nodes), draw.choice(nodes[-5:])
             op = draw.choice(choices)
             k = draw.choice((2.0, -1.0, 0.5)) if exact else draw.choice((0.7, 2, -1.25))
-            if exact and abs(a.data) + abs(b.data) > 2**12:
+            if exact and abs(a.data) + abs(b.data) > 16:
                 op = "+"
             if op == "+":
                 node = a + b
@@ -236,7 +242,7 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
             leaves[2].grad = 1.5
         root = nodes[-1]
         try:
-            yield probe.outcome(lambda root=root: root, *leaves)  # type: ignore[misc]
+            yield probe.outcome(lambda root=root: root, *nodes)  # type: ignore[misc]
             draw.choice(nodes).backward()
             yield [number(node.grad) for node in nodes]
         except Exception as error:
@@ -246,11 +252,12 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
 def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) -> Iterator[Any]:
     """Yield nodes from the constructor, by places and by names."""
     seen = probe.seen()
-    x, y, z = probe.cls(1.5), probe.cls(2), probe.cls(-0.5)
+    x, y = probe.cls(1.5), probe.cls(2)
+    x.grad = 0.3
     values: dict[str, list[Any]] = {
         "data": [0.25, 3, True, -0.0, 10**30],
-        "children": [(x,), (x, y), (), (x, y, z), (x, x)],
-        "slopes": [(0.5,), (2, 1.25), (), (1.0, 2.0, 3.0), (1, 1)],
+        "children": [(x,), (x, y), (), (x, y, x), (x, x)],
+        "slopes": [(0.5,), (2, 1.25), (), (0.1, 2.0, 0.7), (0.1, 0.7)],
     }
     for case in range(5):
         for count in range(1, len(roles) + 1):

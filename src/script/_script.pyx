@@ -125,6 +125,11 @@ cdef enum Native:
     N_RDIV = 128
     N_POW = 256
     N_NEG = 512
+    # With a number as the right operand.
+    N_ADD_NUMBER = 1024
+    N_MUL_NUMBER = 2048
+    N_SUB_NUMBER = 4096
+    N_DIV_NUMBER = 8192
 
 cdef double MAX_INT = 2.0**53
 
@@ -167,6 +172,7 @@ cdef class Family:
     cdef public object init        # its own __init__
     cdef public object children    # name of the attribute that holds children
     cdef public object container   # tuple, set or list
+    cdef public object leaf_container  # the same, of a node without children
     cdef public object slopes      # name of the attribute that holds local gradients, or None
     cdef public object backward    # name of the attribute that holds closures, or None
     cdef public dict defaults      # other attributes: {name: {op: value}}
@@ -686,13 +692,14 @@ cdef enum Shape:
 
 
 cdef inline Shape shape_of(
-    PyObject *a, PyObject *b, unsigned int direct, unsigned int reflected, double *x, int *is_int
+    PyObject *a, PyObject *b, unsigned int direct, unsigned int reflected, unsigned int number,
+    double *x, int *is_int
 ) noexcept:
     if Py_TYPE(a) == Py_TYPE(b):
         if is_native(a, direct) and not (<Node>b).flags & DATA_BOXED:
             return NODES
     elif is_node(a):
-        if is_native(a, direct) and read_number(b, x, is_int):
+        if is_native(a, number) and read_number(b, x, is_int):
             return NODE_NUMBER
     elif is_native(b, reflected) and read_number(a, x, is_int):
         return NUMBER_NODE
@@ -730,7 +737,7 @@ cdef PyObject *nb_add(PyObject *a, PyObject *b) except NULL:
     cdef double x = 0.0
     cdef int is_int = 0
     cdef PyObject *constant
-    cdef Shape shape = shape_of(a, b, N_ADD, N_RADD, &x, &is_int)
+    cdef Shape shape = shape_of(a, b, N_ADD, N_RADD, N_ADD_NUMBER, &x, &is_int)
     if shape == NODES:
         return plus(a, b)
     if shape == GENERIC:
@@ -745,7 +752,7 @@ cdef PyObject *nb_multiply(PyObject *a, PyObject *b) except NULL:
     cdef double x = 0.0
     cdef int is_int = 0
     cdef PyObject *constant
-    cdef Shape shape = shape_of(a, b, N_MUL, N_RMUL, &x, &is_int)
+    cdef Shape shape = shape_of(a, b, N_MUL, N_RMUL, N_MUL_NUMBER, &x, &is_int)
     if shape == NODES:
         return times(a, b)
     if shape == GENERIC:
@@ -760,7 +767,7 @@ cdef PyObject *nb_subtract(PyObject *a, PyObject *b) except NULL:
     cdef double x = 0.0
     cdef int is_int = 0
     cdef PyObject *other
-    cdef Shape shape = shape_of(a, b, N_SUB, N_RSUB, &x, &is_int)
+    cdef Shape shape = shape_of(a, b, N_SUB, N_RSUB, N_SUB_NUMBER, &x, &is_int)
     if shape == NODES:
         other = negated(b)
         return used(plus(a, other), other, NULL)
@@ -779,7 +786,7 @@ cdef PyObject *nb_true_divide(PyObject *a, PyObject *b) except NULL:
     cdef int is_int = 0
     cdef PyObject *other = NULL
     cdef PowError error = NO_ERROR
-    cdef Shape shape = shape_of(a, b, N_DIV, N_RDIV, &x, &is_int)
+    cdef Shape shape = shape_of(a, b, N_DIV, N_RDIV, N_DIV_NUMBER, &x, &is_int)
     if shape == NODES:
         other = power_node(b, -1.0, 1)
         if other is not NULL:
@@ -1021,7 +1028,8 @@ cdef object get_field(Node node, Family family, str name):
         if node.flags & CHILDREN_BOXED:
             return kept[2]
         children = children_of(node)
-        return children if family.container is tuple else family.container(children)
+        container = family.container if children else family.leaf_container
+        return children if container is tuple else container(children)
     if name == family.slopes:
         if node.flags & SLOPES_BOXED:
             return kept.get(3, MISSING) if kept is not None else MISSING
@@ -1048,8 +1056,9 @@ cdef int set_field(Node node, Family family, str name, value) except -1:
     if name == family.children:
         if node.op == SUM:
             expand(<PyObject *>node)
-        if type(value) is family.container and (
-            family.container is not list and set_children(node, tuple(value))
+        container = family.container if value else family.leaf_container
+        if type(value) is container and (
+            container is not list and set_children(node, tuple(value))
         ):
             return 0
         box(node, 2, value)
@@ -1617,7 +1626,7 @@ def softmax(logits):
     cdef PyObject *constant
     cdef PyObject *shifted
     cdef PyObject *total
-    if items is NULL or not has(family, N_ADD | N_RADD | N_MUL | N_SUB | N_DIV | N_POW):
+    if items is NULL or not has(family, N_ADD | N_RADD | N_MUL | N_SUB_NUMBER | N_DIV | N_POW):
         return None
     largest = (<Node>items[0]).c_data
     for i in range(1, n):
@@ -1651,7 +1660,9 @@ def rmsnorm(x, double eps):
     cdef PyObject *a
     cdef PyObject *b
     cdef PyObject *c
-    if items is NULL or not has(family, N_ADD | N_RADD | N_MUL | N_DIV | N_POW):
+    if items is NULL or not has(
+        family, N_ADD_NUMBER | N_RADD | N_MUL | N_DIV_NUMBER | N_POW
+    ):
         return None
     a = new_sum(family, items, items, n)
     b = leaf(family, 1.0 / <double>n, 0)
@@ -1768,6 +1779,8 @@ OPS = {"leaf": LEAF, "add": ADD, "mul": MUL, "pow": POW, "exp": EXP, "log": LOG,
 NATIVE = {"__add__": N_ADD, "__radd__": N_RADD, "__mul__": N_MUL, "__rmul__": N_RMUL,
           "__sub__": N_SUB, "__rsub__": N_RSUB, "__truediv__": N_DIV, "__rtruediv__": N_RDIV,
           "__pow__": N_POW, "__neg__": N_NEG}
+NUMBER = {"__add__": N_ADD_NUMBER, "__mul__": N_MUL_NUMBER, "__sub__": N_SUB_NUMBER,
+          "__truediv__": N_DIV_NUMBER}
 
 
 # ------------------------------------------------------- loops over parameters
