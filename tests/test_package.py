@@ -255,6 +255,7 @@ def test_the_wheel_holds_the_package_alone(distributions):
     }
     assert not {name for name in names if name.endswith((".pyx", ".pxd", ".pxi", ".c"))}
     assert any(re.match(r"microgpt/_engine\..*\.so$", name) for name in names)
+    assert distributions[1].stat().st_size < 1_000_000
 
 
 @pytest.mark.slow
@@ -277,6 +278,18 @@ def test_a_failed_compile_fails_the_install_and_says_what_to_do(source, empty, t
     assert "microgpt: compiling microgpt._engine failed" in done.stdout
     assert "MICROGPT_NO_EXTENSIONS=1" in done.stdout
     assert run(empty, "-c", "import microgpt", cwd=tmp_path).returncode != 0
+
+
+@pytest.mark.slow
+def test_a_second_install_compiles_nothing_and_another_compiler_everything(source, empty, tmp_path):
+    install = (empty, "-m", "pip", "install", "--verbose", "--no-deps", source)
+    first, second = run(*install, cwd=tmp_path), run(*install, cwd=tmp_path)
+    assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
+    assert "Cythonizing" in first.stdout
+    assert "-c build/" in first.stdout
+    assert "Cythonizing" not in second.stdout
+    assert "-c build/" not in second.stdout
+    assert run(*install, cwd=tmp_path, CC="false").returncode != 0
 
 
 @pytest.mark.slow
