@@ -514,13 +514,15 @@ def test_squares_too_small_for_certificates_are_those_of_pow(fused, beta2):
     ("shape", "where"),
     [*((NARROW, i) for i in (0, 7, 13, 29, 200, 500)), *((WIDE, i) for i in (0, 300, 5000, 9799))],
 )
-@pytest.mark.parametrize("name", ["v", "grad"])
+@pytest.mark.parametrize("name", ["v", "grad", "v after gradients of -0.0"])
 def test_adam_that_raises_anywhere_ends_as_on_the_graph(fused, name, shape, where, threads):
     """Whichever thread has the parameter, and whichever comes first."""
 
     def change(model, adam):
-        if name == "v":
+        if name != "grad":
             adam.v[where] = -1.0
+            for p in model.params if name != "v" else ():
+                p.grad = -0.0
         else:
             list(model.params)[where].grad = -1e200
 

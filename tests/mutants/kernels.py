@@ -29,9 +29,13 @@ MUTANTS = [
             "",
             RAISES,
         ),
-        ("job.add = job.done == 0 and not are_zero(job.grad, n_params)", "job.add = job.done == 0"),
+        Equivalent(
+            "job.add = job.done == 0 and not are_zero(job.grad, n_params)",
+            "job.add = job.done == 0",
+            "to add to zeros takes longer, and gives the same",
+        ),
         ("job.add = job.done == 0 and not are_zero(job.grad, n_params)", "job.add = False"),
-        ("        any_bit |= bits[i]", "        any_bit |= bits[i] << 1"),
+        ("        any_bit |= bits[i]", "        any_bit |= bits[i] << 1", RAISES),
         ("    if not job.failed:\n        adam_step(", "    if True:\n        adam_step(", RAISES),
         (
             "    if not job.whole:\n        return\n    meet(&job.trace.team)\n",
@@ -236,7 +240,6 @@ MUTANTS = [
         ),
         ("    if isinf(result) and not isinf(x):\n", "    if False:\n"),
         ("    if x <= 0.0:\n", "    if x < 0.0:\n"),
-        ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x:", "test_replay.py -k powers_of_any_size"),
         ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
     ),
     *of(
@@ -246,7 +249,11 @@ MUTANTS = [
         ("- q_low * x_high - q_low * x_low", "- q_low * x_high"),
         ("+ 2.0 * rest * head", ""),
         ("power_of_two(head) * (0.0135 * DBL_EPSILON)", "0.0"),
-        ("return (0 if is_clear(q, rest) else FIRST) |", "return FIRST |"),
+        Equivalent(
+            "return (0 if is_clear(q, rest) else FIRST) |",
+            "return FIRST |",
+            "pow is asked once more than it has to be",
+        ),
         ("if not 1e-9 < x < 1e9:", "if not 1e-10 < x < 1e9:"),
         ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x < 1e10:"),
     ),

@@ -66,6 +66,12 @@ MUTANTS = [
         "",
         "test_gpt.py test_training.py",
         ("keys[i].append(k)", "keys[i].append(v)"),
+        ("if self.n_embd % self.n_head:", "if False:"),
+    ),
+    *of(
+        "microgpt/model.py",
+        "",
+        "test_gpt.py test_training.py",
         ("(1 / n) * sum(losses)", "sum([(1 / n) * loss for loss in losses])"),
         (
             "(1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])",
@@ -83,7 +89,6 @@ MUTANTS = [
         ("if pos_id < len(prompt):", "if pos_id <= len(prompt):"),
         ("if size < 1:", "if size < 0:"),
         ("or isinstance(size, bool)", ""),
-        ("if self.n_embd % self.n_head:", "if False:"),
         ("self.Value(rng.gauss(0, 0.08))", "self.Value(rng.gauss(0, 0.02))"),
         (
             "rng = rng or random.Random(42)\n        self.state_dict",
