@@ -243,9 +243,13 @@ class Training:
             watch.step(t, loss)
 
         try:
-            while not self.is_finished:
-                self._fit_to(self._next_stop(), on_step)
-                self._pause(watch, log)
+            stopped = False
+            while not (stopped or self.is_finished):
+                try:
+                    self._fit_to(self._next_stop(), on_step)
+                except Stop:
+                    stopped = True
+                self._pause(watch, log)  # what is due after the last step, stopped or not
         except Stop:
             pass
         except OSError as error:
