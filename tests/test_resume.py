@@ -67,7 +67,7 @@ def settings(rng, path):
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_run_stopped_anywhere_and_resumed_on_any_engine_is_the_same(compiled_scalar, seed, tmp_path):
+def test_run_stopped_anywhere_and_resumed_is_the_same(compiled_scalar, seed, tmp_path):
     rng = random.Random(seed)
     chosen = settings(rng, tmp_path / "names.txt")
     whole, parts = tmp_path / "whole", tmp_path / "parts"
