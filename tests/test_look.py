@@ -141,6 +141,14 @@ def test_a_text_longer_than_the_block_says_so(engine):
     assert bits(look.loss) == bits(model_of(engine, block_size=4).loss(look.tokens).data)
 
 
+def test_a_look_drops_nothing_and_draws_nothing(engine, oracle):
+    model = engine.GPT(TOKENIZER.vocab_size, 8, 4, 2, 8, dropout=0.5)
+    model.tokenizer, state = TOKENIZER, model.dropout_rng.getstate()
+    expected = arrays(model_of(oracle).look("bella"))
+    assert arrays(model.look("bella")) == expected
+    assert model.dropout_rng.getstate() == state
+
+
 def test_training_goes_on_without_changing_a_look(engine, oracle):
     model = model_of(engine)
     look = model.look("bella")

@@ -133,3 +133,17 @@ def test_a_model_without_a_run_has_a_report_too(folder):
     status, _, err = run("report", "bare.safetensors", "--out", "z.html", cwd=folder)
     assert (status, err) == (0, "")
     assert "A model without a run" in (folder / "z.html").read_text(encoding="utf-8")
+
+
+def test_a_run_on_windows_is_looked_at_without_bos(folder):
+    windows = ["--split", "windows", "--out", "windows"]
+    assert run("train", *SMALL, *windows, cwd=folder)[0] == 0
+    status, _, err = run("report", "windows", cwd=folder)
+    assert (status, err) == (0, "")
+    text = (folder / "windows" / "report.html").read_text(encoding="utf-8")
+    assert '<span class="tag' not in text  # no sample is a window
+    assert text.count("<li>") == 40
+    report = Report(folder / "windows")
+    assert all(report.tokenizer.BOS not in look.tokens for look in report.looks)
+    status, out, _ = run("look", "windows", "ada", "--json", cwd=folder)
+    assert json.loads(out)["characters"] == ["\n", *"ada"]
