@@ -199,10 +199,10 @@ class Report:
         if self.corpus is not None and not windows:
             known = {"train": set(self.corpus.training), "held out": set(self.corpus.held_out)}
         # Windows have no BOS: there a text starts after a newline.
-        prompt = text_tokens(self.tokenizer, "", self.split) if windows else []
+        prompt = (text_tokens(self.tokenizer, "", self.split) or [0]) if windows else []
         rng, items = random.Random(42), []
         for _ in range(MANY if self.model.config.block_size <= SHORT else FEW):
-            tokens = self.model.generate(prompt, temperature=0.5, rng=rng)
+            tokens = self.model.generate(prompt, temperature=0.5, bos=not windows, rng=rng)
             text = self.tokenizer.decode(tokens[len(prompt) :])
             shown = "\n".join(_visible(line) for line in text.split("\n"))
             items.append(f"<li>{shown} {_tag(text, known)}</li>")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -22,6 +23,9 @@ def folder(tmp_path_factory):
     for name, rate in (("slow", "0.001"), ("fast", "0.02")):
         status, _, err = run("train", *SMALL, "--learning-rate", rate, "--out", name, cwd=folder)
         assert status == 0, err
+    shutil.copytree(folder / "slow", folder / "bare")
+    bare = [json.dumps({**line, "norm": None}) + "\n" for line in lines(folder, "slow")]
+    (folder / "bare" / "log.jsonl").write_text("".join(bare))
     return folder
 
 
@@ -94,14 +98,15 @@ def test_a_picture_names_what_it_shows(folder, axis):
     shown = re.findall(r"<!-- (.*?) -->", svg)  # text is drawn as outlines, and named
     for text in (axis, "learning_rate=0.02", "loss (nats per token)", "learning rate"):
         assert text in shown
-    assert "gradient norm" not in shown  # not logged
+    logged = any(line.get("norm") is not None for line in lines(folder, "slow"))
+    assert ("gradient norm" in shown) is logged
 
 
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["nowhere"], 1, "nowhere: No such file or directory"),
-        (["slow", "--of", "norm"], 1, "no run has logged its norm"),
+        (["bare", "--of", "norm"], 1, "no run has logged its norm"),
         (["slow", "--x", "days"], 2, "argument --x: invalid choice: 'days'"),
         ([], 2, "the following arguments are required: DIR"),
     ],

@@ -31,7 +31,7 @@ def test_the_page_is_silent_asks_nobody_and_shows_every_figure(page, dark, phone
             " [...document.querySelectorAll('.figure')].filter(f => f.querySelector("
             "'.main-svg .scatterlayer path, .main-svg .barlayer path')).length]"
         )
-        assert places == drawn == 8
+        assert places == drawn == script("return Object.keys(FIGURES).length") >= 8
         assert script(
             "return [...document.querySelectorAll('figure image')].every("
             "i => i.getBoundingClientRect().width > 50)"
