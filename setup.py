@@ -33,12 +33,20 @@ MODULES = {
     "_engine": ("src/_engine.pyx", SCALAR),
     "_record": ("src/_record.pyx", []),
     "_script": ("src/script/_script.pyx", []),
-    "_kernels": ("src/_kernels.pyx", KERNELS),
+    "_gpt": ("src/gpt/_gpt.pyx", KERNELS),
 }
 # Rule 7: one source, compiled once for each instruction set; microgpt.fused picks.
 if platform.machine().lower() in ("x86_64", "amd64"):
-    MODULES["_kernels_avx2"] = ("src/_kernels_avx2.pyx", KERNELS + AVX2)
-    MODULES["_kernels_avx512"] = ("src/_kernels_avx512.pyx", KERNELS + AVX512)
+    MODULES["_gpt_avx2"] = ("src/gpt/_gpt_avx2.pyx", KERNELS + AVX2)
+    MODULES["_gpt_avx512"] = ("src/gpt/_gpt_avx512.pyx", KERNELS + AVX512)
+if os.environ.get("MICROGPT_TESTING") == "1":  # of tests/testing.py alone: never installed
+    MODULES = {
+        name.replace("_gpt", "_testing"): (source.replace("gpt/_gpt", "testing/_testing"), flags)
+        for name, (source, flags) in MODULES.items()
+        if name.startswith("_gpt")
+    }
+
+INCLUDE = ["src", "src/shared", "src/gpt"]
 
 DIRECTIVES = {
     "language_level": 3,
@@ -95,7 +103,7 @@ def extensions():
             Extension(
                 f"microgpt.{name}",
                 [source],
-                include_dirs=["src"],
+                include_dirs=INCLUDE,
                 depends=[path for path in sources if path.endswith((".h", ".py"))],
                 extra_compile_args=FLAGS + flags,
                 # Named, pow, exp and log are the versions that CPython itself was linked with.
@@ -103,7 +111,7 @@ def extensions():
             )
         )
     return cythonize(
-        modules, build_dir=folder, include_path=["src"], compiler_directives=DIRECTIVES
+        modules, build_dir=folder, include_path=INCLUDE, compiler_directives=DIRECTIVES
     )
 
 

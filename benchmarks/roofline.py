@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import platform
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ import peers
 from microgpt import data, engine, fused
 from microgpt.gpt import Config
 from microgpt.tokenizer import CharTokenizer
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+import testing
 
 BEGIN, END = "<!-- roofline: made by benchmarks/roofline.py -->", "<!-- end of roofline -->"
 SIZES = (16, 32, 64, 128, 256, 512)
@@ -73,8 +77,8 @@ def measure_peers(config: Row, documents: list[list[int]], seconds: float) -> Ro
 
 def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[list[Row], str]:
     """Measure all sizes, alone and in batches of 16, and two long contexts; tell the roofs too."""
-    kernels, seconds, threads = fused._kernels, arguments.seconds, arguments.threads
-    peak, updates = kernels.peak(1.0), kernels.updates(1.0)
+    machine, seconds, threads = testing.load(fused.SIMD), arguments.seconds, arguments.threads
+    peak, updates = machine.peak(1.0), machine.updates(1.0)
     found = []
     for n_embd, batch, length in [
         *((n, 1, 0) for n in SIZES),
@@ -91,7 +95,7 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
         tokens = sum(min(config["block_size"], len(d) - 1) for d in chosen) / len(chosen) * batch
         weights = Config(27, **config).num_params
         took = measure("fused", config, chosen, batch, seconds, threads)
-        products, memory = 3 * tokens * weights / peak, kernels.stream(weights, 0.3)
+        products, memory = 3 * tokens * weights / peak, machine.stream(weights, 0.3)
         row = {"n_embd": n_embd, "batch": batch, "tokens": tokens, "weights": weights}
         row.update(seconds=took, peak=products, memory=memory)
         row["roof"] = max(products + weights / updates, memory)

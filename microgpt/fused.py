@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
-import microgpt._kernels as _baseline
+import microgpt._gpt as _baseline
 from microgpt import _engine, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
@@ -36,7 +36,7 @@ _LAYER = (
     "input", "attn_norm", "q", "k", "v", "attended", "mlp_input", "mlp_norm", "mlp_hidden",
 )  # fmt: skip
 _ENDS = ("output", "logits", "probs")
-_SIMD = {"avx512": "_kernels_avx512", "avx2": "_kernels_avx2", "baseline": "_kernels"}
+_SIMD = {"avx512": "_gpt_avx512", "avx2": "_gpt_avx2", "baseline": "_gpt"}
 
 
 def _is_built(module: str) -> bool:
@@ -58,8 +58,8 @@ def _choose(name: str | None) -> Any:
     return importlib.import_module(f"microgpt.{_SIMD[name or runs[0]]}")
 
 
-_kernels = _choose(os.environ.get("MICROGPT_SIMD"))
-SIMD = next(simd for simd, module in _SIMD.items() if _kernels.__name__ == f"microgpt.{module}")
+_gpt = _choose(os.environ.get("MICROGPT_SIMD"))
+SIMD = next(simd for simd, module in _SIMD.items() if _gpt.__name__ == f"microgpt.{module}")
 
 
 class Parameter:
@@ -192,7 +192,7 @@ class Loss:
         try:
             dropout = model.dropout if dropout is None else dropout
             self._drawn = model.dropout_rng.getstate() if dropout else None
-            self._pass = _kernels.Pass(model._network, documents, dropout, model.dropout_rng)
+            self._pass = _gpt.Pass(model._network, documents, dropout, model.dropout_rng)
         except (TypeError, ValueError):
             for tokens in documents:  # say it as the scalar engines do
                 model._check_document(tokens)
@@ -304,7 +304,7 @@ class Adam(ScalarAdam):
     def _place_moments(self) -> None:
         """Give the moments of a fused model's params buffers that its steps update."""
         m, v = self.m, self.v
-        self._moments = _kernels.Moments(self.params._network)
+        self._moments = _gpt.Moments(self.params._network)
         self.m = self._moments.view(False)
         self.v = self._moments.view(True)
         if len(m):
@@ -358,7 +358,7 @@ class GPT(ScalarGPT):
         self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
         self._check_init_std(init_std)
         self._set_dropout(dropout)
-        self.params = Parameters(_kernels.Network(self.config))
+        self.params = Parameters(_gpt.Network(self.config))
         self._place_matrices()
         gauss = (rng or random.Random(42)).gauss
         data = self.params.data
@@ -419,7 +419,7 @@ class GPT(ScalarGPT):
                 documents, num_steps, batch_size, adam=adam, on_step=on_step, threads=threads,
                 bos=bos,
             )  # fmt: skip
-        trainer = _kernels.Trainer(self._network, adam._moments, threads)
+        trainer = _gpt.Trainer(self._network, adam._moments, threads)
         try:
             return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
         finally:
@@ -449,7 +449,7 @@ class GPT(ScalarGPT):
                 for i in range(t * batch_size, (t + max(steps, 1)) * batch_size)
             ]
             try:
-                checked = _kernels.Documents(self._network, batches, bos)
+                checked = _gpt.Documents(self._network, batches, bos)
             except (TypeError, ValueError):
                 if steps <= 1:
                     for tokens in batches[:batch_size]:  # say it as the scalar engines do
@@ -477,13 +477,13 @@ class GPT(ScalarGPT):
     ) -> Evaluation:
         threads = self._check_training(documents, 1, threads)
         batch_size = max(1, POSITIONS_AT_ONCE // self.config.block_size)
-        trainer = _kernels.Trainer(self._network, None, threads)
+        trainer = _gpt.Trainer(self._network, None, threads)
         nats, tokens, done = 0.0, 0, 0
         try:
             while done < len(documents):
                 some = documents[done : done + batch_size * STEPS_AT_ONCE]
                 try:
-                    checked = _kernels.Documents(self._network, some)
+                    checked = _gpt.Documents(self._network, some)
                 except (TypeError, ValueError):
                     for document in some:  # say it as the scalar engines do
                         self._check_document(document)
@@ -514,7 +514,7 @@ class GPT(ScalarGPT):
         tokens, stop = self._prompt(prompt), self._prompt(stop)
         length = self._check_sampling(tokens, temperature, top_k, top_p, length, bos)
         rng = rng or random.Random(42)
-        sampler = _kernels.Sampler(self._network)
+        sampler = _gpt.Sampler(self._network)
         drawn: list[int] = sampler.generate(
             tokens, temperature, top_k, top_p, length, stop, bos, rng
         )

@@ -22,7 +22,7 @@ def runs(simd):
 def fused_on(simd):
     """Return the fused engine on one instruction set, as `engine.load` returns engines.
 
-    It has SIMD, and _kernels, the compiled module.
+    It has SIMD, and _gpt, the compiled module.
 
     Raises:  ImportError if this processor or this build lacks it
     """
@@ -40,7 +40,7 @@ def fused_on(simd):
         raise ImportError(f"the module for {simd} was not built")
     engine = SimpleNamespace(**vars(microgpt.engine.load("fused")))
     engine.NAME = f"fused {simd}"
-    engine.SIMD, engine._kernels = simd, module._kernels
+    engine.SIMD, engine._gpt = simd, module._gpt
     engine.GPT, engine.Adam = module.GPT, module.Adam
     return engine
 

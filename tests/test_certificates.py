@@ -1,6 +1,6 @@
 """The certificates of powers, and the quotients without a division, attacked.
 
-The attacks can succeed: with all margins at 0.002 in src/powers.pxd the first twenty
+The attacks can succeed: with all margins at 0.002 in src/shared/powers.pxd the first twenty
 million numbers of glibc 2.36 give 1,396 wrong squares, 3,698 wrong roots and 1,798
 to 2,007 wrong results of each other power; without its last multiply-add `vec_quotient`
 gives 92,638 wrong quotients.
@@ -8,21 +8,24 @@ gives 92,638 wrong quotients.
 
 import pytest
 
+import testing
 
-def attack(kernels, n, seed):
-    """Hunt on this instruction set: no certain result is wrong, and most are certain."""
-    for hunt in (kernels.hunt, kernels.hunt_inverses):
-        for certain, wrong in hunt(n, seed).values():
+
+def attack(simd, n, seed):
+    """Attack an instruction set: no certain result is wrong, and most are certain."""
+    module = testing.load(simd)
+    for powers in (module.attack_powers, module.attack_inverses):
+        for certain, wrong in powers(n, seed).values():
             assert wrong == 0
             assert certain > 0.5 * n
-    assert kernels.hunt_quotients(n, seed) == (n, 0)
+    assert module.attack_quotients(n, seed) == (n, 0)
 
 
 def test_no_counter_example_among_two_million(fused):
-    attack(fused._kernels, 2_000_000, 88172645463325252)
+    attack(fused.SIMD, 2_000_000, 88172645463325252)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_no_counter_example_among_hundreds_of_millions(fused, seed):
-    attack(fused._kernels, 50_000_000, seed * 0x9E3779B97F4A7C15 % 2**64)
+    attack(fused.SIMD, 50_000_000, seed * 0x9E3779B97F4A7C15 % 2**64)

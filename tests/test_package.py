@@ -61,7 +61,7 @@ def copy_without(folder, *modules):
 @pytest.fixture(scope="module")
 def pure_package(tmp_path_factory):
     """A folder with the package in it, whose compiled modules cannot be imported."""
-    return copy_without(tmp_path_factory.mktemp("pure"), "_engine", "_kernels")
+    return copy_without(tmp_path_factory.mktemp("pure"), "_engine", "_gpt")
 
 
 def test_import_takes_no_third_party_package():
@@ -91,9 +91,9 @@ def test_unset_takes_the_oracle_where_nothing_is_built_and_says_so(pure_package)
     assert engine == "python microgpt.oracle"
 
 
-def test_unset_takes_the_compiled_value_where_only_the_kernels_are_missing(tmp_path, compiled):
-    line, engine = python(WHICH, copy_without(tmp_path, "_kernels")).stdout.splitlines()
-    assert "no compiled module microgpt._kernels: the cython engine runs" in line
+def test_unset_takes_the_compiled_value_where_only_the_gpt_are_missing(tmp_path, compiled):
+    line, engine = python(WHICH, copy_without(tmp_path, "_gpt")).stdout.splitlines()
+    assert "no compiled module microgpt._gpt: the cython engine runs" in line
     assert engine == "cython microgpt._engine"
 
 

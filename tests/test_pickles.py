@@ -131,7 +131,7 @@ def test_a_pickle_of_the_fused_engine_loads_where_nothing_is_compiled(compiled_s
     both = trained(load("fused"))
     hidden = tmp_path / "sitecustomize.py"
     hidden.write_text(
-        "import sys\nfor name in ('_engine', '_kernels', '_value', '_gpt'):\n"
+        "import sys\nfor name in ('_engine', '_gpt', '_value', '_gpt'):\n"
         "    sys.modules['microgpt.' + name] = None\n"
     )
     shown = loaded(both, MICROGPT_ENGINE="python", PYTHONPATH=str(tmp_path))

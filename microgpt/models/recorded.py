@@ -72,7 +72,7 @@ class Recorded(Model):
             rows = [(list(map(int, tokens)),) for tokens in batch]
             loss = compiled.add_gradients(rows, single=len(rows) == 1)
         if loss is not None:
-            fused._kernels.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)
+            fused._gpt.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)
             return loss
         compiled.store(data=True)
         graph = self.loss(batch[0]) if len(batch) == 1 else self.batch_loss(batch)

@@ -2,14 +2,14 @@
 
 from mutants import Equivalent, of
 
-SET = "_kernels_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
+SET = "_gpt_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
 
 RAISES = "test_fused.py -k (raises or too_large or later_step or settings_at) and avx512"
 ADAM = "test_fused.py -k (adam_of_any_numbers or adam_among_usual) and avx512"
 
 MUTANTS = [
     *of(
-        "src/training.pxd",
+        "src/gpt/training.pxd",
         SET,
         "test_fused.py -k avx512",
         ("if not (job.whole or updates_cannot_overflow(job, first, last)):", "if False:", RAISES),
@@ -20,10 +20,10 @@ MUTANTS = [
             "they differ for NaN, which is 0 * inf: all dy are 0, so gradients are 0 or NaN, "
             "and neither raises",
         ),
-        ("vec_store(bound, x * (bound[0] * trace.m))", "vec_store(bound, x)", RAISES),
+        ("vec_store(bound, x * (bound[0] * acts.m))", "vec_store(bound, x)", RAISES),
         ("vec x = vec_set(1.0)", "vec x = vec_set(0.0)", RAISES),
-        ("        job.add or n_params <= NEAR or", "        n_params <= NEAR or"),
-        ("or adam.eps_adam == 0.0\n", "\n", RAISES),
+        ("        job.add or n_params <= L1_WEIGHTS or", "        n_params <= L1_WEIGHTS or"),
+        ("or adam.eps_adam == 0.0 or", "or", RAISES),
         (
             "or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))",
             "",
@@ -36,28 +36,35 @@ MUTANTS = [
         ),
         ("job.add = job.done == 0 and not are_zero(job.grad, n_params)", "job.add = False"),
         ("        any_bit |= bits[i]", "        any_bit |= bits[i] << 1", RAISES),
-        ("    if not job.failed:\n        adam_step(", "    if True:\n        adam_step(", RAISES),
+        ("    if not job.failed:\n        if factor", "    if True:\n        if factor", RAISES),
+        ("if factor != 1.0:", "if False:", "test_knobs.py -k knob_is"),
         (
-            "    if not job.whole:\n        return\n    meet(&job.trace.team)\n",
+            "if decay != 1.0:\n            multiply(job.data",
+            "if False:\n            multiply(job.data",
+            "test_knobs.py -k knob_is",
+        ),
+        ("job.nats += total", "job.nats += 0.0", "test_knobs.py -k evaluation"),
+        (
+            "    if not job.whole:\n        return\n    barrier_wait(&job.acts.barrier)\n",
             "    if not job.whole:\n        return\n",
             RAISES,
         ),
         ("job.raises[thread] = start + i if", "job.raises[thread] = i if", RAISES),
         ("n_params * (thread + 1) // size - start", "n_params * (thread + 1) // size - start - 1"),
-        ("first = trace.m * thread // size", "first = trace.m * thread // (size + 1)"),
+        ("first = acts.m * thread // size", "first = acts.m * thread // (size + 1)"),
         ("t = job.t + job.done\n", "t = job.t\n"),
-        ("(1.0 - t / adam.num_steps)", "(1.0 - (t + 1.0) / adam.num_steps)"),
+        ("job.rates[job.done]", "job.rates[0]"),
         ("pow(adam.beta1, t + 1.0)", "pow(adam.beta1, t)"),
         ("row = matrix.n_out * thread // size", "row = 0"),
         ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signals"),
         Equivalent(
-            "return max(<Py_ssize_t>8, NEAR // n_in)",
-            "return max(<Py_ssize_t>1, NEAR // n_in // 64)",
+            "return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)",
+            "return max(<Py_ssize_t>1, L1_WEIGHTS // n_in // 64)",
             "how many rows are updated together shows in the time alone",
         ),
     ),
     *of(
-        "src/optimizer.pxd",
+        "src/gpt/optimizer.pxd",
         SET,
         ADAM,
         ("1e-18 <= a.eps_adam <= 1e30", "a.eps_adam <= 1e30"),
@@ -94,7 +101,8 @@ MUTANTS = [
         ),
         ("cdef Py_ssize_t k = -3 * LANES", "cdef Py_ssize_t k = -2 * LANES"),
         ("        if k >= 0:\n            end_update", "        if k > 0:\n            end_update"),
-        ("square = pow(fabs(g[i]), 2.0)", "square = g[i] * g[i]"),
+        ("square = pow(fabs(grad), 2.0)", "square = grad * grad"),
+        ("grad = g[i] * factor", "grad = g[i]", "test_knobs.py -k clipped"),
         ("pow_keeps_bound() and is_usual(a)", "pow_keeps_bound()"),
         ("a.eps_adam > 0.0 and a.correction1", "a.correction1", RAISES),
         (
@@ -108,7 +116,7 @@ MUTANTS = [
         ("or corrected < 0.0:\n            return i", "or False:\n            return i", RAISES),
         ("        if pow(corrected, 0.5) + a.eps_adam == 0.0:\n            return i\n", "", RAISES),
         (
-            "        if isinf(square) and not isinf(g[i]):\n            return i\n        corrected",
+            "        if isinf(square) and not isinf(grad):\n            return i\n        corrected",
             "        if isinf(square):\n            return i\n        corrected",
             RAISES,
         ),
@@ -120,7 +128,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "src/powers.pxd",
+        "src/shared/powers.pxd",
         SET,
         "test_certificates.py -k two_million and avx512",
         ("vec_set(-1.0 / (1.0 - 2.0 * 0.022))", "vec_set(-1.0)"),
@@ -155,7 +163,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "src/matmul.pxd",
+        "src/gpt/matmul.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
         ("padded(n_n - n)) // LANES", "padded(n_n - n)) // LANES * 0 + 1"),
@@ -167,7 +175,7 @@ MUTANTS = [
         ),
     ),
     *of(
-        "src/simd.h",
+        "src/shared/simd.h",
         SET,
         "test_certificates.py -k two_million and avx512",
         (
@@ -200,8 +208,8 @@ MUTANTS = [
         ),
     ),
     *of(
-        "src/simd.h",
-        "_kernels",
+        "src/shared/simd.h",
+        "_gpt",
         "test_certificates.py test_fused.py -k (two_million or graphs) and baseline",
         (
             "((high_a * high_b - product) + high_a * rest_b + rest_a * high_b) + rest_a * rest_b",
@@ -212,7 +220,7 @@ MUTANTS = [
         ("bits |= (m[i] != 0) << i;", "bits |= (m[i] != 0) << 0;"),
     ),
     *of(
-        "src/scalar.pxd",
+        "src/shared/scalar.pxd",
         "_engine",
         "test_value.py test_parity.py",
         (
@@ -243,7 +251,7 @@ MUTANTS = [
         ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
     ),
     *of(
-        "src/scalar.pxd",
+        "src/shared/scalar.pxd",
         SET,
         "test_certificates.py -k two_million and avx512",
         ("- q_low * x_high - q_low * x_low", "- q_low * x_high"),
@@ -258,7 +266,7 @@ MUTANTS = [
         ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x < 1e10:"),
     ),
     *of(
-        "src/layers.pxd",
+        "src/gpt/layers.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
         (
@@ -335,36 +343,36 @@ MUTANTS = [
         ),
     ),
     *of(
-        "src/model.pxd",
+        "src/gpt/model.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
         (
-            "trace.loss += 1.0 / (trace.starts[d + 1] - trace.starts[d]) * loss",
-            "trace.loss += loss / (trace.starts[d + 1] - trace.starts[d])",
+            "acts.loss += 1.0 / (acts.starts[d + 1] - acts.starts[d]) * loss",
+            "acts.loss += loss / (acts.starts[d + 1] - acts.starts[d])",
         ),
         (
-            "trace.loss = 1.0 / trace.n_documents * trace.loss",
-            "trace.loss = trace.loss / trace.n_documents",
+            "acts.loss = 1.0 / acts.n_documents * acts.loss",
+            "acts.loss = acts.loss / acts.n_documents",
         ),
-        ("            dlogits[trace.targets[i]] = 0.0\n", ""),
+        ("            dlogits[acts.targets[i]] = 0.0\n", ""),
         ("                h + head_dim < n,", "                False,"),
         (
-            "dx = (trace.layers[i - 1].dout if i else trace.dx) + at\n        memcpy(dx, dmid",
-            "dx = (trace.layers[i - 1].dout if i else trace.dx) + at\n        memcpy(dx, dx",
+            "dx = (acts.layers[i - 1].dout if i else acts.dx) + at\n        memcpy(dx, dmid",
+            "dx = (acts.layers[i - 1].dout if i else acts.dx) + at\n        memcpy(dx, dx",
         ),
         (
-            "if trace.losses[i] == -1.0:",
+            "if acts.losses[i] == -1.0:",
             "if False:",
             "test_fused.py -k weight_of_any_size and avx512",
         ),
         (
-            "        meet(&trace.team)\n        heads_forward",
+            "        barrier_wait(&acts.barrier)\n        heads_forward",
             "        heads_forward",
             "test_fused.py -k threads and avx512",
         ),
         (
-            "if (d * net.n_head + h) % trace.team.size != thread:",
-            "if h % trace.team.size != thread:",
+            "if (d * net.n_head + h) % acts.barrier.size != thread:",
+            "if h % acts.barrier.size != thread:",
             "test_fused.py -k threads and avx512",
         ),
         (
@@ -374,22 +382,22 @@ MUTANTS = [
         ("if not add:\n            memset", "if False:\n            memset"),
     ),
     *of(
-        "src/trace.pxd",
+        "src/gpt/activations.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
         (
-            "n = min(trace.sizes.block_size, ends[d + 1] - ends[d] - 1)",
+            "n = min(acts.sizes.block_size, ends[d + 1] - ends[d] - 1)",
             "n = ends[d + 1] - ends[d] - 1",
         ),
-        ("trace.positions[at + t] = t\n", "trace.positions[at + t] = at + t\n"),
-        ("if size > trace.ints_size:", "if trace.ints == NULL:"),
+        ("acts.positions[at + t] = t\n", "acts.positions[at + t] = at + t\n"),
+        ("if size > acts.ints_size:", "if acts.ints == NULL:"),
         (
-            "    trace.room_size = max(room_of_linear(net.mlp_row), padded(net.block_size))",
-            "    trace.room_size = padded(net.block_size)",
+            "    acts.scratch_size = max(linear_scratch(net.mlp_row), padded(net.block_size))",
+            "    acts.scratch_size = padded(net.block_size)",
         ),
     ),
     *of(
-        "src/sampler.pxi",
+        "src/gpt/_gpt.pyx",
         SET,
         "test_fused.py test_gpt.py -k (samples or generate) and avx512",
         ("scaled[i] = logits[i] * factor", "scaled[i] = logits[i] / (1.0 / factor)"),
@@ -397,6 +405,11 @@ MUTANTS = [
         ("high = n - 1\n", "high = n\n"),
         ("pythons and 0.0 < cumulated[n - 1] < INFINITY", "pythons"),
         ('getattr(choices, "__func__", None) is CHOICES', "True"),
-        ("            first = last\n", ""),
+        ("            read = n\n", "            read = 0\n"),
+        (
+            "if logits[i] > logits[high]:",
+            "if logits[i] >= logits[high]:",
+            "test_knobs.py -k samples",
+        ),
     ),
 ]

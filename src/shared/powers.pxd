@@ -19,23 +19,10 @@ cimport cython
 from libc.float cimport DBL_EPSILON
 from libc.math cimport pow
 
-from matmul cimport LANES, vec, vec_load, vec_set, vec_store
-
-
-cdef extern from "simd.h" nogil:
-    bint pow_keeps_bound()
-    ctypedef long long mask
-    mask vec_exceeds(vec a, vec b)
-    mask vec_differ(vec a, vec b)
-    vec vec_fma(vec x, vec a, vec b)
-    vec vec_size(vec x)
-    vec vec_before(vec x)
-    vec vec_power_of_two(vec x)
-    vec vec_sqrt(vec x)
-    vec vec_residual(vec x, vec a, vec b)
-    void vec_store_part(double *p, vec x, Py_ssize_t count)
-    unsigned int mask_bits(mask m)
-    int first_bit "__builtin_ctz"(unsigned int bits)
+from simd cimport (
+    LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_before, vec_exceeds, vec_fma,
+    vec_load, vec_power_of_two, vec_residual, vec_set, vec_size, vec_sqrt, vec_store_part,
+)
 
 
 cdef inline vec other_square(vec square, vec root) noexcept nogil:

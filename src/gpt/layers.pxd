@@ -12,19 +12,18 @@ a zero of either sign to one changes nothing.
 cimport cython
 from libc.math cimport exp, log
 
-from matmul cimport LANES, PANEL, TILE_ROWS, chains, padded, vec, vec_load, vec_set, vec_store
+from matmul cimport chains
 from powers cimport powers
-
-
-cdef extern from "simd.h" nogil:
-    void vec_store_part(double *p, vec x, Py_ssize_t count)
-    void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_)
+from simd cimport (
+    LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_store, vec_store_part,
+    vec_transpose,
+)
 
 
 cdef enum:
-    STRETCH = 128  # steps of a sum at once: their panel fits into the nearest cache
-    BLOCK = 256  # outputs at once, before they are transposed back
-    FAR = 32768  # weights that fit into the second nearest cache
+    K_BLOCK = 128  # steps of a sum at once: their panel fits into the nearest cache
+    OUT_BLOCK = 256  # outputs at once, before they are transposed back
+    L2_WEIGHTS = 32768  # weights that fit into the second nearest cache
 
 
 cdef inline void embedding_forward(
@@ -89,13 +88,13 @@ cdef inline void transpose(
                 vec_store(to + (k * LANES + j) * to_row + i * LANES, vec_load(square + j * LANES))
 
 
-cdef inline Py_ssize_t room_of_linear(Py_ssize_t n_in) noexcept nogil:
+cdef inline Py_ssize_t linear_scratch(Py_ssize_t n_in) noexcept nogil:
     """Return how many numbers `linear_forward` needs room for."""
-    return (max(n_in, <Py_ssize_t>STRETCH) + BLOCK) * PANEL
+    return (max(n_in, <Py_ssize_t>K_BLOCK) + OUT_BLOCK) * PANEL
 
 
 cdef inline void linear_forward(
-    double *y, const double *x, const double *w, double *room, Py_ssize_t m, Py_ssize_t n_out,
+    double *y, const double *x, const double *w, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
     Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
 ) noexcept nogil:
     """Write w x for each position.
@@ -111,34 +110,34 @@ cdef inline void linear_forward(
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t width, k, size
     if 2 < m <= PANEL:
-        transpose(room, x, m, n_in, padded(m), x_row)
+        transpose(scratch, x, m, n_in, padded(m), x_row)
         while start < n_out:
-            size = min(<Py_ssize_t>BLOCK, n_out - start)
+            size = min(<Py_ssize_t>OUT_BLOCK, n_out - start)
             chains(
-                room + n_in * PANEL, w + start * n_in, room, size, m, n_in, padded(m), n_in, 1,
-                padded(m), False, True, w + (start + TILE_ROWS) * n_in, TILE_ROWS,
+                scratch + n_in * PANEL, w + start * n_in, scratch, size, m, n_in, padded(m), n_in,
+                1, padded(m), False, True, w + (start + TILE_ROWS) * n_in, TILE_ROWS,
             )
-            transpose(y + start, room + n_in * PANEL, size, m, y_row, padded(m))
-            start += BLOCK
+            transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
+            start += OUT_BLOCK
         return
     while start < n_out:
         width = min(<Py_ssize_t>PANEL, n_out - start)
         k = 0
         while k < n_in:
-            size = min(<Py_ssize_t>STRETCH, n_in - k)
-            transpose(room, w + start * n_in + k, width, size, padded(width), n_in)
+            size = min(<Py_ssize_t>K_BLOCK, n_in - k)
+            transpose(scratch, w + start * n_in + k, width, size, padded(width), n_in)
             chains(
-                y + start, x + k, room, m, width, size, y_row, x_row, 1, padded(width), k > 0, True,
-                NULL, 0,
+                y + start, x + k, scratch, m, width, size, y_row, x_row, 1, padded(width), k > 0,
+                True, NULL, 0,
             )
-            k += STRETCH
+            k += K_BLOCK
         start += PANEL
 
 
 @cython.cdivision(True)
-cdef inline Py_ssize_t rows_that_stay_near(Py_ssize_t n_in) noexcept nogil:
+cdef inline Py_ssize_t rows_in_l2(Py_ssize_t n_in) noexcept nogil:
     """Return how many rows of a matrix lead back to its inputs at once."""
-    return max(<Py_ssize_t>8, FAR // n_in)
+    return max(<Py_ssize_t>8, L2_WEIGHTS // n_in)
 
 
 cdef inline void linear_backward_input(
@@ -151,7 +150,7 @@ cdef inline void linear_backward_input(
     Order:   rows of w last to first: the walk pulls the outputs first to last
     Writes:  dx, up to whole vectors. Adds to: dx if add
     """
-    cdef Py_ssize_t most = rows_that_stay_near(n_in)
+    cdef Py_ssize_t most = rows_in_l2(n_in)
     cdef Py_ssize_t rows
     cdef const double *fetch
     while n_out > 0:

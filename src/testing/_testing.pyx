@@ -1,6 +1,22 @@
-# ------------------------------------------------------------------- measure
-#
-# What is measured, not used: Adam's certificates under attack, the machine's roofs.
+"""Attacks on the certificates of powers, and measurements of what the machine can do.
+
+Tests and benchmarks build this module on demand (tests/testing.py), once for each
+instruction set; it is not installed.
+"""
+
+cimport cython
+from libc.float cimport DBL_EPSILON
+from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
+from libc.stdlib cimport free
+
+from clock cimport now
+from memory cimport zeros
+from powers cimport inverse_power, other_square, root_is_doubtful
+from scalar cimport FIRST, SECOND, invert
+from simd cimport (
+    LANES, divisor, divisor_of, mask, mask_bits, padded, vec, vec_differ, vec_divisor, vec_load,
+    vec_quotient, vec_residual, vec_set, vec_set_divisor, vec_sqrt, vec_store,
+)
 
 
 cdef inline unsigned long long draw(double *x, unsigned long long seed) noexcept nogil:
@@ -17,7 +33,7 @@ cdef inline unsigned long long draw(double *x, unsigned long long seed) noexcept
     return seed
 
 
-def hunt(Py_ssize_t n, unsigned long long seed):
+def attack_powers(Py_ssize_t n, unsigned long long seed):
     """Attack the powers with n numbers, for roots half of them next to a midpoint.
 
     Half of the numbers have few bits, so that their squares fall on midpoints and
@@ -90,7 +106,7 @@ cdef extern from *:
 
 
 @cython.cdivision(True)
-def hunt_quotients(Py_ssize_t n, unsigned long long seed):
+def attack_quotients(Py_ssize_t n, unsigned long long seed):
     """Attack `vec_quotient` with n numbers, half of them as hard as there are.
 
     Those are x * 2**54 = middle * divisor - small, in odd integers of 53 bits, the
@@ -103,7 +119,7 @@ def hunt_quotients(Py_ssize_t n, unsigned long long seed):
     cdef double y[8]
     cdef double number
     cdef unsigned long long whole, inverse, middle
-    cdef Py_ssize_t i, k
+    cdef Py_ssize_t _, i, k
     cdef Py_ssize_t wrong = 0
     cdef divisor by
     with nogil:
@@ -113,7 +129,7 @@ def hunt_quotients(Py_ssize_t n, unsigned long long seed):
             if not i & 6:
                 whole = (<unsigned long long>1 << 53) - 1 - 2 * (seed % 499)
             inverse = whole  # modulo 2**64: each round doubles the number of right bits
-            for k in range(5):
+            for _ in range(5):
                 inverse *= 2 - whole * inverse
             number = ldexp(<double>whole, -53)
             by = divisor_of(number)
@@ -129,7 +145,7 @@ def hunt_quotients(Py_ssize_t n, unsigned long long seed):
     return n // LANES * LANES, wrong
 
 
-def hunt_inverses(Py_ssize_t n, unsigned long long seed):
+def attack_inverses(Py_ssize_t n, unsigned long long seed):
     """Attack `invert`, which the scalar engine asks, with n numbers.
 
     Shapes:  returns {power: (certain, of these wrong)}
@@ -220,8 +236,7 @@ def stream(Py_ssize_t n, double seconds):
     The weights are read twice, forward and backward, then they and both moments are
     read and written, as Adam does, with next to no arithmetic.
     """
-    cdef Buffer buffer = Buffer(3 * padded(n))
-    cdef double *w = buffer.at
+    cdef double *w = <double *>zeros(3 * padded(n) * sizeof(double))
     cdef double *m = w + padded(n)
     cdef double *v = m + padded(n)
     cdef vec sums[8]
@@ -231,6 +246,8 @@ def stream(Py_ssize_t n, double seconds):
     cdef double start
     cdef double y[8]
     cdef Py_ssize_t _, i, k
+    if w == NULL:
+        raise MemoryError()
     with nogil:
         for k in range(8):
             sums[k] = term
@@ -248,4 +265,5 @@ def stream(Py_ssize_t n, double seconds):
         for k in range(1, 8):
             sums[0] = sums[0] + sums[k]
         vec_store(y, sums[0])
+        free(w)
     return best if y[0] > 0.0 else 0.0

@@ -13,48 +13,27 @@ import math
 import random
 from types import SimpleNamespace
 
-cimport cython
 from cpython.array cimport array
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
-from libc.float cimport DBL_EPSILON
-from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
+from libc.math cimport INFINITY, pow
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
+from activations cimport Activations, Layer, Sizes, begin_batch, draw_masks, free_buffers
+from barrier cimport Barrier, barrier_wait, pthread_join, pthread_t, start_thread
+from clock cimport now
+from generator cimport WORDS, Generator
 from layers cimport softmax_forward
-from matmul cimport LANES, PANEL, padded, vec, vec_load, vec_set, vec_store
+from memory cimport zeros
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport (
-    SQUARES, AdamStep, adam_step, clip_factor, divisor, divisor_of, first_that_raises, multiply,
-    sum_of_squares, vec_divisor, vec_quotient, vec_set_divisor,
+    SQUARES, AdamStep, adam_step, clip_factor, first_that_raises, multiply, sum_of_squares,
 )
-from powers cimport (
-    inverse_power, mask, mask_bits, other_square, root_is_doubtful, vec_differ, vec_residual,
-    vec_sqrt,
-)
-from scalar cimport FIRST, SECOND, floats, invert
-from trace cimport (
-    WORDS, Generator, Layer, Sizes, Team, Trace, begin, draw_masks, end, meet,
-)
-from training cimport NEAR, Job, now, rows_at_once, work
-
-
-cdef extern from "team.h" nogil:
-    ctypedef struct pthread_t:
-        pass
-    int start_thread(pthread_t *thread, void *(*work)(void *) noexcept nogil, void *argument)
-    int pthread_join(pthread_t thread, void **result)
-
-
-cdef extern from "memory.h":
-    void *zeros(size_t n_bytes)
-
-
-cdef extern from "simd.h":
-    bint runs_avx2()
-    bint runs_avx512()
+from scalar cimport floats
+from simd cimport LANES, PANEL, divisor_of, padded, runs_avx2, runs_avx512
+from training cimport L1_WEIGHTS, Job, rows_at_once, worker_loop
 
 
 def runs(str simd):
@@ -134,7 +113,7 @@ cdef class View:
         return True
 
 
-cdef object show(object owner, double *at, tuple shape, tuple rows, bint writable=False):
+cdef object as_memoryview(object owner, double *at, tuple shape, tuple rows, bint writable=False):
     """Return a memoryview of numbers that owner keeps; rows are strides without the last, 1."""
     cdef View view = View.__new__(View)
     cdef Py_ssize_t i
@@ -178,7 +157,7 @@ cdef class Network:
         cdef Buffer buffer = self.grad if grad else self.data
         if start < 0 or start + math.prod(shape) > buffer.n:
             raise IndexError("there are no such weights")
-        return show(buffer, buffer.at + start, shape, shape[1:], True)
+        return as_memoryview(buffer, buffer.at + start, shape, shape[1:], True)
 
 
 cdef class Documents:
@@ -253,56 +232,56 @@ cdef class Pass:
     Raises:  ValueError as `GPT.loss`, and where the logarithm of a probability of zero is asked
     """
 
-    cdef Trace trace
+    cdef Activations acts
     cdef readonly Network network
-    cdef Buffer kept
+    cdef Buffer copied
 
     def __init__(self, Network network, documents, dropout=0.0, rng=None):
         cdef Generator generator
         cdef bint fine
         cdef Documents checked = Documents(network, documents)
-        cdef Trace *trace = &self.trace
+        cdef Activations *acts = &self.acts
         self.network = network
-        self.kept = Buffer(network.sizes.n_params)
-        memcpy(self.kept.at, network.data.at, network.sizes.n_params * sizeof(double))
-        trace.sizes = network.sizes
-        trace.team.size = 1
-        trace.dropout = dropout
-        trace.generator = &generator
-        if trace.dropout > 0.0:
+        self.copied = Buffer(network.sizes.n_params)
+        memcpy(self.copied.at, network.data.at, network.sizes.n_params * sizeof(double))
+        acts.sizes = network.sizes
+        acts.barrier.size = 1
+        acts.dropout = dropout
+        acts.generator = &generator
+        if acts.dropout > 0.0:
             load_generator(&generator, rng)
         with nogil:
-            fine = begin(trace, checked.tokens, checked.ends, checked.n)
+            fine = begin_batch(acts, checked.tokens, checked.ends, checked.n)
             if fine:
-                if trace.dropout > 0.0:
-                    draw_masks(trace)
-                forward(trace, self.kept.at, 0, trace.m, 0)
-                losses_forward(trace, 0, trace.m)
-                loss_forward(trace)
+                if acts.dropout > 0.0:
+                    draw_masks(acts)
+                forward(acts, self.copied.at, 0, acts.m, 0)
+                losses_forward(acts, 0, acts.m)
+                loss_forward(acts)
         if not fine:
             raise MemoryError()
-        if trace.failed:
+        if acts.failed:
             math.log(0.0)
-        if trace.dropout > 0.0:
+        if acts.dropout > 0.0:
             save_generator(&generator, rng)
 
     def __dealloc__(self):
-        end(&self.trace)
+        free_buffers(&self.acts)
 
     @property
     def loss(self):
-        return self.trace.loss
+        return self.acts.loss
 
     def weights(self):
         """Return the weights as they were when the loss was computed."""
-        return show(self.kept, self.kept.at, (self.kept.n,), ())
+        return as_memoryview(self.copied, self.copied.at, (self.copied.n,), ())
 
     def positions(self):
         """Return each document's first position, and at the end their number."""
         cdef Py_ssize_t d
         starts = []
-        for d in range(self.trace.n_documents + 1):
-            starts.append(self.trace.starts[d])
+        for d in range(self.acts.n_documents + 1):
+            starts.append(self.acts.starts[d])
         return starts
 
     def activation(self, str name, Py_ssize_t layer=0):
@@ -310,21 +289,23 @@ cdef class Pass:
 
         Shapes:  (positions, n_embd), the hidden ones 4 * n_embd, logits and probs vocab_size
         """
-        cdef Trace *trace = &self.trace
-        cdef Sizes *net = &trace.sizes
-        cdef Layer *at = &trace.layers[layer]
+        cdef Activations *acts = &self.acts
+        cdef Sizes *net = &acts.sizes
+        cdef Layer *at = &acts.layers[layer]
         if name == "logits" or name == "probs":
-            return show(self, trace.logits if name == "logits" else trace.probs,
-                        (trace.m, net.vocab_size), (net.vocab_row,))
+            return as_memoryview(
+                self, acts.logits if name == "logits" else acts.probs, (acts.m, net.vocab_size),
+                (net.vocab_row,),
+            )
         if name == "mlp_hidden":
-            return show(self, at.hidden, (trace.m, 4 * net.n_embd), (net.mlp_row,))
-        return show(
+            return as_memoryview(self, at.hidden, (acts.m, 4 * net.n_embd), (net.mlp_row,))
+        return as_memoryview(
             self,
-            trace.embedding if name == "embedding" else trace.out if name == "output"
+            acts.embedding if name == "embedding" else acts.out if name == "output"
             else at.x if name == "input" else at.norm1 if name == "attn_norm"
             else at.q if name == "q" else at.k if name == "k" else at.v if name == "v"
             else at.attended if name == "attended" else at.mid if name == "mlp_input" else at.norm2,
-            (trace.m, net.n_embd), (net.row,),
+            (acts.m, net.n_embd), (net.row,),
         )
 
     def attention(self, Py_ssize_t layer, Py_ssize_t document):
@@ -332,24 +313,26 @@ cdef class Pass:
 
         Shapes:  (n_head, n, n): head, the position that looks, the one looked at
         """
-        cdef Trace *trace = &self.trace
-        if not (0 <= layer < trace.sizes.n_layer and 0 <= document < trace.n_documents):
+        cdef Activations *acts = &self.acts
+        if not (0 <= layer < acts.sizes.n_layer and 0 <= document < acts.n_documents):
             raise IndexError(f"there is no layer {layer} or no document {document}")
-        n = trace.starts[document + 1] - trace.starts[document]
-        return show(self, trace.layers[layer].weights + trace.maps[document],
-                    (trace.sizes.n_head, n, n), (n * padded(n), padded(n)))
+        n = acts.starts[document + 1] - acts.starts[document]
+        return as_memoryview(
+            self, acts.layers[layer].weights + acts.maps[document], (acts.sizes.n_head, n, n),
+            (n * padded(n), padded(n)),
+        )
 
     def backward(self):
         """Add the gradients of the loss to the network's."""
-        cdef Trace *trace = &self.trace
+        cdef Activations *acts = &self.acts
         cdef Matrix matrix
         cdef Py_ssize_t i
         with nogil:
-            backward_inputs(trace, self.kept.at, 0, trace.m, 0)
-            for i in range(3 + 6 * trace.sizes.n_layer):
-                matrix = next_matrix(trace, matrix, i)
+            backward_inputs(acts, self.copied.at, 0, acts.m, 0)
+            for i in range(3 + 6 * acts.sizes.n_layer):
+                matrix = next_matrix(acts, matrix, i)
                 backward_weights(
-                    trace, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out, True
+                    acts, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out, True
                 )
 
 
@@ -368,7 +351,7 @@ cdef class Moments:
     def view(self, bint second):
         """Return the first or the second moments."""
         cdef Buffer buffer = self.v if second else self.m
-        return show(buffer, buffer.at, (buffer.n,), (), True)
+        return as_memoryview(buffer, buffer.at, (buffer.n,), (), True)
 
     def step(self, adam):
         """Take step adam.t with adam's settings, and count it."""
@@ -438,23 +421,23 @@ cdef int raise_at(
     raise AssertionError("the plain update of a parameter that raises did not")
 
 
-cdef struct Helper:
+cdef struct Worker:
     Job *job
-    Team *team
+    Barrier *barrier
     bint *closed
     int number
     pthread_t thread
 
 
-cdef void *help(void *argument) noexcept nogil:
+cdef void *run_worker(void *argument) noexcept nogil:
     """Work as one of the team until it is closed."""
-    cdef Helper *helper = <Helper *>argument
+    cdef Worker *worker = <Worker *>argument
     while True:
-        meet(helper.team)
-        if helper.closed[0]:
+        barrier_wait(worker.barrier)
+        if worker.closed[0]:
             return NULL
-        work(helper.job, helper.number)
-        meet(helper.team)
+        worker_loop(worker.job, worker.number)
+        barrier_wait(worker.barrier)
 
 
 cdef class Trainer:
@@ -470,37 +453,37 @@ cdef class Trainer:
     cdef Generator generator
     cdef Buffer squares
     cdef Job job
-    cdef Team team
+    cdef Barrier barrier
     cdef bint closed
-    cdef Helper *helpers
-    cdef Buffer near
+    cdef Worker *workers
+    cdef Buffer gradients
 
     def __init__(self, Network network, Moments moments, int threads):
         cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
         cdef int i, error
-        self.job.near_size = padded(max(<Py_ssize_t>NEAR, rows_at_once(n_in) * n_in))
-        self.near = Buffer(threads * self.job.near_size)
+        self.job.gradients_size = padded(max(<Py_ssize_t>L1_WEIGHTS, rows_at_once(n_in) * n_in))
+        self.gradients = Buffer(threads * self.job.gradients_size)
         self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
-        self.job.near, self.job.squares = self.near.at, self.squares.at
+        self.job.gradients, self.job.squares = self.gradients.at, self.squares.at
         self.network, self.moments = network, moments
-        self.job.trace.sizes = network.sizes
-        self.job.trace.generator = &self.generator
-        self.job.trace.team.size = threads
-        self.team.size = 1
+        self.job.acts.sizes = network.sizes
+        self.job.acts.generator = &self.generator
+        self.job.acts.barrier.size = threads
+        self.barrier.size = 1
         self.job.raises = <Py_ssize_t *>calloc(threads, sizeof(Py_ssize_t))
-        self.helpers = <Helper *>calloc(threads, sizeof(Helper))
-        if self.job.raises == NULL or self.helpers == NULL:
+        self.workers = <Worker *>calloc(threads, sizeof(Worker))
+        if self.job.raises == NULL or self.workers == NULL:
             raise MemoryError()
         # The team grows by each that has started: a helper that comes early waits for the rest.
         for i in range(1, threads):
-            self.helpers[i].job = &self.job
-            self.helpers[i].team = &self.team
-            self.helpers[i].closed = &self.closed
-            self.helpers[i].number = i
-            self.team.size = i + 1
-            error = start_thread(&self.helpers[i].thread, help, &self.helpers[i])
+            self.workers[i].job = &self.job
+            self.workers[i].barrier = &self.barrier
+            self.workers[i].closed = &self.closed
+            self.workers[i].number = i
+            self.barrier.size = i + 1
+            error = start_thread(&self.workers[i].thread, run_worker, &self.workers[i])
             if error:
-                self.team.size = i
+                self.barrier.size = i
                 self.close()
                 raise OSError(
                     error, f"the system starts {i} of {threads} threads: ask for fewer"
@@ -508,9 +491,9 @@ cdef class Trainer:
 
     def __dealloc__(self):
         self.close()
-        end(&self.job.trace)
+        free_buffers(&self.job.acts)
         free(self.job.raises)
-        free(self.helpers)
+        free(self.workers)
 
     cpdef close(self):
         """Stop and join the threads."""
@@ -518,9 +501,9 @@ cdef class Trainer:
         if not self.closed:
             self.closed = True
             with nogil:
-                meet(&self.team)
-                for i in range(1, self.team.size):
-                    pthread_join(self.helpers[i].thread, NULL)
+                barrier_wait(&self.barrier)
+                for i in range(1, self.barrier.size):
+                    pthread_join(self.workers[i].thread, NULL)
 
     def run(
         self, Documents documents, Py_ssize_t batch_size, adam, list losses, double seconds,
@@ -536,10 +519,10 @@ cdef class Trainer:
         """
         cdef Job *job = &self.job
         cdef Network network = self.network
-        cdef Buffer kept = Buffer(documents.n // batch_size)
-        cdef Buffer rates = Buffer(kept.n)
+        cdef Buffer copied = Buffer(documents.n // batch_size)
+        cdef Buffer rates = Buffer(copied.n)
         cdef Py_ssize_t i
-        fill_rates(rates.at, kept.n, adam)
+        fill_rates(rates.at, copied.n, adam)
         job.adam = read(adam)
         job.t = adam.t
         job.rates = rates.at
@@ -547,18 +530,18 @@ cdef class Trainer:
         job.grad = network.grad.at
         job.m = self.moments.m.at
         job.v = self.moments.v.at
-        job.losses = kept.at
-        job.trace.dropout = dropout
-        if job.trace.dropout > 0.0:
+        job.losses = copied.at
+        job.acts.dropout = dropout
+        if job.acts.dropout > 0.0:
             load_generator(&self.generator, rng)
-        self.run_job(documents, batch_size, kept.n, seconds)
+        self.run_job(documents, batch_size, copied.n, seconds)
         adam.t += job.done
-        losses.extend(floats(kept.at, job.done))
-        if job.trace.dropout > 0.0:
-            failed = job.failed or job.trace.failed
+        losses.extend(floats(copied.at, job.done))
+        if job.acts.dropout > 0.0:
+            failed = job.failed or job.acts.failed
             save_generator(&job.before if failed else &self.generator, rng)
         if job.failed:
-            i = min([job.raises[i] for i in range(job.trace.team.size)])
+            i = min([job.raises[i] for i in range(job.acts.barrier.size)])
             raise_at(
                 network.data.at[i], network.grad.at[i] * self.factor(), self.moments.m.at[i],
                 self.moments.v.at[i], &job.adam,
@@ -581,11 +564,11 @@ cdef class Trainer:
         job.data = self.network.data.at
         job.nats = nats
         job.predicted = 0
-        job.trace.dropout = 0.0
+        job.acts.dropout = 0.0
         job.evaluates = True
         self.run_job(documents, batch_size, (documents.n + batch_size - 1) // batch_size, seconds)
         job.evaluates = False
-        if job.trace.failed:
+        if job.acts.failed:
             math.log(0.0)
         return job.nats, job.predicted, min(documents.n, job.done * batch_size)
 
@@ -600,12 +583,12 @@ cdef class Trainer:
         job.batch_size = batch_size
         job.until = now() + seconds
         job.done = 0
-        job.failed = job.trace.failed = False
-        job.trace.m = 0
+        job.failed = job.acts.failed = False
+        job.acts.m = 0
         with nogil:
-            meet(&self.team)
-            work(job, 0)
-            meet(&self.team)
+            barrier_wait(&self.barrier)
+            worker_loop(job, 0)
+            barrier_wait(&self.barrier)
         if job.out_of_memory:
             raise MemoryError()
         return 0
@@ -625,5 +608,127 @@ cdef int fill_rates(double *rates, Py_ssize_t n, adam) except -1:
     return 0
 
 
-include "sampler.pxi"
-include "measure.pxi"
+cdef object CHOICES = random.Random.choices
+
+
+cdef class Sampler:
+    """Draw token after token, keeping the keys and values of those before."""
+
+    cdef Activations acts
+    cdef Network network
+    cdef Buffer scaled
+    cdef Buffer weights
+    cdef Buffer cumulated
+
+    def __cinit__(self, Network network):
+        cdef Py_ssize_t size = network.sizes.block_size + 1
+        cdef Py_ssize_t *tokens = <Py_ssize_t *>calloc(size, sizeof(Py_ssize_t))
+        cdef Py_ssize_t[2] ends = [0, size]
+        self.network = network
+        self.acts.sizes = network.sizes
+        self.acts.barrier.size = 1
+        fine = tokens != NULL and begin_batch(&self.acts, tokens, ends, 1)
+        free(tokens)
+        if not fine:
+            raise MemoryError()
+        self.scaled = Buffer(network.sizes.vocab_size)
+        self.weights = Buffer(network.sizes.vocab_size)
+        self.cumulated = Buffer(network.sizes.vocab_size)
+
+    def __dealloc__(self):
+        free_buffers(&self.acts)
+
+    def generate(
+        self, list tokens, temperature, top_k, top_p, Py_ssize_t length, list stop, bint bos, rng
+    ):
+        """Return the prompt and the tokens drawn after it, as `GPT.generate` does."""
+        cdef Py_ssize_t end = self.acts.sizes.vocab_size - 1
+        cdef Py_ssize_t block_size = self.acts.sizes.block_size
+        cdef Py_ssize_t start = len(tokens)
+        cdef Py_ssize_t read = 0
+        cdef Py_ssize_t first, i, n
+        cdef double factor = temperature**-1 if temperature else -1.0
+        while len(tokens) < length:
+            n = len(tokens) + bos
+            first = max(n - block_size, 0)  # of BOS and the tokens
+            if first > 0:
+                read = 0
+            n = n - first
+            for i in range(read, n):
+                self.set_token(i, end if bos and first + i == 0 else tokens[first + i - bos])
+            with nogil:
+                forward(&self.acts, self.network.data.at, read, n, 0)
+            read = n
+            token = self.draw(n - 1, factor, top_k, top_p, rng)
+            if token == end:
+                break
+            tokens.append(token)
+            if stop and tokens[start:][-len(stop):] == stop:
+                break
+        return tokens
+
+    cdef int set_token(self, Py_ssize_t position, Py_ssize_t token) except -1:
+        if not (0 <= position < self.acts.m and 0 <= token < self.acts.sizes.vocab_size):
+            raise IndexError(f"there is no token {token} or no position {position}")
+        self.acts.tokens[position] = token
+        return 0
+
+    cdef object draw(self, Py_ssize_t position, double factor, top_k, top_p, rng):
+        """Return a token drawn after a position: what `rng.choices` returns.
+
+        A factor below 0 takes the largest logit.
+
+        Order:   weights summed left to right from the first; one number of rng.random
+        """
+        cdef double *logits = self.acts.logits + position * self.acts.sizes.vocab_row
+        cdef double *scaled = self.scaled.at
+        cdef double *weights = self.weights.at
+        cdef double *cumulated = self.cumulated.at
+        cdef double totals[LANES]
+        cdef double inverses[LANES]
+        cdef double x
+        cdef Py_ssize_t n = self.acts.sizes.vocab_size
+        cdef Py_ssize_t i, low, middle, high
+        ids = range(n)
+        if factor < 0.0:
+            high = 0
+            for i in range(1, n):
+                if logits[i] > logits[high]:
+                    high = i
+            return high
+        if top_k is None:
+            for i in range(n):
+                scaled[i] = logits[i] * factor
+        else:
+            for i in range(n):
+                scaled[i] = -logits[i]
+            negated = floats(scaled, n)
+            ids = sorted(sorted(ids, key=negated.__getitem__)[:top_k])
+            n = len(ids)
+            if n == 0:
+                raise IndexError("there is no token to draw from")
+            for i in range(n):
+                scaled[i] = logits[<Py_ssize_t>ids[i]] * factor
+        softmax_forward(weights, cumulated, totals, inverses, scaled, 1, n, n)
+        cumulated[0] = weights[0]
+        for i in range(1, n):
+            cumulated[i] = cumulated[i - 1] + weights[i]
+        choices = rng.choices
+        if top_p is not None:
+            from microgpt.model import nucleus
+
+            ids, probs = nucleus(ids, floats(weights, n), top_p)
+            return choices(ids, weights=probs)[0]
+        pythons = getattr(choices, "__func__", None) is CHOICES
+        if not (pythons and 0.0 < cumulated[n - 1] < INFINITY):
+            return choices(ids, weights=floats(weights, n))[0]
+        x = choices.__self__.random() * cumulated[n - 1]
+        low = 0
+        high = n - 1
+        while low < high:
+            middle = (low + high) // 2
+            if x < cumulated[middle]:
+                high = middle
+            else:
+                low = middle + 1
+        return ids[low]

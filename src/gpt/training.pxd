@@ -8,36 +8,26 @@ while they are still near. No sum is ever divided between threads.
 cimport cython
 from libc.math cimport pow
 
-from matmul cimport LANES, padded, vec, vec_load, vec_set, vec_store
+from activations cimport Activations, begin_batch, draw_masks
+from barrier cimport barrier_wait
+from clock cimport now
+from generator cimport Generator
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
 from optimizer cimport (
-    SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, divisor_of, first_that_raises,
-    multiply, numbers_are_small,
+    SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, first_that_raises, multiply,
+    numbers_are_small,
 )
-from trace cimport Generator, Trace, begin, draw_masks, meet
-
-
-cdef extern from "simd.h" nogil:
-    vec vec_max_size(vec size, vec x)
-
-
-cdef extern from "time.h" nogil:
-    ctypedef long time_t
-    cdef struct timespec:
-        time_t tv_sec
-        long tv_nsec
-    enum: CLOCK_MONOTONIC
-    int clock_gettime(int clock, timespec *now)
+from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max_size, vec_set, vec_store
 
 
 cdef enum:
-    NEAR = 8192  # weights that are updated together, while their gradients are near
+    L1_WEIGHTS = 8192  # weights that are updated together, while their gradients are near
 
 
 cdef struct Job:
-    Trace trace
+    Activations acts
     AdamStep adam
     bint evaluates  # whether documents are only run forward
     double nats  # the evaluation so far
@@ -50,8 +40,8 @@ cdef struct Job:
     double *grad
     double *m
     double *v
-    double *near  # (threads, near_size)
-    Py_ssize_t near_size
+    double *gradients  # (threads, near_size)
+    Py_ssize_t gradients_size
     const Py_ssize_t *tokens
     const Py_ssize_t *ends  # (n_documents + 1,)
     Py_ssize_t n_documents
@@ -68,126 +58,119 @@ cdef struct Job:
     bint over
 
 
-cdef inline double now() noexcept nogil:
-    """Return the seconds on a clock that never goes back."""
-    cdef timespec time
-    clock_gettime(CLOCK_MONOTONIC, &time)
-    return time.tv_sec + 1e-9 * time.tv_nsec
-
-
 @cython.cdivision(True)
-cdef inline void work(Job *job, int thread) noexcept nogil:
+cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
     """Take steps until they are done, the time is over or one of them would raise.
 
     Every thread of the team calls this once, with its number.
     """
-    cdef Trace *trace = &job.trace
+    cdef Activations *acts = &job.acts
     cdef Py_ssize_t first, last
-    cdef int size = trace.team.size
+    cdef int size = acts.barrier.size
     while True:
         if thread == 0:
-            prepare(job)
-        meet(&trace.team)
+            next_step(job)
+        barrier_wait(&acts.barrier)
         if job.over:
             break
-        first = trace.m * thread // size
-        last = trace.m * (thread + 1) // size
-        forward(trace, job.data, first, last, thread)
-        losses_forward(trace, first, last)
+        first = acts.m * thread // size
+        last = acts.m * (thread + 1) // size
+        forward(acts, job.data, first, last, thread)
+        losses_forward(acts, first, last)
         if job.evaluates:
-            meet(&trace.team)
-            if trace.failed:
+            barrier_wait(&acts.barrier)
+            if acts.failed:
                 break
             if thread == 0:
                 add_losses(job)
             continue
-        backward_inputs(trace, job.data, first, last, thread)
+        backward_inputs(acts, job.data, first, last, thread)
         if not (job.whole or updates_cannot_overflow(job, first, last)):
             job.whole = True
-        meet(&trace.team)
-        if trace.failed:
+        barrier_wait(&acts.barrier)
+        if acts.failed:
             break
         if thread == 0:
-            loss_forward(trace)
-        learn(job, thread, size)
-        meet(&trace.team)
+            loss_forward(acts)
+        update_weights(job, thread, size)
+        barrier_wait(&acts.barrier)
         if job.failed:
             break
 
 
 @cython.cdivision(True)
-cdef inline void prepare(Job *job) noexcept nogil:
+cdef inline void next_step(Job *job) noexcept nogil:
     """Make the next step ready, or end the work."""
     cdef AdamStep *adam = &job.adam
-    cdef Py_ssize_t n_params = job.trace.sizes.n_params
+    cdef Py_ssize_t n_params = job.acts.sizes.n_params
     cdef Py_ssize_t first
     cdef double t
-    if job.trace.m:
+    if job.acts.m:
         if not job.evaluates:
-            job.losses[job.done] = job.trace.loss
+            job.losses[job.done] = job.acts.loss
         job.done += 1
     job.over = job.done == job.n_steps or (job.done > 0 and now() > job.until)
     if job.over:
         return
     first = job.done * job.batch_size
-    job.out_of_memory = not begin(
-        &job.trace, job.tokens, job.ends + first, min(job.batch_size, job.n_documents - first)
+    job.out_of_memory = not begin_batch(
+        &job.acts, job.tokens, job.ends + first, min(job.batch_size, job.n_documents - first)
     )
     job.over = job.out_of_memory
     if job.evaluates or job.over:
         return
-    if job.trace.dropout > 0.0:
-        job.before = job.trace.generator[0]
-        draw_masks(&job.trace)
+    if job.acts.dropout > 0.0:
+        job.before = job.acts.generator[0]
+        draw_masks(&job.acts)
     t = job.t + job.done
     adam.learning_rate = job.rates[job.done]
     adam.correction1 = divisor_of(1.0 - pow(adam.beta1, t + 1.0))
     adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
     job.add = job.done == 0 and not are_zero(job.grad, n_params)
     job.whole = (
-        job.add or n_params <= NEAR or adam.eps_adam == 0.0 or adam.clip > 0.0
+        job.add or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0 or adam.clip > 0.0
         or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
     )
 
 
 cdef inline void add_losses(Job *job) noexcept nogil:
     """Add a batch's losses: positions left to right from 0, then documents likewise."""
-    cdef const Trace *trace = &job.trace
+    cdef const Activations *acts = &job.acts
     cdef Py_ssize_t d, i
     cdef double total
-    for d in range(trace.n_documents):
+    for d in range(acts.n_documents):
         total = 0.0
-        for i in range(trace.starts[d], trace.starts[d + 1]):
-            total += trace.losses[i]
+        for i in range(acts.starts[d], acts.starts[d + 1]):
+            total += acts.losses[i]
         job.nats += total
-    job.predicted += trace.m
+    job.predicted += acts.m
 
 
 @cython.cdivision(True)
-cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
+cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
     """Compute the gradients of this thread's rows of every matrix, and update the weights.
 
     A step that raises changes no weight. Where none can, each block of rows is
     updated while its gradients are near; else all gradients are computed first.
     """
-    cdef const Trace *trace = &job.trace
-    cdef Py_ssize_t n_params = trace.sizes.n_params
+    cdef const Activations *acts = &job.acts
+    cdef Py_ssize_t n_params = acts.sizes.n_params
     cdef Py_ssize_t i, row, last, rows, start, n
     cdef double *grad
     cdef Matrix matrix
     cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
     cdef double squares = 0.0
     cdef double factor = 1.0
-    for i in range(3 + 6 * trace.sizes.n_layer):
-        matrix = next_matrix(trace, matrix, i)
+    for i in range(3 + 6 * acts.sizes.n_layer):
+        matrix = next_matrix(acts, matrix, i)
         row = matrix.n_out * thread // size
         last = matrix.n_out * (thread + 1) // size
         while row < last:
             rows = last - row if job.whole else min(last - row, rows_at_once(matrix.n_in))
             start = matrix.start + row * matrix.n_in
             n = rows * matrix.n_in
-            grad = job.grad + start if job.whole else job.near + thread * job.near_size
-            backward_weights(trace, &matrix, grad, row, row + rows, job.add)
+            grad = job.grad + start if job.whole else job.gradients + thread * job.gradients_size
+            backward_weights(acts, &matrix, grad, row, row + rows, job.add)
             if not job.whole:
                 if decay != 1.0:
                     multiply(job.data + start, decay, n)
@@ -195,7 +178,7 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
             row += rows
     if not job.whole:
         return
-    meet(&job.trace.team)
+    barrier_wait(&job.acts.barrier)
     start = n_params * thread // size
     n = n_params * (thread + 1) // size - start
     if job.adam.clip > 0.0:
@@ -204,7 +187,7 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
             job.squares[i] = block_of_squares(
                 job.grad + i * SQUARES, min(<Py_ssize_t>SQUARES, n_params - i * SQUARES)
             )
-        meet(&job.trace.team)
+        barrier_wait(&job.acts.barrier)
         for i in range(rows):
             squares += job.squares[i]
         factor = clip_factor(squares, job.adam.clip)
@@ -212,7 +195,7 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
     job.raises[thread] = start + i if i < n else n_params
     if i < n:
         job.failed = True
-    meet(&job.trace.team)
+    barrier_wait(&job.acts.barrier)
     if not job.failed:
         if factor != 1.0:
             multiply(job.grad + start, factor, n)
@@ -226,7 +209,7 @@ cdef inline void learn(Job *job, int thread, int size) noexcept nogil:
 @cython.cdivision(True)
 cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
     """Return how many rows of a matrix are updated together."""
-    return max(<Py_ssize_t>8, NEAR // n_in)
+    return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)
 
 
 cdef inline bint are_zero(const double *x, Py_ssize_t n) noexcept nogil:
@@ -247,14 +230,14 @@ cdef inline bint updates_cannot_overflow(
     A gradient's size is at most the sum, over positions, of the largest dy times the
     largest x.
     """
-    cdef const Trace *trace = &job.trace
+    cdef const Activations *acts = &job.acts
     cdef Py_ssize_t i, k
     cdef vec dy = vec_set(0.0)
     cdef vec x = vec_set(1.0)
     cdef double bound[LANES]
     cdef Matrix matrix
-    for i in range(3 + 6 * trace.sizes.n_layer):
-        matrix = next_matrix(trace, matrix, i)
+    for i in range(3 + 6 * acts.sizes.n_layer):
+        matrix = next_matrix(acts, matrix, i)
         if i == 1:
             continue
         for k in range(first, last):
@@ -267,7 +250,7 @@ cdef inline bint updates_cannot_overflow(
     vec_store(bound, dy)
     for i in range(1, LANES):
         bound[0] = max(bound[0], bound[i])
-    vec_store(bound, x * (bound[0] * trace.m))
+    vec_store(bound, x * (bound[0] * acts.m))
     for i in range(LANES):
         if not bound[i] < 1e140:
             return False

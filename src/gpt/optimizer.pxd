@@ -10,24 +10,12 @@ from libc.float cimport DBL_EPSILON
 from libc.math cimport fabs, isinf, pow, sqrt
 from libc.string cimport memcpy
 
-from matmul cimport LANES, vec, vec_load, vec_set, vec_store
-from powers cimport (
-    first_bit, mask, mask_bits, other_square, pow_keeps_bound, root_is_doubtful, vec_differ,
-    vec_exceeds, vec_fma, vec_residual, vec_size, vec_sqrt,
+from powers cimport other_square, root_is_doubtful
+from simd cimport (
+    LANES, divisor, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_differ, vec_divisor,
+    vec_exceeds, vec_fma, vec_is_beyond, vec_load, vec_neighbour, vec_quotient, vec_residual,
+    vec_set, vec_set_divisor, vec_size, vec_sqrt, vec_store, vec_with_sign,
 )
-
-
-cdef extern from "simd.h" nogil:
-    ctypedef struct divisor:
-        double number
-    ctypedef struct vec_divisor:
-        pass
-    divisor divisor_of(double number)
-    vec_divisor vec_set_divisor(divisor d)
-    vec vec_quotient(vec x, vec_divisor d)
-    vec vec_neighbour(vec x, vec side)
-    vec vec_with_sign(double size, vec x)
-    mask vec_is_beyond(vec x, vec sign, double bound)
 
 
 cdef extern from *:

@@ -10,16 +10,7 @@ the size of the tile, not where a chain is cut and taken up again.
 
 cimport cython
 
-
-cdef extern from "simd.h" nogil:
-    enum: LANES
-    enum: TILE_ROWS
-    enum: TILE_VECS
-    enum: PANEL
-    ctypedef double vec
-    vec vec_set(double x)
-    vec vec_load(const double *p)
-    void vec_store(double *p, vec x)
+from simd cimport LANES, PANEL, TILE_ROWS, TILE_VECS, padded
 
 
 cdef extern from "tile.h" nogil:
@@ -31,12 +22,6 @@ cdef extern from "tile.h" nogil:
         Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step, last
         bint add
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
-
-
-@cython.cdivision(True)
-cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    """Return n rounded up to whole vectors."""
-    return (n + LANES - 1) // LANES * LANES
 
 
 @cython.cdivision(True)

@@ -1,0 +1,3 @@
+"""_gpt.pyx, compiled for processors with AVX2."""
+
+include "_gpt.pyx"

@@ -1,0 +1,268 @@
+"""What a batch leaves behind in memory between its forward and its backward pass.
+
+`Trace` holds every activation, and room for its gradient, in one block: it grows
+for a larger batch, and is kept from step to step.
+"""
+
+cimport cython
+from libc.stdlib cimport calloc, free
+
+from barrier cimport Barrier
+from generator cimport Generator, draw_number
+from layers cimport linear_scratch
+from memory cimport zeros
+from simd cimport PANEL, padded
+
+
+cdef struct Sizes:
+    Py_ssize_t vocab_size
+    Py_ssize_t n_embd
+    Py_ssize_t n_head
+    Py_ssize_t n_layer
+    Py_ssize_t block_size
+    Py_ssize_t n_params
+    double inverse_n  # n_embd ** -1
+    double inverse_root  # (head_dim ** 0.5) ** -1
+    Py_ssize_t row  # n_embd, 4 * n_embd and vocab_size in whole vectors
+    Py_ssize_t mlp_row
+    Py_ssize_t vocab_row
+
+
+cdef struct Layer:  # (m, n_embd) unless it says otherwise
+    double *x
+    double *mean1  # (m,)
+    double *scale1
+    double *norm1
+    double *q
+    double *k
+    double *v
+    double *weights  # per document (n_head, n, n)
+    double *exps
+    double *totals  # per document (n_head, n)
+    double *inverses
+    double *attended
+    double *mid
+    double *mean2  # (m,)
+    double *scale2
+    double *norm2
+    double *hidden  # (m, 4 * n_embd)
+    double *dq
+    double *dk
+    double *dv
+    double *dmid
+    double *dhidden  # (m, 4 * n_embd)
+    double *dout
+    double *weights_mask  # with dropout: what each number is multiplied by, as weights
+    double *attn_mask  # (m, n_embd)
+    double *mlp_mask
+    double *dropped  # weights times their mask
+    double *dattn  # gradients of both projections before dropout
+    double *dmlp
+
+
+cdef struct Activations:
+    Sizes sizes
+    Py_ssize_t m  # positions of all documents
+    Py_ssize_t n_documents
+    Py_ssize_t *ints
+    Py_ssize_t ints_size
+    Py_ssize_t *starts  # (n_documents + 1,) a document's first position
+    Py_ssize_t *maps  # (n_documents + 1,) where its attention weights are
+    Py_ssize_t *tokens  # (m,)
+    Py_ssize_t *targets
+    Py_ssize_t *positions
+    double loss
+    bint failed  # whether a logarithm would have raised
+    Barrier barrier  # of the threads that share the positions
+    double *arena
+    Py_ssize_t arena_size
+    Layer *layers
+    double *embedding  # (m, n_embd)
+    double *mean  # (m,)
+    double *scale
+    double *out  # (m, n_embd)
+    double *logits  # (m, vocab_size)
+    double *exps
+    double *probs
+    double *totals  # (m,)
+    double *inverses  # total ** -1, total ** -2
+    double *squares
+    double *losses
+    double *dtargets
+    double *dlogits  # (m, vocab_size)
+    double *dembedding  # (m, n_embd)
+    double *dx
+    double *dnorm
+    double dropout
+    Generator *generator
+    double *embedding_mask  # (m, n_embd), with dropout
+    double *scratches  # for what each thread keeps for a moment
+    Py_ssize_t scratch_size
+
+
+cdef struct Arena:
+    double *start
+    Py_ssize_t used
+
+
+cdef inline double *arena_take(Arena *arena, Py_ssize_t n) noexcept nogil:
+    """Return the next n numbers of the slab, or NULL while it is only being measured."""
+    arena.used += padded(n)
+    return arena.start + arena.used - padded(n) if arena.start != NULL else NULL
+
+
+cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
+    """Give every activation of m positions its place in the slab."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t m = acts.m
+    cdef Py_ssize_t maps = acts.maps[acts.n_documents]
+    cdef Py_ssize_t i
+    cdef Layer *layer
+    acts.embedding = arena_take(arena, m * net.row)
+    acts.mean = arena_take(arena, m)
+    acts.scale = arena_take(arena, m)
+    for i in range(net.n_layer):
+        layer = &acts.layers[i]
+        layer.x = arena_take(arena, m * net.row)
+        layer.mean1 = arena_take(arena, m)
+        layer.scale1 = arena_take(arena, m)
+        layer.norm1 = arena_take(arena, m * net.row)
+        layer.q = arena_take(arena, m * net.row)
+        layer.k = arena_take(arena, m * net.row)
+        layer.v = arena_take(arena, m * net.row)
+        layer.weights = arena_take(arena, maps)
+        layer.exps = arena_take(arena, maps)
+        layer.totals = arena_take(arena, m * net.n_head)
+        layer.inverses = arena_take(arena, m * net.n_head)
+        layer.attended = arena_take(arena, m * net.row)
+        layer.mid = arena_take(arena, m * net.row)
+        layer.mean2 = arena_take(arena, m)
+        layer.scale2 = arena_take(arena, m)
+        layer.norm2 = arena_take(arena, m * net.row)
+        layer.hidden = arena_take(arena, m * net.mlp_row)
+        layer.dq = arena_take(arena, m * net.row)
+        layer.dk = arena_take(arena, m * net.row)
+        layer.dv = arena_take(arena, m * net.row)
+        layer.dmid = arena_take(arena, m * net.row)
+        layer.dhidden = arena_take(arena, m * net.mlp_row)
+        layer.dout = arena_take(arena, m * net.row)
+        layer.dropped, layer.dattn, layer.dmlp = layer.weights, layer.dmid, layer.dout
+        if acts.dropout > 0.0:
+            layer.weights_mask = arena_take(arena, maps)
+            layer.attn_mask = arena_take(arena, m * net.row)
+            layer.mlp_mask = arena_take(arena, m * net.row)
+            layer.dropped = arena_take(arena, maps)
+            layer.dattn = arena_take(arena, m * net.row)
+            layer.dmlp = arena_take(arena, m * net.row)
+    acts.out = arena_take(arena, m * net.row)
+    acts.logits = arena_take(arena, m * net.vocab_row)
+    acts.exps = arena_take(arena, m * net.vocab_row)
+    acts.probs = arena_take(arena, m * net.vocab_row)
+    acts.totals = arena_take(arena, m)
+    acts.inverses = arena_take(arena, m)
+    acts.squares = arena_take(arena, m)
+    acts.losses = arena_take(arena, m)
+    acts.dtargets = arena_take(arena, m)
+    acts.dlogits = arena_take(arena, m * net.vocab_row)
+    acts.dembedding = arena_take(arena, m * net.row)
+    acts.dx = arena_take(arena, m * net.row)
+    acts.dnorm = arena_take(arena, m * net.row)
+    if acts.dropout > 0.0:
+        acts.embedding_mask = arena_take(arena, m * net.row)
+    acts.scratch_size = max(linear_scratch(net.mlp_row), padded(net.block_size))
+    acts.scratches = arena_take(arena, acts.barrier.size * acts.scratch_size)
+    arena_take(arena, PANEL)  # whole vectors may be read, not used, behind the last row
+
+
+cdef inline bint begin_batch(
+    Activations *acts, const Py_ssize_t *tokens, const Py_ssize_t *ends, Py_ssize_t n_documents
+) noexcept nogil:
+    """Take the documents to run through; return whether there was memory for them.
+
+    The memory is kept from batch to batch, and grows only for a larger one.
+
+    Shapes:  ends (n_documents + 1,), document d is tokens[ends[d]:ends[d + 1]]
+    """
+    cdef Arena arena
+    cdef Py_ssize_t d, t, n, at
+    cdef Py_ssize_t size = 2 * (n_documents + 1) + 3 * (ends[n_documents] - ends[0])
+    if acts.layers == NULL:
+        acts.layers = <Layer *>calloc(acts.sizes.n_layer, sizeof(Layer))
+    if size > acts.ints_size:
+        free(acts.ints)
+        acts.ints = <Py_ssize_t *>calloc(size, sizeof(Py_ssize_t))
+        acts.ints_size = size if acts.ints != NULL else 0
+    if acts.layers == NULL or acts.ints == NULL:
+        return False
+    acts.n_documents = n_documents
+    acts.starts = acts.ints
+    acts.maps = acts.starts + n_documents + 1
+    acts.starts[0] = 0
+    acts.maps[0] = 0
+    for d in range(n_documents):
+        n = min(acts.sizes.block_size, ends[d + 1] - ends[d] - 1)
+        acts.starts[d + 1] = acts.starts[d] + n
+        acts.maps[d + 1] = acts.maps[d] + acts.sizes.n_head * n * padded(n)
+    acts.m = acts.starts[n_documents]
+    acts.tokens = acts.maps + n_documents + 1
+    acts.targets = acts.tokens + acts.m
+    acts.positions = acts.targets + acts.m
+    for d in range(n_documents):
+        at = acts.starts[d]
+        for t in range(acts.starts[d + 1] - at):
+            acts.tokens[at + t] = tokens[ends[d] + t]
+            acts.targets[at + t] = tokens[ends[d] + t + 1]
+            acts.positions[at + t] = t
+    arena.start = NULL
+    arena.used = 0
+    assign_buffers(acts, &arena)
+    if arena.used > acts.arena_size:
+        free(acts.arena)
+        acts.arena = <double *>zeros(arena.used * sizeof(double))
+        acts.arena_size = arena.used if acts.arena != NULL else 0
+    if acts.arena == NULL:
+        return False
+    arena.start = acts.arena
+    arena.used = 0
+    assign_buffers(acts, &arena)
+    return True
+
+
+cdef inline void draw_masks(Activations *acts) noexcept nogil:
+    """Draw the masks of dropout.
+
+    Order:   that of the oracle's computation: position after position the embedding, then
+             per layer the attention weights, head by head, and both projections
+    """
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t d, start, n, t, i, h, at
+    cdef Layer *layer
+    for d in range(acts.n_documents):
+        start = acts.starts[d]
+        n = acts.starts[d + 1] - start
+        for t in range(n):
+            at = (start + t) * net.row
+            draw_mask(acts, acts.embedding_mask + at, net.n_embd)
+            for i in range(net.n_layer):
+                layer = &acts.layers[i]
+                for h in range(net.n_head):
+                    draw_mask(
+                        acts, layer.weights_mask + acts.maps[d] + (h * n + t) * padded(n), t + 1
+                    )
+                draw_mask(acts, layer.attn_mask + at, net.n_embd)
+                draw_mask(acts, layer.mlp_mask + at, net.n_embd)
+
+
+@cython.cdivision(True)
+cdef inline void draw_mask(Activations *acts, double *mask, Py_ssize_t n) noexcept nogil:
+    cdef double scale = 1.0 / (1.0 - acts.dropout)
+    cdef Py_ssize_t i
+    for i in range(n):
+        mask[i] = 0.0 if draw_number(acts.generator) < acts.dropout else scale
+
+
+cdef inline void free_buffers(Activations *acts) noexcept nogil:
+    """Give the memory back."""
+    free(acts.ints)
+    free(acts.arena)
+    free(acts.layers)

@@ -1,0 +1,13 @@
+"""Threads, and the barrier at which they wait for each other: see barrier.h."""
+
+
+cdef extern from "barrier.h" nogil:
+    ctypedef struct Barrier:
+        int size
+        int arrived
+        int round
+    void barrier_wait(Barrier *barrier)
+    ctypedef struct pthread_t:
+        pass
+    int start_thread(pthread_t *thread, void *(*work)(void *) noexcept nogil, void *argument)
+    int pthread_join(pthread_t thread, void **result)

@@ -1,0 +1,3 @@
+"""_testing.pyx, compiled for processors with AVX2."""
+
+include "_testing.pyx"

@@ -1,0 +1,3 @@
+"""_testing.pyx, compiled for processors with AVX-512."""
+
+include "_testing.pyx"
