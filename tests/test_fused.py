@@ -493,6 +493,43 @@ def test_adam_among_usual_numbers_takes_one_of_any_size_anywhere(fused, what, nu
             assert seen[0][0] in (OverflowError, ValueError)
 
 
+@functools.cache
+def differing(power, size):
+    """Return numbers of a size whose square or root by libm's pow is not the rounded one."""
+    rng = random.Random(f"{power} {size}")
+    xs = [size * rng.uniform(0.5, 2.0) for _ in range(200_000)]
+    rounded = (lambda x: x * x) if power == 2 else math.sqrt
+    return [x for x in xs if x**power != rounded(x)][:150] or xs[:150]
+
+
+@pytest.mark.parametrize(
+    ("power", "size", "settings"),
+    [
+        *((2, size, {}) for size in (1e-20, 1e-3, 1.0, 1e8)),
+        *((0.5, size, {"eps_adam": 1e-18}) for size in (1e-40, 1e-6, 1.0, 1e15)),
+        *((0.5, size, {"eps_adam": 1e-300}) for size in (1e-305, 1e-200, 1e-80, 1e60, 1e300)),
+        *((1, size, {"learning_rate": 1e300}) for size in (1e-305, 1e-315)),
+    ],
+)
+def test_adam_takes_pows_square_and_root_where_they_are_not_the_rounded(
+    fused, power, size, settings
+):
+    numbers = differing(power, size) if power != 1 else [size * x for x in range(1, 150)]
+    seen = []
+    for chosen in (engine.load("cython"), fused):
+        model = chosen.GPT(5, 6, 2, 1, 4)
+        adam = chosen.Adam(model.params, beta1=0.7, beta2=0.5, **settings)
+        for i, p in enumerate(model.params):
+            number = numbers[i % len(numbers)]
+            p.data = 0.0  # so that the whole step is seen
+            p.grad = number if power == 2 else 0.0
+            adam.v[i] = number if power == 0.5 else 0.0 if power == 2 else 1.0
+            adam.m[i] = number if power == 1 else math.sqrt(size)
+        adam.step()
+        seen.append(state(model, adam))
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize("beta2", [0.0, 0.3, 0.5, 0.99])
 def test_squares_too_small_for_certificates_are_those_of_pow(fused, beta2):
     rng = random.Random(1)

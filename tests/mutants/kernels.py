@@ -5,7 +5,7 @@ from mutants import Equivalent, of
 SET = "_gpt_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
 
 RAISES = "test_fused.py -k (raises or too_large or later_step or settings_at) and avx512"
-ADAM = "test_fused.py -k (adam_of_any_numbers or adam_among_usual) and avx512"
+ADAM = "test_fused.py -k (adam_takes or adam_of_any_numbers or adam_among_usual) and avx512"
 
 MUTANTS = [
     *of(
@@ -56,7 +56,7 @@ MUTANTS = [
         ("job.rates[job.done]", "job.rates[0]"),
         ("pow(adam.beta1, t + 1.0)", "pow(adam.beta1, t)"),
         ("row = matrix.n_out * thread // size", "row = 0"),
-        ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signals"),
+        ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signal_does_not_wait"),
         Equivalent(
             "return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)",
             "return max(<Py_ssize_t>1, L1_WEIGHTS // n_in // 64)",
@@ -78,7 +78,12 @@ MUTANTS = [
             "",
             "test_fused.py -k squares_too_small or adam_among",
         ),
-        ("| vec_is_beyond(u.corrected, old, 1e19)", ""),
+        Equivalent(
+            "| vec_is_beyond(u.corrected, old, 1e19)",
+            "",
+            "for larger squares the margin is below what glibc states of pow's error, which is not "
+            "what was ever seen of it: 0.008 of 0.022 units among 20 million of 1e120 to 1e308",
+        ),
         ("u.corrected = vec_quotient(vec_load(v), s.correction2)\n    else:", "pass\n    else:"),
         (
             "if clear:\n        vec_store(g, vec_set(0.0))",
@@ -273,9 +278,10 @@ MUTANTS = [
             "    for i in range(m - 1, -1, -1):\n        if not first <= ids[i] < last:",
             "    for i in range(m):\n        if not first <= ids[i] < last:",
         ),
-        (
+        Equivalent(
             "rows[j] = from_ + min(i * LANES + j, m - 1) * from_row",
             "rows[j] = from_ + min(i * LANES + j, m) * from_row",
+            "what is read behind the last row is not used; .ci/sanitize sees the read",
         ),
         (
             "y_row, x_row, 1, padded(width), k > 0, True,",
@@ -299,16 +305,17 @@ MUTANTS = [
         (
             "dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)",
             "dx[k] = dx[k] if y[k] > 0.0 else 0.0",
+            "test_fused.py -k any_size and avx512",
         ),
         (
             "x[k] = x[k] if x[k] > 0.0 else 0.0",
             "x[k] = 0.0 if x[k] <= 0.0 else x[k]",
             "test_fused.py -k weight_of_any_size and avx512",
         ),
-        (
+        Equivalent(
             "        if logits[i] > largest:",
             "        if not logits[i] <= largest:",
-            "test_fused.py -k weight_of_any_size and avx512",
+            "they differ for NaN among the logits, which makes the total and so all of them NaN",
         ),
         (
             "w[s] = exps[t * weights_row + s] * inverses[t]",
@@ -332,7 +339,11 @@ MUTANTS = [
             "log(prob) * -1.0",
             "test_fused.py -k weight_of_any_size and avx512",
         ),
-        ("dlogits[i] = 0.0 + exps[i] * dtotal", "dlogits[i] = exps[i] * dtotal"),
+        (
+            "dlogits[i] = 0.0 + exps[i] * dtotal",
+            "dlogits[i] = exps[i] * dtotal",
+            "test_fused.py -k any_size and avx512",
+        ),
         (
             "double dprob = 1.0 / probs[target] * (-1.0 * dloss)",
             "double dprob = -dloss / probs[target]",
