@@ -34,6 +34,11 @@ SETTINGS: dict[str, list[Any]] = {
     "beta2": [0.99, 0.0, 0.9999999999999999, 0.999],
     "eps_adam": [1e-8, 0.0, 1e300, 5e-324],
     "num_steps": [1000, 3, 10],
+    "schedule": ["linear", "constant", "cosine"],
+    "warmup": [0, 1, 2],
+    "min_lr": [0.0, 1e-300, 0.001],
+    "weight_decay": [0.0, 0.1, 3.0, 1e300],
+    "clip": [None, 1e-3, 1.0, 1e-300, 1e300],
 }
 
 
@@ -62,7 +67,8 @@ class Machine:
 
 
 def _shape(m: Machine, i: int, j: int, k: Any) -> None:
-    m.model = m.engine.GPT(*SHAPES[i % len(SHAPES)], rng=Random(j))
+    dropout = (0.0, 0.0, 0.1, 0.7)[j % 4]
+    m.model = m.engine.GPT(*SHAPES[i % len(SHAPES)], rng=Random(j), dropout=dropout)
     m.adam = m.engine.Adam(m.model.params)
     m.losses.clear()
 
@@ -119,8 +125,16 @@ def _generate(m: Machine, i: int, j: int, k: Any) -> None:
     rng = Random(i)
     prompt = [rng.randrange(m.model.config.vocab_size) for _ in range(j % 3)]
     top_k = (None, None, 1, 2, 5)[i % 5]
-    m.seen.append(m.model.generate(prompt, temperature=abs(k), top_k=top_k, rng=rng))
+    beyond = {"top_p": (None, None, 0.5, 1e-9)[j % 4], "length": (None, 0, 3, 20)[i % 4]}
+    beyond |= {"stop": (0, 1) if j % 5 == 0 else (), "bos": i % 3 > 0}
+    temperature = 0 if i % 7 == 0 else abs(k)
+    m.seen.append(m.model.generate(prompt, temperature=temperature, top_k=top_k, rng=rng, **beyond))
     m.seen.append(rng.random())
+
+
+def _evaluate(m: Machine, i: int, j: int, k: Any) -> None:
+    found = m.model.evaluate(m.documents(i, 1 + j % 9), threads=1 + i % 4)
+    m.seen.append((found.nats.hex(), found.tokens))
 
 
 def _wrong_token(m: Machine, i: int, j: int, k: Any) -> None:
@@ -146,6 +160,7 @@ STEPS: dict[str, Callable[[Machine, int, int, Any], None]] = {
     "step": lambda m, i, j, k: m.adam.step(),
     "generate": _generate,
     "copied": _copied,
+    "evaluate": _evaluate,
     "wrong token": _wrong_token,
 }
 
@@ -176,7 +191,7 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
         except Exception as error:  # noqa: PERF203
             machine.seen.append((name, *told(error)))
             machine.seen.append([machine.adam.t, *_weights(machine)])
-    machine.seen.append(machine.adam.t)
+    machine.seen += [machine.adam.t, machine.model.dropout_rng.random()]
     return [*machine.seen, *_weights(machine)]
 
 
