@@ -284,8 +284,8 @@ MUTANTS = [
             "what is read behind the last row is not used; .ci/sanitize sees the read",
         ),
         (
-            "y_row, x_row, 1, padded(width), k > 0, True,",
-            "y_row, x_row, 1, padded(width), False, True,",
+            "y_row, x_row, 1, padded(width), k > 0,\n",
+            "y_row, x_row, 1, padded(width), False,\n",
             "test_fused.py -k graphs or wide",
         ),
         ("        add = True\n", "        add = add\n", "test_fused.py -k graphs or wide"),

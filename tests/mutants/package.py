@@ -2,6 +2,8 @@
 
 from mutants import Equivalent, of
 
+KNOBS = "test_knobs.py"
+
 MUTANTS = [
     *of(
         "microgpt/adam.py",
@@ -23,10 +25,6 @@ MUTANTS = [
             "m_hat / (v_hat**0.5 + eps_adam) * learning_rate",
         ),
         ("p.grad = 0.0", "p.grad *= 0.0"),
-        (
-            "self.learning_rate * (1 - self.t / self.num_steps)",
-            "(self.learning_rate - self.learning_rate * self.t / self.num_steps)",
-        ),
         ("1 - self.beta1 ** (self.t + 1)", "1 - self.beta1**self.t"),
         ("if self.t >= self.num_steps:", "if self.t > self.num_steps:"),
         ("if not 0 <= beta < 1:", "if not 0 <= beta <= 1:"),
@@ -34,9 +32,46 @@ MUTANTS = [
         ("if num_steps < 1:", "if num_steps < 0:"),
         ("self.beta2 = float(beta2)", "self.beta2 = beta2"),
         ("self.eps_adam = float(eps_adam)", "self.eps_adam = eps_adam"),
-        ("p.data, p.grad = data, grad\n", "p.data = data\n"),
-        ("p.data, p.grad = data, grad\n", "p.grad = grad\n"),
+        ("p.data, p.grad = data, grad\n        m[:]", "p.data = data\n        m[:]"),
+        ("p.data, p.grad = data, grad\n        m[:]", "p.grad = grad\n        m[:]"),
         ("        m[:], v[:] = moments\n", "        m[:] = moments[0]\n"),
+        (
+            "falling * (self.learning_rate - self.min_lr)",
+            "(1 - r) * (self.learning_rate - self.min_lr)",
+            KNOBS,
+        ),
+        (
+            "self.learning_rate * (t + 1) / (self.warmup + 1)",
+            "self.learning_rate * ((t + 1) / (self.warmup + 1))",
+            KNOBS,
+        ),
+        ("if 0 <= t < self.warmup:", "if 0 <= t <= self.warmup:", KNOBS),
+        ("r = (t - self.warmup) / (self.num_steps - self.warmup)", "r = t / self.num_steps", KNOBS),
+        ("0.5 * (1.0 + math.cos(math.pi * r))", "(0.5 + 0.5 * math.cos(math.pi * r))", KNOBS),
+        (
+            "decay = 1 - rate * self.weight_decay",
+            "decay = 1 - self.learning_rate * self.weight_decay",
+            KNOBS,
+        ),
+        ("factor = self.clip / (norm + 1e-6)", "factor = self.clip / norm", KNOBS),
+        (
+            "        if factor < 1.0:\n            for p",
+            "        if factor != 1.0:\n            for p",
+            KNOBS,
+        ),
+        ("sums[i % 8] += x * x", "sums[0] += x * x", KNOBS),
+        (
+            "for start in range(0, len(numbers), 1024):",
+            "for start in range(0, len(numbers), 2048):",
+            KNOBS,
+        ),
+        ("    if not 0 <= warmup < num_steps:", "    if not 0 <= warmup <= num_steps:", KNOBS),
+        ("        if min_lr > learning_rate:", "        if False:", KNOBS),
+        (
+            "                for p, (data, grad) in zip(self.params, numbers):\n                    p.data, p.grad = data, grad\n",
+            "                pass\n",
+            KNOBS,
+        ),
     ),
     *of(
         "microgpt/functions.py",
@@ -52,7 +87,7 @@ MUTANTS = [
         ),
         ("(mean_square + 1e-5) ** -0.5", "1 / (mean_square + 1e-5) ** 0.5"),
         ("/ head_dim**0.5", "* head_dim**-0.5"),
-        ("sum(weight * v[j]", "sum(v[j] * weight"),
+        ("dot(weights, [v[j] for v in values])", "dot([v[j] for v in values], weights)"),
         ("if n_head < 1 or len(q) % n_head:", "if n_head < 1:"),
         ("return -softmax(logits)[target].log()", "return 0.0 - softmax(logits)[target].log()"),
         ("first = a.data >= b.data", "first = a.data > b.data", "test_replay.py"),
@@ -67,29 +102,52 @@ MUTANTS = [
         "test_gpt.py test_training.py",
         ("keys[i].append(k)", "keys[i].append(v)"),
         ("if self.n_embd % self.n_head:", "if False:"),
+        (
+            "0.0 if draw() < self.dropout else scale",
+            "0.0 if draw() <= self.dropout else scale",
+            KNOBS,
+        ),
+        ("scale, draw = 1 / (1 - self.dropout),", "scale, draw = 1.0,", KNOBS),
     ),
     *of(
         "microgpt/model.py",
         "",
         "test_gpt.py test_training.py",
-        ("(1 / n) * sum(losses)", "sum([(1 / n) * loss for loss in losses])"),
         (
-            "(1 / len(documents)) * sum([self.loss(tokens) for tokens in documents])",
-            "sum([(1 / len(documents)) * self.loss(tokens) for tokens in documents])",
+            "(1 / len(losses)) * sum(losses)\n",
+            "sum([(1 / len(losses)) * loss for loss in losses])\n",
+        ),
+        (
+            "(1 / len(documents)) * sum(losses)",
+            "sum([(1 / len(documents)) * loss for loss in losses])",
         ),
         ("documents[(t * batch_size + b) % len(documents)]", "documents[(t + b) % len(documents)]"),
-        ("n = min(self.config.block_size, len(tokens) - 1)", "n = len(tokens) - 1"),
+        (
+            "for pos_id in range(min(self.config.block_size, len(tokens) - 1)):",
+            "for pos_id in range(len(tokens) - 1):",
+        ),
         ("tokens[pos_id + 1]))", "tokens[pos_id]))"),
         ("[logits[i] / temperature for i in ids]", "[logits[i] * temperature for i in ids]"),
         (
             "ids = sorted(sorted(ids, key=lambda i: -logits[i].data)[:top_k])",
             "ids = sorted(ids, key=lambda i: -logits[i].data)[:top_k]",
         ),
-        ("            if token == bos:\n                break\n", ""),
-        ("if pos_id < len(prompt):", "if pos_id <= len(prompt):"),
+        ("            if token == end:\n                break\n", ""),
+        (
+            "context = context[-self.config.block_size :]",
+            "context = context[: self.config.block_size]",
+            KNOBS,
+        ),
+        ("tokens[start:][-len(stop) :] == stop", "tokens[-len(stop) :] == stop", KNOBS),
+        ("                read = 0\n            for pos_id", "            for pos_id", KNOBS),
+        (
+            "                total += loss.data\n            nats += total",
+            "                nats += loss.data",
+            KNOBS,
+        ),
         ("if size < 1:", "if size < 0:"),
         ("or isinstance(size, bool)", ""),
-        ("self.Value(rng.gauss(0, 0.08))", "self.Value(rng.gauss(0, 0.02))"),
+        ("self.Value(rng.gauss(0, init_std))", "self.Value(rng.gauss(0, 0.08))", KNOBS),
         (
             "rng = rng or random.Random(42)\n        self.state_dict",
             "rng = rng or random.Random()\n        self.state_dict",
