@@ -26,8 +26,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from microgpt import engine, files, memory
-from microgpt.gpt import GPT, Config
+from microgpt.gpt import GPT
 from microgpt.message import quoted
+from microgpt.model import Model, Sizes
+from microgpt.models import MODELS
 from microgpt.tokenizer import CharTokenizer
 
 FILENAME = "model.safetensors"
@@ -39,7 +41,8 @@ MOMENTS = ("adam.m", "adam.v")
 class Content(NamedTuple):
     """What a file holds; moments (m, v) and run, the state of training, in a run's alone."""
 
-    config: Config
+    model: str
+    config: Sizes
     tokenizer: CharTokenizer
     weights: array[float]
     moments: tuple[array[float], array[float]] | None
@@ -48,7 +51,7 @@ class Content(NamedTuple):
 
 def save(
     path: str | os.PathLike[str],
-    model: GPT,
+    model: Model,
     tokenizer: CharTokenizer,
     moments: tuple[Any, Any] | None = None,
     run: dict[str, Any] | None = None,
@@ -75,6 +78,8 @@ def save(
         "config": json.dumps(dataclasses.asdict(model.config)),
         "vocabulary": "".join(tokenizer.chars),
     }
+    if model.name != "gpt":
+        metadata["model"] = model.name
     if run is not None:
         metadata["run"] = json.dumps(run)
     header: dict[str, Any] = {"__metadata__": metadata}
@@ -91,18 +96,33 @@ def save(
     return path
 
 
-def load(path: str | os.PathLike[str], engine_name: str | None = None) -> tuple[GPT, CharTokenizer]:
+def load(
+    path: str | os.PathLike[str], engine_name: str | None = None
+) -> tuple[Model, CharTokenizer]:
     """Return the model and the tokenizer of a file, or of a run's directory, on an engine.
 
     Raises:  OSError if the file cannot be read; ValueError naming the file and
              what is wrong in it; MemoryError if the model cannot fit; as `engine.load`
     """
-    model_class = engine.GPT if engine_name is None else engine.load(engine_name).GPT
     content = read(path, engine_name)
-    model: GPT = model_class(**dataclasses.asdict(content.config), rng=NoRandom())
+    model_class = engine.load(engine_name or engine.NAME).models[content.model]
+    model: Model = model_class(**dataclasses.asdict(content.config), rng=NoRandom())
     model.set_weights(content.weights)
     model.tokenizer = content.tokenizer
     return model, content.tokenizer
+
+
+def load_gpt(
+    path: str | os.PathLike[str], engine_name: str | None = None
+) -> tuple[GPT, CharTokenizer]:
+    """Do as `load` for what needs attention and layers.
+
+    Raises:  as `load`; ValueError if it is another model than a GPT
+    """
+    model, tokenizer = load(path, engine_name)
+    if not isinstance(model, GPT):
+        raise ValueError(f"{path}: holds a model of the kind {model.name}; expected is a gpt")
+    return model, tokenizer
 
 
 def read(
@@ -166,7 +186,7 @@ class NoRandom(random.Random):
         return 0.0
 
 
-def _shapes(config: Config, with_moments: bool) -> dict[str, tuple[int, ...]]:
+def _shapes(config: Sizes, with_moments: bool) -> dict[str, tuple[int, ...]]:
     """Return {tensor name: shape} in the order in which a file has them."""
     shapes: dict[str, tuple[int, ...]] = dict(config.shapes())
     if with_moments:
@@ -181,7 +201,7 @@ def _read(file: BinaryIO, size: int, engine_name: str) -> Content:
     if length > MAX_HEADER:
         raise ValueError(f"its header of {length:,} bytes exceeds {MAX_HEADER:,}")
     header = _json(file.read(length).decode(), "its header")
-    config, tokenizer, run = _metadata(header.pop("__metadata__", None))
+    name, config, tokenizer, run = _metadata(header.pop("__metadata__", None))
     copies = 1 if run is None else 3
     if 8 * copies * config.num_params != size - 8 - length:
         raise ValueError(
@@ -205,20 +225,23 @@ def _read(file: BinaryIO, size: int, engine_name: str) -> Content:
     parts = [numbers[i * n : (i + 1) * n] for i in range(copies)]
     _check_finite(parts[0], parts[1:], config)
     moments = (parts[1], parts[2]) if run is not None else None
-    return Content(config, tokenizer, parts[0], moments, run)
+    return Content(name, config, tokenizer, parts[0], moments, run)
 
 
-def _metadata(metadata: Any) -> tuple[Config, CharTokenizer, dict[str, Any] | None]:
+def _metadata(metadata: Any) -> tuple[str, Sizes, CharTokenizer, dict[str, Any] | None]:
     if not isinstance(metadata, dict) or metadata.get("format") != "microgpt":
         raise ValueError("its header does not say that its format is microgpt")
     for key in ("config", "vocabulary"):
         if not isinstance(metadata.get(key), str):
             raise ValueError(f"its header has no {key}")
+    name = metadata.get("model", "gpt")
+    if name not in MODELS:
+        raise ValueError(f"its model is none of {', '.join(MODELS)}")
     sizes = _json(metadata["config"], "its config")
-    expected = [field.name for field in dataclasses.fields(Config)]
+    expected = [field.name for field in dataclasses.fields(MODELS[name].Config)]
     if sorted(sizes) != sorted(expected):
         raise ValueError(f"its config names {_some(sizes)}, not {_some(expected)}")
-    config = Config(**sizes)
+    config: Sizes = MODELS[name].Config(**sizes)
     chars = metadata["vocabulary"]
     chars.encode()  # JSON can spell half a surrogate pair, which is no character
     tokenizer = CharTokenizer(chars)
@@ -231,7 +254,7 @@ def _metadata(metadata: Any) -> tuple[Config, CharTokenizer, dict[str, Any] | No
     run = metadata.get("run")
     if run is not None and not isinstance(run, str):
         raise ValueError("its run is not text")
-    return config, tokenizer, None if run is None else _json(run, "its run")
+    return name, config, tokenizer, None if run is None else _json(run, "its run")
 
 
 def _span(name: str, entry: Any, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -270,7 +293,7 @@ def _some(names: Any) -> str:
     return ", ".join(shown + ["..."] * (len(names) > 3)) or "none"
 
 
-def _check_finite(weights: array[float], moments: list[array[float]], config: Config) -> None:
+def _check_finite(weights: array[float], moments: list[array[float]], config: Sizes) -> None:
     for name, numbers in zip(MOMENTS, moments):
         if not all(map(math.isfinite, numbers)):
             raise ValueError(f"{name} has a number that is not finite")

@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 
 from microgpt.gpt import Config
+from microgpt.model import Sizes
 
 # The least bytes that a weight takes: with its gradient and Adam's two moments; and
 # at each position, in the graph of a step. tests/test_memory.py measures both.
 WEIGHT = {"python": 120, "cython": 104, "fused": 32}
+LOOKED_UP = {"wte", "wpe", "logits", "start"}  # matrices of which a position reads one row
 TERM = {"python": 400, "cython": 32, "fused": 0}
 
 
-def check(config: Config, engine_name: str, positions: int = 0) -> None:
+def check(config: Sizes, engine_name: str, positions: int = 0) -> None:
     """Refuse a model that cannot fit, training on so many positions a step.
 
     Raises:  MemoryError that says what it would take
@@ -35,8 +37,15 @@ def check(config: Config, engine_name: str, positions: int = 0) -> None:
         )
 
 
-def least(config: Config, engine_name: str, positions: int) -> int:
+def least(config: Sizes, engine_name: str, positions: int) -> int:
     """Return the fewest bytes that a step can do with."""
+    if not isinstance(config, Config):
+        shapes = config.shapes()
+        for name in LOOKED_UP & shapes.keys():
+            del shapes[name]
+        terms = sum([rows * columns for rows, columns in shapes.values()])
+        weight = WEIGHT["python" if engine_name == "python" else "cython"]  # they are Values
+        return weight * config.num_params + positions * TERM.get(engine_name, 0) * terms
     looked_up = (config.vocab_size + config.block_size) * config.n_embd
     activations = 8 * (12 * config.n_layer * config.n_embd + 2 * config.vocab_size)
     graph = TERM.get(engine_name, 0) * (config.num_params - looked_up)

@@ -51,7 +51,7 @@ class Report:
         self.plotly = extras.need("plotly.offline", "a report")
         self.directory = Path(directory)
         self.file = checkpoint.file_in(directory)
-        self.model, self.tokenizer = checkpoint.load(directory)
+        self.model, self.tokenizer = checkpoint.load_gpt(directory)
         self.run = checkpoint.read(directory, best=False).run
         self.log, self.no_log = _log(self.directory) if self.run else (None, "")
         self.verdict = verdict

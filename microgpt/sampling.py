@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from microgpt.gpt import GPT
+from microgpt.model import Model
 from microgpt.settings import Settings
 from microgpt.tokenizer import CharTokenizer
 
 
 def samples(
-    model: GPT, tokenizer: CharTokenizer, rng: random.Random, settings: Settings
+    model: Model, tokenizer: CharTokenizer, rng: random.Random, settings: Settings
 ) -> Iterator[str]:
     """Yield as many samples as settings say, drawn one after the other from rng.
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from microgpt.data import SPLITS
-from microgpt.gpt import MAX_THREADS, Config
 from microgpt.message import one_line, quoted, suggestion
+from microgpt.model import MAX_THREADS, Sizes
+from microgpt.models import MODELS
 
 
 def _setting(default: Any, text: str, group: str, **rules: Any) -> Any:
@@ -81,8 +82,19 @@ class Settings:
         1, "of the fused engine; the bits stay the same", "run", least=1, most=MAX_THREADS
     )
     # model
+    model: str = _setting(
+        "gpt",
+        f"one of {', '.join(MODELS)}: makemore's models beside the GPT",
+        "model",
+        choices=tuple(MODELS),
+        metavar="NAME",
+        scope="bits",
+    )
     n_embd: int = _setting(
-        16, "width of the model, a multiple of --n-head", "model", least=1, scope="bits"
+        16, "width of the model, of a gpt a multiple of --n-head", "model", least=1, scope="bits"
+    )
+    n_hidden: int = _setting(
+        64, "width of the hidden layer of an mlp, rnn, gru or bow", "model", least=1, scope="bits"
     )
     n_head: int = _setting(4, "attention heads a layer", "model", least=1, scope="bits")
     n_layer: int = _setting(1, "layers", "model", least=1, scope="bits")
@@ -187,9 +199,19 @@ class Settings:
         if self.keep == "best" and self.val is None:
             raise ValueError("keep best needs a held-out set: give val")
 
-    def config(self, vocab_size: int) -> Config:
-        """Return the model's configuration."""
-        return Config(vocab_size, self.n_embd, self.n_head, self.n_layer, self.block_size)
+    def config(self, vocab_size: int) -> Sizes:
+        """Return the model's configuration.
+
+        Raises:  ValueError if a size was set that the model does not have
+        """
+        config = MODELS[self.model].Config
+        own = {field.name for field in dataclasses.fields(config)}
+        for name in ("n_embd", "n_hidden", "n_head", "n_layer"):
+            if name not in own and getattr(self, name) != FIELDS[name].default:
+                raise ValueError(f"model {self.model} has no {name}")
+        sizes = {name: getattr(self, name) for name in own - {"vocab_size"}}
+        found: Sizes = config(vocab_size=vocab_size, **sizes)
+        return found
 
     def adam(self) -> dict[str, Any]:
         """Return the optimizer's arguments."""

@@ -26,8 +26,8 @@ from typing import Any, BinaryIO, NamedTuple
 from microgpt import __version__, checkpoint, data, memory, sampling
 from microgpt import engine as engines
 from microgpt import settings as table
-from microgpt.gpt import GPT
 from microgpt.message import quoted
+from microgpt.model import Model
 from microgpt.settings import FIELDS, Settings
 from microgpt.tokenizer import CharTokenizer
 
@@ -118,7 +118,7 @@ class Training:
         self.tokenizer = CharTokenizer(corpus.chars)
         config = settings.config(self.tokenizer.vocab_size)
         memory.check(config, self.engine.NAME, _positions(corpus.training, settings))
-        self.model: GPT = self.engine.GPT(**vars(config), rng=self.rng)
+        self.model: Model = self.engine.models[settings.model](**vars(config), rng=self.rng)
         self.adam = self.engine.Adam(self.model.params, **settings.adam())
         self.history = [[0, settings.num_steps]]
         self.best: tuple[int, float] | None = None
@@ -304,11 +304,11 @@ class Training:
             raise ValueError("nothing is held out: give the setting val")
         return evaluate(self.model, self.held_out)[0]
 
-    def best_model(self) -> GPT:
+    def best_model(self) -> Model:
         """Return the model of the lowest held-out loss, or the present one."""
         if self.best_weights is None or (self.best and self.best[0] == self.step):
             return self.model
-        model: GPT = self.engine.GPT(**vars(self.model.config), rng=checkpoint.NoRandom())
+        model = type(self.model)(**vars(self.model.config), rng=checkpoint.NoRandom())
         model.set_weights(self.best_weights)
         return model
 
@@ -541,7 +541,7 @@ def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dic
     return lines
 
 
-def evaluate(model: GPT, documents: Sequence[Sequence[int]]) -> tuple[float, int]:
+def evaluate(model: Model, documents: Sequence[Sequence[int]]) -> tuple[float, int]:
     """Return the loss over documents, in nats per token, and the number of tokens.
 
     Order:   total nats over total tokens, documents first to last

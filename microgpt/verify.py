@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from microgpt import engine as engines
 from microgpt import sampling
-from microgpt.gpt import Config
+from microgpt.model import Sizes
 from microgpt.settings import Settings
 from microgpt.training import LOG, Corpus, OnStep, Training, read_log
 
@@ -176,7 +176,7 @@ class Candidate:
                 self.difference = differs._replace(place=f"{place}{differs.place}")
 
 
-def difference(expected: Observed, found: Observed, config: Config) -> Difference | None:
+def difference(expected: Observed, found: Observed, config: Sizes) -> Difference | None:
     """Return the first difference by bits, in the order of expected, or None."""
     for name in dict.fromkeys(["exception", *expected, *found]):
         ours, theirs = expected.get(name, "none"), found.get(name, "none")
@@ -195,7 +195,7 @@ def difference(expected: Observed, found: Observed, config: Config) -> Differenc
     return None
 
 
-def parameter(i: int, config: Config) -> str:
+def parameter(i: int, config: Sizes) -> str:
     """Return the name of weight number i of a model: its matrix, row and column."""
     for name, (rows, columns) in config.shapes().items():
         if i < rows * columns:

@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load_gpt(arguments.model, parser.given(arguments).get("engine"))
     out = arguments.out or Path(f"{os.path.normpath(arguments.model)}-{arguments.to}")
     write, read = FORMS[arguments.to]
     if out.exists():

@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load(arguments.model, parser.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load_gpt(arguments.model, parser.given(arguments).get("engine"))
     settings = (checkpoint.read(arguments.model).run or {}).get("settings", {})
     text = arguments.text
     if text == "-":

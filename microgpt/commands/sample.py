@@ -23,7 +23,7 @@ examples:
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of sample."""
     command.add_argument(
-        "model", type=parser.path, metavar="DIR", help="the directory that train --out made"
+        "directory", type=parser.path, metavar="DIR", help="the directory that train --out made"
     )
     names = ("engine", "seed", "num_samples", "temperature", "top_k", "prompt", "keep", "quiet")
     parser.add_settings(command, names)
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     given = parser.given(options)
     keep = given.pop("keep", "best")
     settings = parser.settings(options.parser, given)
-    file = checkpoint.file_in(options.model, best=keep == "best")
+    file = checkpoint.file_in(options.directory, best=keep == "best")
     model, tokenizer = checkpoint.load(file, settings.engine or engines.NAME)
     texts = sampling.samples(model, tokenizer, random.Random(settings.seed), settings)
     print_samples(texts, quiet=settings.quiet)
