@@ -546,12 +546,8 @@ def evaluate(model: Model, documents: Sequence[Sequence[int]]) -> tuple[float, i
 
     Order:   total nats over total tokens, documents first to last
     """
-    total, tokens = 0.0, 0
-    for document in documents:
-        n = min(model.config.block_size, len(document) - 1)
-        total += model.loss(document).data * n
-        tokens += n
-    return total / tokens, tokens
+    found = model.evaluate(documents)
+    return found.loss, found.tokens
 
 
 class _LossError(ArithmeticError):

@@ -145,3 +145,38 @@ def test_a_model_can_be_pickled(engine):
         assert type(copy) is type(model)
         assert bits(*copy.weights()) == bits(*model.weights())
         assert bits(copy.loss([3, 0, 1, 3]).data) == bits(model.loss([3, 0, 1, 3]).data)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_evaluation_equals_the_oracles(compiled, oracle, name):
+    vocab_size, documents = tokens_of([*NAMES, "isabellaisabella"])
+    shown = []
+    for engine in (oracle, compiled):
+        model = make(engine, name, vocab_size, **SMALL)
+        model.fit(documents, 3)
+        found = [model.evaluate(documents), model.evaluate(documents[:1])]
+        shown.append([(bits(e.nats), e.tokens) for e in found])
+    assert shown[1] == shown[0]
+
+
+@pytest.mark.parametrize("name", ["rnn", "mlp"])
+def test_knobs_and_a_step_that_raises_equal_the_oracle(compiled, oracle, name):
+    vocab_size, documents = tokens_of(NAMES)
+    shown = []
+    for engine in (oracle, compiled):
+        model = make(engine, name, vocab_size, **SMALL)
+        knobs = {"schedule": "cosine", "warmup": 2, "min_lr": 1e-3, "weight_decay": 0.1}
+        adam = engine.Adam(model.params, num_steps=9, clip=0.5, **knobs)
+        told = []
+        model.fit(documents, 4, 2, adam=adam, on_step=lambda t, loss, told=told: told.append(loss))
+        model.state_dict["lm_head"][0][0].data = 1e200
+        model.params[0].grad = 0.25
+        with pytest.raises((OverflowError, ValueError)):
+            model.fit(documents, 3, 2, adam=adam)
+        model.state_dict["lm_head"][0][0].data = 0.1
+        adam.num_steps = 4
+        with pytest.raises(ValueError, match="all num_steps=4"):
+            model.fit(documents, 1, adam=adam)
+        numbers = [told, model.weights(), model.gradients(), adam.m, adam.v]
+        shown.append([adam.t, *(bits(*row) for row in numbers)])
+    assert shown[1] == shown[0]

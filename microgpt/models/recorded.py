@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from microgpt import fused
 from microgpt.adam import Adam
-from microgpt.model import Model
+from microgpt.model import Evaluation, Matrix, Model
+from microgpt.oracle import Value
 from microgpt.recording import Compiled, compile
 
 
@@ -19,9 +20,10 @@ class Recorded(Model):
     """
 
     _compiled: Compiled | None = None
+    _total: Compiled | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: x for name, x in vars(self).items() if name != "_compiled"}
+        return {name: x for name, x in vars(self).items() if name not in ("_compiled", "_total")}
 
     def fit(
         self,
@@ -66,6 +68,26 @@ class Recorded(Model):
 
     fit.__doc__ = Model.fit.__doc__
 
+    def evaluate(
+        self, documents: Sequence[Sequence[int]], *, threads: int | None = None
+    ) -> Evaluation:
+        self._check_training(documents, 1, threads)
+        if self._total is None:
+            self._total = compile(self._total_loss, self.state_dict)
+        nats, n_tokens = 0.0, 0
+        for tokens in documents:
+            self._check_document(tokens)
+            n = min(self.config.block_size, len(tokens) - 1)
+            nats += self._total.forward(list(map(int, tokens[: n + 1])))
+            n_tokens += n
+        return Evaluation(nats, n_tokens)
+
+    evaluate.__doc__ = Model.evaluate.__doc__
+
+    def _total_loss(self, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Value:
+        total: Value = sum(self._losses(weights, tokens, self._begin(weights)))  # type: ignore
+        return total
+
     def _step(self, compiled: Compiled, batch: Sequence[Sequence[int]], adam: Adam) -> float:
         loss = None
         if adam.t < adam.num_steps:  # else Adam will refuse, once the gradients are added
@@ -75,8 +97,10 @@ class Recorded(Model):
             fused._gpt.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)
             return loss
         compiled.store(data=True)
-        graph = self.loss(batch[0]) if len(batch) == 1 else self.batch_loss(batch)
-        graph.backward()
-        adam.step()
-        compiled.load()
+        try:
+            graph = self.loss(batch[0]) if len(batch) == 1 else self.batch_loss(batch)
+            graph.backward()
+            adam.step()
+        finally:
+            compiled.load()
         return graph.data
