@@ -1,0 +1,83 @@
+"""makemore's models by the command line: trained, sampled, verified and resumed like the GPT."""
+
+import json
+
+import pytest
+from command import run
+
+from microgpt import checkpoint
+from microgpt.models import MODELS
+
+
+def microgpt(cwd, *arguments, status=0):
+    """Run a command; return its output, or what it complains about."""
+    found, stdout, stderr = run(*arguments, cwd=cwd)
+    assert found == status, stderr
+    return stderr if status else stdout
+
+
+SMALL = ["--block-size", "5", "--num-samples", "2"]
+LADDER = [name for name in MODELS if name != "gpt"]
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_a_model_is_trained_sampled_verified_and_resumed(tmp_path, name):
+    sizes = [] if name == "bigram" else ["--n-embd", "3", "--n-hidden", "4"]
+    shown = {}
+    for engine in ("python", "fused"):
+        flags, out = [*sizes, *SMALL, "--engine", engine], tmp_path / engine
+        steps = ["--model", name, "--num-steps", "6", "--val", "0.001"]
+        trained = microgpt(tmp_path, "train", *steps, *flags, "--out", out)
+        assert "num params: " in trained
+        sampled = microgpt(tmp_path, "sample", out, "--num-samples", "2", "--keep", "last")
+        assert "identical: 6 losses" in microgpt(tmp_path, "verify", out)
+        microgpt(tmp_path, "train", "--resume", out, "--num-steps", "9", "--engine", "fused")
+        content = checkpoint.read(out, best=False)
+        assert content.model == name
+        shown[engine] = (sampled, content.weights.tobytes(), (out / "log.jsonl").exists())
+    assert shown["python"] == shown["fused"]
+
+
+def test_all_engines_are_compared_on_a_model(tmp_path):
+    done = microgpt(tmp_path, "verify", "--model", "gru", "--n-embd", "2", "--n-hidden", "3",
+                    "--num-steps", "2", *SMALL)  # fmt: skip
+    assert done.count("identical") >= 2
+
+
+def test_a_size_that_a_model_lacks_is_named(tmp_path):
+    done = microgpt(tmp_path, "train", "--model", "rnn", "--n-layer", "2", status=2)
+    assert "model rnn has no n_layer" in done
+    done = microgpt(tmp_path, "train", "--n-hidden", "2", status=2)
+    assert "model gpt has no n_hidden" in done
+    done = microgpt(tmp_path, "train", "--model", "lstm", status=2)
+    assert "must be one of bigram, mlp, rnn, gru, bow, gpt, not 'lstm'" in done
+
+
+def test_what_needs_a_gpt_says_so(tmp_path):
+    microgpt(
+        tmp_path,
+        "train",
+        "--model",
+        "bigram",
+        "--num-steps",
+        "1",
+        *SMALL,
+        "--out",
+        tmp_path / "run",
+    )
+    done = microgpt(tmp_path, "look", tmp_path / "run", "emma", status=1)
+    assert "holds a model of the kind bigram; expected is a gpt" in done
+
+
+def test_a_file_of_an_unknown_model_is_refused(tmp_path):
+    out = tmp_path / "run"
+    microgpt(tmp_path, "train", "--model", "bigram", "--num-steps", "1", *SMALL, "--out", out)
+    file = checkpoint.file_in(out)
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"]["model"] = "lstm"
+    changed = json.dumps(header).encode()
+    file.write_bytes(len(changed).to_bytes(8, "little") + changed + content[8 + length :])
+    with pytest.raises(ValueError, match="its model is none of bigram, mlp, rnn, gru, bow, gpt"):
+        checkpoint.load(out)
