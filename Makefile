@@ -7,7 +7,7 @@ lint:
 	ruff check . && ruff format --check . && cython-lint src && check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 type:
-	mypy && stubtest microgpt._engine microgpt._gpt --allowlist tests/stubtest.txt --ignore-disjoint-bases
+	mypy && stubtest microgpt._value microgpt._gpt --allowlist tests/stubtest.txt --ignore-disjoint-bases
 
 test:
 	pytest

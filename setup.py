@@ -30,7 +30,7 @@ if sys.platform == "darwin":  # universal2: for the half that has such instructi
     AVX2, AVX512 = ([w for f in flags for w in ("-Xarch_x86_64", f)] for flags in (AVX2, AVX512))
 
 MODULES = {
-    "_engine": ("src/_engine.pyx", SCALAR),
+    "_value": ("src/value/_value.pyx", SCALAR),
     "_record": ("src/_record.pyx", []),
     "_script": ("src/script/_script.pyx", []),
     "_gpt": ("src/gpt/_gpt.pyx", KERNELS),

@@ -26,7 +26,7 @@ def update(
 
     Shapes:  params, m, v (n,)
     Order:   params first to last; an exception leaves everything as it was before
-    Writes:  data of params, grad of params as 0.0, m, v
+    Writes:  data of params, grad of params as 0, m, v
     Raises:  OverflowError if the square of a gradient exceeds the largest float;
              ValueError if a second moment was made negative
     """
@@ -34,14 +34,15 @@ def update(
     moments = m[:], v[:]
     try:
         for i, p in enumerate(params):
-            m[i] = beta1 * m[i] + (1 - beta1) * p.grad
-            v[i] = beta2 * v[i] + (1 - beta2) * p.grad**2
+            grad = float(p.grad)
+            m[i] = beta1 * m[i] + (1 - beta1) * grad
+            v[i] = beta2 * v[i] + (1 - beta2) * grad**2
             m_hat = m[i] / correction1
             v_hat = v[i] / correction2
             if v_hat < 0:
                 raise ValueError(f"{v_hat} ** 0.5 is not a real number")
             p.data -= learning_rate * m_hat / (v_hat**0.5 + eps_adam)
-            p.grad = 0.0
+            p.grad = 0
     except BaseException:
         for p, (data, grad) in zip(params, numbers):
             p.data, p.grad = data, grad
@@ -163,7 +164,7 @@ class Adam:
         """Update every parameter once.
 
         Order:   params first to last; an exception leaves everything as it was before
-        Writes:  data of params, grad of params as 0.0, m, v, t
+        Writes:  data of params, grad of params as 0, m, v, t
         Raises:  OverflowError if the square of a gradient exceeds the largest float;
                  ValueError after num_steps steps
         """

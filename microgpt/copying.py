@@ -18,7 +18,7 @@ def recipe(cls: type) -> tuple[Callable[..., Any], tuple[Any, ...]]:
     """Return a function and its arguments that make an empty node of a class."""
     if cls is engine.Value:
         return new_node, ("",)
-    if cls.__qualname__ == "Value" and cls.__module__ in ("microgpt.oracle", "microgpt._engine"):
+    if cls.__qualname__ == "Value" and cls.__module__ in ("microgpt.oracle", "microgpt._value"):
         return new_node, ("python" if cls.__module__ == "microgpt.oracle" else "cython",)
     return copyreg.__newobj__, (cls,)  # type: ignore[attr-defined]
 

@@ -19,21 +19,20 @@ from microgpt import functions as plain_functions
 from microgpt.models import MODELS
 
 __all__ = [
+    "ATTRIBUTES",
     "GPT",
     "NAME",
     "Adam",
-    "Closed",
     "Tape",
     "Value",
     "functions",
     "load",
     "names",
-    "uncollected",
 ]
 
 _MODULES = {
-    "cython": "microgpt._engine",
-    "fused": "microgpt._engine",  # its Value, for all that is not the model
+    "cython": "microgpt._value",
+    "fused": "microgpt._value",  # its Value, for all that is not the model
     "python": "microgpt.oracle",
 }
 
@@ -47,7 +46,7 @@ def names() -> list[str]:
 def load(name: str) -> SimpleNamespace:
     """Return an engine by name, as a namespace, the same one each time.
 
-    It has NAME, Value, Tape, Closed, uncollected, functions, Adam, and models: its classes
+    It has NAME, Value, Tape, ATTRIBUTES, functions, Adam, and models: its classes
     of `microgpt.models` by name. The classes are its attributes too, GPT among them.
 
     Raises:  ValueError if there is no engine of that name; ImportError if it is
@@ -72,8 +71,7 @@ def load(name: str) -> SimpleNamespace:
         NAME=name,
         Value=module.Value,
         Tape=module.Tape,
-        Closed=module.Closed,
-        uncollected=module.uncollected,
+        ATTRIBUTES=module.ATTRIBUTES,
         functions=functions,
         Adam=optimizer,
         models=models,
@@ -135,8 +133,8 @@ if TYPE_CHECKING:  # to a type checker every engine is the oracle: their surface
     from microgpt import functions
     from microgpt.adam import Adam
     from microgpt.gpt import GPT
-    from microgpt.oracle import Closed, Tape, Value, uncollected
+    from microgpt.oracle import ATTRIBUTES, Tape, Value
 else:
     Value, Tape, functions = _engine.Value, _engine.Tape, _engine.functions
-    Closed, uncollected = _engine.Closed, _engine.uncollected
+    ATTRIBUTES = _engine.ATTRIBUTES
     GPT, Adam = _engine.GPT, _engine.Adam

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from microgpt.oracle import Value
+from microgpt.oracle import Value, _number
 
 if TYPE_CHECKING:
     # The surface of every engine's Value is the oracle's; nothing summed here is empty.
@@ -147,7 +147,8 @@ def maximum(a: Value, b: Value) -> Value:
         return recording.maximum(a, b)  # type: ignore[no-any-return]
     a, b = _values((a, b))
     first = a.data >= b.data
-    return type(a)(a.data if first else b.data, (a, b), (1.0, 0.0) if first else (0.0, 1.0))
+    grads = (1.0, 0.0) if first else (0.0, 1.0)
+    return a._result("max", a.data if first else b.data, (a, b), grads)
 
 
 def where(condition: Value, a: Value, b: Value) -> Value:
@@ -160,7 +161,7 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     condition, a, b = _values((condition, a, b))
     true = condition.data > 0
     grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)
-    return type(a)(a.data if true else b.data, (condition, a, b), grads)
+    return a._result("where", a.data if true else b.data, (condition, a, b), grads)
 
 
 class Operation:
@@ -188,7 +189,8 @@ class Operation:
         values = tuple(_values(values))
         numbers = [value.data for value in values]
         data = self.forward(*numbers)
-        return type(values[0])(data, values, self.local_grads(numbers))
+        grads = tuple(map(_number, self.local_grads(numbers)))
+        return values[0]._result("", data, values, grads)
 
     def local_grads(self, numbers: Sequence[float]) -> tuple[float, ...]:
         """Return the derivative by each argument."""

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any, overload
 
 import microgpt._gpt as _baseline
-from microgpt import _engine, pickles
+from microgpt import _value, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
 from microgpt.gpt import Config
@@ -273,7 +273,7 @@ class Adam(ScalarAdam):
     params: Any
     m: Any
     v: Any
-    _update = staticmethod(_engine.update)
+    _update = staticmethod(_value.update)
 
     def __init__(
         self,
@@ -338,8 +338,8 @@ class Adam(ScalarAdam):
 class GPT(ScalarGPT):
     __doc__ = ScalarGPT.__doc__
 
-    Value: Any = _engine.Value
-    functions = _engine
+    Value: Any = _value.Value
+    functions = _value
     params: Any
     state_dict: Any
 

@@ -6,7 +6,6 @@ it may notice:
 - Children stand in the order in which they were written, left to right, and
   gradients are added in the order that follows. micrograd keeps children in a
   set, whose order, and with it the last bits, change from run to run.
-- `data` and `grad` are floats, whatever number they were made from.
 - A derivative is taken when a node is made, as everywhere in microgpt: to change
   `data` between forward and backward does not change it.
 - A derivative cannot be given as a function: `_backward` can be called but not
@@ -20,16 +19,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
 from typing import Any
 
-from microgpt import oracle
-from microgpt.engine import Closed, Tape, uncollected
+from microgpt import engine, oracle
+from microgpt.engine import Tape
 
 __all__ = ["MLP", "Layer", "Module", "Neuron", "Value", "draw_dot"]
 
 MAX_DRAWN = 400
 
 
-@uncollected
-class Value(Closed):
+class Value(engine.Value, results="own", relu="not negative", attributes=True):
     """A node of a graph, as micrograd has it.
 
     A new operation is a node with its derivatives:
@@ -42,7 +40,8 @@ class Value(Closed):
     Source:  micrograd `Value`
     """
 
-    __slots__ = ()
+    __slots__ = engine.ATTRIBUTES
+    label = _written_op = ""
 
     def __init__(
         self,
@@ -60,8 +59,20 @@ class Value(Closed):
         if local_grads is not None and len(grads) != len(children):
             raise ValueError(f"{len(grads)} local gradients for {len(children)} children")
         super().__init__(data, children, grads)
-        if _op or label:
-            self._op, self.label = _op, label
+        if _op != self._written_op:
+            self._written_op = _op
+        if label != self.label:
+            self.label = label
+
+    @property
+    def _op(self) -> str:
+        """What the node was computed by; empty for a leaf, unless set."""
+        operation = self._written_op or self._operation
+        return "ReLU" if operation == "relu" else operation
+
+    @_op.setter
+    def _op(self, text: str) -> None:
+        self._written_op = text
 
     @property
     def _prev(self) -> KeysView[oracle.Value]:

@@ -1,30 +1,55 @@
 """The specification: scalar autograd in pure Python.
 
-Every other engine equals this file by `float.hex()`: data, gradients,
-exceptions and the state after an exception. It is meant to be read in one
-sitting, so it is slow on purpose.
+Every other engine equals this file by `float.hex()` and by type: data, gradients,
+exceptions and the state after an exception. It is meant to be read in one sitting,
+so it is slow on purpose.
 
-A `Value` is one node of a graph: a float, the nodes it was computed from
+A `Value` is one node of a graph: a number, the nodes it was computed from
 (`_children`), and the derivative by each of them (`_local_grads`), taken when
 the node is made. `backward` walks the graph once and applies the chain rule.
 
 Order is part of the specification, because float addition is not associative:
 children are visited left to right, depth first, and the gradients are added in
 the reverse of the order in which the walk finishes the nodes.
+
+Ints stay ints as in the original, through `+`, `*`, `**` by an int of at least 0,
+and the additions of gradients. Beyond 2**53, where not every int is a float, the
+result is a float.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
-C = TypeVar("C", bound="Closed")
+MAX_INT = 2**53
+ATTRIBUTES = ("__dict__",)  # the `__slots__` of a class made with attributes=True
+
+
+class Settings(NamedTuple):
+    """What a class of Values does in its own way; `Value` has the original's."""
+
+    results: type[Value] | None = None  # the class of results; None for the operand's own
+    ints: bool = True
+    grad: float = 0
+    root: float = 1
+    slope: float = 1
+    late: bool = False
+    relu: str = "positive"
+    attributes: bool = False
 
 
 def _number(x: float) -> float:
-    """Return x as a float, exactly as `math` functions read a number."""
-    return x if type(x) is float else math.copysign(x, x)
+    """Return an int of at most 53 bits as it is, all other numbers as floats.
+
+    A float is made as `math` functions read a number.
+    """
+    if type(x) is float:
+        return x
+    if (type(x) is int or type(x) is bool) and -MAX_INT <= x <= MAX_INT:
+        return int(x)
+    return math.copysign(x, x)
 
 
 def _sigmoid(x: float) -> float:
@@ -35,26 +60,78 @@ def _sigmoid(x: float) -> float:
     return e / (1.0 + e)
 
 
+def _power(x: float, k: float) -> float:
+    """Return x ** k, an int only where it has at most 53 bits."""
+    if type(x) is type(k) is int and k >= 0:
+        if k <= 53 or -1 <= x <= 1:
+            power: float = x**k
+            if -MAX_INT <= power <= MAX_INT:
+                return power
+        return float(x) ** k
+    power = x**k
+    if isinstance(power, complex):
+        raise ValueError(f"{x} ** {k} is not a real number")
+    return power
+
+
 class Value:
     """One scalar node of a computation graph.
+
+    A subclass chooses by keywords, as in `class V(Value, results="own")`:
+
+    results     class of what operators make: "own", the left operand's; "fixed", V
+                itself for subclasses of V too, as `Value` has it
+    ints        False: numbers become floats
+    grad, root  the first gradient, 0 or 0.0, and the one backward sets, 1 or 1.0
+    slope       the local gradients of `+`, 1 or 1.0
+    late        True: backward takes local gradients from the numbers at that time
+    relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
+    attributes  True: nodes take attributes; `__slots__` must be `engine.ATTRIBUTES`
 
     Raises:  TypeError if data is not a number
     Source:  microgpt `Value`
     """
 
-    __slots__ = ("_data", "_grad", "_children", "_local_grads")
+    __slots__ = ("_data", "_grad", "_children", "_slopes", "_operation")
+    _settings = Settings()
+
+    def __init_subclass__(
+        cls,
+        *,
+        results: str | None = None,
+        ints: bool | None = None,
+        grad: float | None = None,
+        root: float | None = None,
+        slope: float | None = None,
+        late: bool | None = None,
+        relu: str | None = None,
+        attributes: bool | None = None,
+        **others: Any,
+    ) -> None:
+        super().__init_subclass__(**others)
+        chosen = {
+            "results": results, "ints": ints, "grad": grad, "root": root, "slope": slope,
+            "late": late, "relu": relu, "attributes": attributes,
+        }  # fmt: skip
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        if chosen:
+            cls._settings = settings_of(cls, chosen, ATTRIBUTES)
 
     def __init__(
         self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
     ) -> None:
+        settings = self._settings
         data = _number(data)
         children = tuple(children)
         grads = tuple([_number(grad) for grad in local_grads])
         for child in children:
             if not isinstance(child, Value):
                 raise TypeError(f"children must be Values, not {type(child).__name__}")
-        self._data, self._grad = data, 0.0
-        self._children, self._local_grads = children, grads
+        self._data: float = data if settings.ints else float(data)
+        self._grad = settings.grad
+        self._children: tuple[Value, ...] = children
+        self._slopes: tuple[float, ...] | Callable[[Value], tuple[float, ...]] = grads
+        self._operation = ""
 
     @property
     def data(self) -> float:
@@ -63,7 +140,8 @@ class Value:
 
     @data.setter
     def data(self, number: float) -> None:
-        self._data = _number(number)
+        number = _number(number)
+        self._data = number if self._settings.ints else float(number)
 
     @property
     def grad(self) -> float:
@@ -74,17 +152,43 @@ class Value:
     def grad(self, number: float) -> None:
         self._grad = _number(number)
 
+    @property
+    def _local_grads(self) -> tuple[float, ...]:
+        """The derivative by each child, taken when the node was made."""
+        slopes = self._slopes
+        return slopes if isinstance(slopes, tuple) else slopes(self)
+
+    def _result(
+        self,
+        operation: str,
+        data: float,
+        children: tuple[Value, ...],
+        slopes: tuple[float, ...] | Callable[[Any], tuple[float, ...]],
+    ) -> Value:
+        """Return the node of an operation on this value, of the class of its results."""
+        cls = self._settings.results or type(self)
+        node = cls.__new__(cls)
+        Value.__init__(node, data, children)
+        node._operation = operation
+        node._slopes = slopes if node._settings.late else _called(slopes, node)
+        return node
+
+    def _operand(self, x: Value | float) -> Value:
+        """Return x itself if it is a `Value`, else a leaf of that number."""
+        return x if isinstance(x, Value) else self._result("", x, (), ())
+
     def __reduce__(self) -> tuple[Any, ...]:
         from microgpt.copying import recipe  # which imports this module
 
         attributes = getattr(self, "__dict__", None)
-        state = (self._data, self._grad, self._children, self._local_grads, attributes)
-        return (*recipe(type(self)), state)
+        numbers = (self._data, self._grad, self._children, self._local_grads)
+        return (*recipe(type(self)), (*numbers, self._operation, attributes))
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        data, grad, children, local_grads, attributes = state
+        data, grad, children, local_grads, operation, attributes = state
         Value.__init__(self, data, children, local_grads)
         self._grad = _number(grad)
+        self._operation = operation
         if attributes:
             self.__dict__.update(attributes)
 
@@ -97,47 +201,54 @@ class Value:
         return value_html(self)
 
     def __add__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data + other.data, (self, other), (1.0, 1.0))
+        b = self._operand(other)
+        return self._result(
+            "+", self._data + b._data, (self, b), lambda out: 2 * (out._settings.slope,)
+        )
 
     def __mul__(self, other: Value | float) -> Value:
-        other = other if isinstance(other, Value) else Value(other)
-        return Value(self.data * other.data, (self, other), (other.data, self.data))
+        b = self._operand(other)
+        return self._result("*", self._data * b._data, (self, b), lambda _: (b._data, self._data))
 
     def __pow__(self, other: float) -> Value:
-        other = other if type(other) is int else _number(other)
-        data = self.data**other
-        if isinstance(data, complex):
-            raise ValueError(f"{self.data} ** {other} is not a real number")
-        return Value(data, (self,), (other * self.data ** (other - 1),))
+        k = other if type(other) is int else _number(other)
+        return self._result(
+            _power_name(k),
+            _power(self._data, k),
+            (self,),
+            lambda _: (_number(k * _power(self._data, k - 1)),),
+        )
 
     def log(self) -> Value:
         """Return the natural logarithm.
 
         Raises:  ValueError if data is zero or negative
         """
-        return Value(math.log(self.data), (self,), (1 / self.data,))
+        return self._result("log", math.log(self._data), (self,), lambda _: (1 / self._data,))
 
     def exp(self) -> Value:
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        return Value(math.exp(self.data), (self,), (math.exp(self.data),))
+        return self._result("exp", math.exp(self._data), (self,), lambda out: (out._data,))
 
     def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
-        return Value(max(0, self.data), (self,), (float(self.data > 0),))
+        x = self._data
+        if self._settings.relu == "positive":
+            return self._result("relu", x if x > 0 else 0, (self,), lambda out: (float(x > 0),))
+        data = 0 if x < 0 else x
+        return self._result("relu", data, (self,), lambda out: (int(out._data > 0),))
 
     def tanh(self) -> Value:
         """Return the hyperbolic tangent."""
-        t = math.tanh(self.data)
-        return Value(t, (self,), (1.0 - t**2,))
+        return self._result("tanh", math.tanh(self._data), (self,), lambda y: (1.0 - y._data**2,))
 
     def sigmoid(self) -> Value:
         """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
-        s = _sigmoid(self.data)
-        return Value(s, (self,), (s * (1.0 - s),))
+        data = _sigmoid(self._data)
+        return self._result("sigmoid", data, (self,), lambda y: (y._data * (1.0 - y._data),))
 
     def __neg__(self) -> Value:
         return self * -1
@@ -164,9 +275,43 @@ class Value:
         """Add the derivative of this value by each node into that node's `grad`.
 
         Order:   depth-first post-order, children left to right, reversed
-        Writes:  grad of this value, as 1.0. Adds to: grad of all it depends on
+        Writes:  grad of this value, as 1. Adds to: grad of all it depends on
         """
         Tape(self).backward()
+
+
+Value._settings = Settings(results=Value)
+
+
+def _called(slopes: Any, node: Value) -> tuple[float, ...]:
+    return slopes(node) if callable(slopes) else slopes  # type: ignore[no-any-return]
+
+
+def _power_name(k: float) -> str:
+    whole = type(k) is int or (math.isfinite(k) and k == int(k))
+    return f"**{int(k)}" if whole and -MAX_INT <= k <= MAX_INT else f"**{float(k)}"
+
+
+def settings_of(cls: Any, chosen: dict[str, Any], slots: tuple[str, ...]) -> Settings:
+    """Return the settings of a class that chooses some.
+
+    Raises:  ValueError for a choice that there is not; TypeError for attributes in a
+             class that has no `__slots__` for them
+    """
+    choices = {
+        "results": ("own", "fixed"), "ints": (False, True), "grad": (0, 0.0), "root": (1, 1.0),
+        "slope": (1, 1.0), "late": (False, True), "relu": ("positive", "not negative"),
+        "attributes": (False, True),
+    }  # fmt: skip
+    for name, choice in chosen.items():
+        if choice not in choices[name]:
+            wanted = " or ".join(map(repr, choices[name]))
+            raise ValueError(f"{name} of class {cls.__name__} must be {wanted}, not {choice!r}")
+    if chosen.get("attributes") and tuple(vars(cls).get("__slots__", "none")) != slots:
+        raise TypeError(f"class {cls.__name__} needs __slots__ = engine.ATTRIBUTES")
+    inherited: Settings = cls._settings
+    results = chosen.get("results", "fixed" if inherited.results else "own")
+    return inherited._replace(**{**chosen, "results": None if results == "own" else cls})
 
 
 class Tape:
@@ -211,105 +356,12 @@ class Tape:
         return len(self._nodes)
 
     def backward(self) -> None:
-        """Play the tape in reverse: set the value's grad to 1.0, add into the others.
+        """Play the tape in reverse: set the value's grad to 1, add into the others.
 
-        Writes:  grad of the last node, as 1.0. Adds to: grad of all other nodes
+        Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
         """
-        self._nodes[-1].grad = 1.0
+        self._nodes[-1]._grad = self._nodes[-1]._settings.root
         for node in reversed(self._nodes):
             for child, local_grad in zip(node._children, node._local_grads):
-                child.grad += local_grad * node.grad
-
-
-class Closed(Value):
-    """A `Value` whose operators give its class.
-
-    Between classes the left one decides, and a number becomes a leaf of it: what a
-    subclass adds, a result has too. `__init__` runs for nodes that are written out,
-    not for results. `label` and `_op` are for people: a name, and what made the node.
-
-    Raises:  TypeError if data is not a number
-    Source:  micrograd `Value`
-    """
-
-    __slots__ = ("label", "_op")
-    label: object
-    _op: object
-
-    def __init__(
-        self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
-    ) -> None:
-        super().__init__(data, children, local_grads)
-        self.label = self._op = ""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        make, arguments, state = super().__reduce__()
-        return make, arguments, (state, self.label, self._op)
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        state, self.label, self._op = state
-        super().__setstate__(state)
-
-    def __add__(self, other: Value | float) -> Value:
-        return _own(self, super().__add__(_operand_like(self, other)), "+")
-
-    def __mul__(self, other: Value | float) -> Value:
-        return _own(self, super().__mul__(_operand_like(self, other)), "*")
-
-    def __pow__(self, other: float) -> Value:
-        node, k = super().__pow__(other), float(other)
-        return _own(self, node, f"**{int(k)}" if k.is_integer() else f"**{k}")
-
-    def log(self) -> Value:
-        """Return the natural logarithm.
-
-        Raises:  ValueError if data is zero or negative
-        """
-        return _own(self, super().log(), "log")
-
-    def exp(self) -> Value:
-        """Return e to the power of this value.
-
-        Raises:  OverflowError if the result exceeds the largest float
-        """
-        return _own(self, super().exp(), "exp")
-
-    def relu(self) -> Value:
-        """Return the value itself where positive, else zero (for NaN too)."""
-        return _own(self, super().relu(), "ReLU")
-
-    def tanh(self) -> Value:
-        """Return the hyperbolic tangent."""
-        return _own(self, super().tanh(), "tanh")
-
-    def sigmoid(self) -> Value:
-        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
-        return _own(self, super().sigmoid(), "sigmoid")
-
-
-def _own(like: C, node: Value, op: str) -> C:
-    """Return a new plain node as one of the class of `like`."""
-    own = type(like).__new__(type(like))
-    Closed.__init__(own, node._data, node._children, node._local_grads)
-    own._op = op
-    return own
-
-
-def _operand_like(left: Closed, x: Value | float) -> Value:
-    """Return x itself if it is a `Value`, else a leaf of that number in the class of left."""
-    return x if isinstance(x, Value) else _own(left, Value(x), "")
-
-
-def uncollected(cls: type[C]) -> type[C]:
-    """Return a new subclass of `Closed`, whose objects the garbage collector will not see.
-
-    Python gives the objects of every class of its own a place on the collector's
-    lists. A graph has no cycles, and a class with empty `__slots__` can add none.
-
-    Raises:  TypeError if the class is no `Closed` or gives its objects attributes
-    """
-    if not issubclass(cls, Closed):
-        raise TypeError(f"{cls.__name__} is not a subclass of Closed")
-    if cls.__basicsize__ != Closed.__basicsize__ or cls.__dictoffset__ or cls.__weakrefoffset__:
-        raise TypeError(f"{cls.__name__} needs __slots__ = (), as all its bases")
-    return cls
+                term = local_grad * node._grad
+                child._grad = _number(child._grad + _number(term))

@@ -61,7 +61,7 @@ def copy_without(folder, *modules):
 @pytest.fixture(scope="module")
 def pure_package(tmp_path_factory):
     """A folder with the package in it, whose compiled modules cannot be imported."""
-    return copy_without(tmp_path_factory.mktemp("pure"), "_engine", "_gpt")
+    return copy_without(tmp_path_factory.mktemp("pure"), "_value", "_gpt")
 
 
 def test_import_takes_no_third_party_package():
@@ -76,7 +76,7 @@ def test_import_takes_no_third_party_package():
 
 
 def test_unset_takes_the_compiled_engine(compiled):
-    assert python(WHICH).stdout == "fused microgpt._engine\n"
+    assert python(WHICH).stdout == "fused microgpt._value\n"
 
 
 WHICH = "import microgpt.engine as e; print(e.NAME, e.Value.__module__)"
@@ -85,7 +85,7 @@ WHICH = "import microgpt.engine as e; print(e.NAME, e.Value.__module__)"
 def test_unset_takes_the_oracle_where_nothing_is_built_and_says_so(pure_package):
     line, engine = python(WHICH, pure_package).stdout.splitlines()
     assert line.startswith(
-        f"microgpt: {pure_package / 'microgpt'} has no compiled module microgpt._engine: "
+        f"microgpt: {pure_package / 'microgpt'} has no compiled module microgpt._value: "
         "the python engine runs"
     )
     assert engine == "python microgpt.oracle"
@@ -94,7 +94,7 @@ def test_unset_takes_the_oracle_where_nothing_is_built_and_says_so(pure_package)
 def test_unset_takes_the_compiled_value_where_only_the_gpt_are_missing(tmp_path, compiled):
     line, engine = python(WHICH, copy_without(tmp_path, "_gpt")).stdout.splitlines()
     assert "no compiled module microgpt._gpt: the cython engine runs" in line
-    assert engine == "cython microgpt._engine"
+    assert engine == "cython microgpt._value"
 
 
 @pytest.mark.parametrize("asked", ["MICROGPT_ENGINE=python", "MICROGPT_NO_EXTENSIONS=1"])
@@ -111,8 +111,8 @@ def test_the_command_in_a_folder_without_compiled_modules_says_so_once(pure_pack
 
 
 def test_another_module_that_is_missing_is_no_reason_for_another_engine(tmp_path):
-    copy_without(tmp_path, "_engine")
-    (tmp_path / "microgpt" / "_engine.py").write_text("import no_such_module\n")
+    copy_without(tmp_path, "_value")
+    (tmp_path / "microgpt" / "_value.py").write_text("import no_such_module\n")
     last = python(WHICH, tmp_path).stdout.splitlines()[-1]
     assert last == "ModuleNotFoundError: No module named 'no_such_module'"
 
@@ -136,7 +136,7 @@ def test_an_instruction_set_that_was_not_built_falls_to_the_next(tmp_path, compi
 def test_cython_is_taken_or_refused_never_replaced(pure_package):
     done = python("import microgpt.engine", pure_package, MICROGPT_ENGINE="cython")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "ModuleNotFoundError: No module named 'microgpt._engine'"
+    assert done.stdout.splitlines()[-1] == "ModuleNotFoundError: No module named 'microgpt._value'"
 
 
 def test_python_is_the_oracle():
@@ -160,7 +160,7 @@ def test_the_suite_fails_without_the_compiled_engine(pure_package):
     path = str(pure_package)
     done = run(*command, "-c", ROOT / "pyproject.toml", target, cwd=path, PYTHONPATH=path)
     assert done.returncode == 1, done.stdout
-    assert "No module named 'microgpt._engine'" in done.stdout
+    assert "No module named 'microgpt._value'" in done.stdout
     assert "skipped" not in done.stdout
     asked = {"PYTHONPATH": path, "MICROGPT_NO_EXTENSIONS": "1"}
     done = run(*command, "-c", ROOT / "pyproject.toml", target, cwd=path, **asked)
@@ -180,7 +180,7 @@ def test_pytest_in_the_root_takes_the_tests_or_the_benchmarks(flags, folder):
 
 def test_types_and_stubs_are_in_the_package():
     assert (PACKAGE / "py.typed").exists()
-    assert (PACKAGE / "_engine.pyi").exists()
+    assert (PACKAGE / "_value.pyi").exists()
     assert (PACKAGE / "names.txt").exists()
 
 
@@ -254,7 +254,7 @@ def test_the_wheel_holds_the_package_alone(distributions):
         "microgpt_cython",
     }
     assert not {name for name in names if name.endswith((".pyx", ".pxd", ".pxi", ".c"))}
-    assert any(re.match(r"microgpt/_engine\..*\.so$", name) for name in names)
+    assert any(re.match(r"microgpt/_value\..*\.so$", name) for name in names)
     assert distributions[1].stat().st_size < 1_000_000
 
 
@@ -275,7 +275,7 @@ def test_it_installs_and_works_in_an_empty_environment(distributions, empty, tmp
 def test_a_failed_compile_fails_the_install_and_says_what_to_do(source, empty, tmp_path):
     done = run(empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false")
     assert done.returncode != 0
-    assert "microgpt: compiling microgpt._engine failed" in done.stdout
+    assert "microgpt: compiling microgpt._value failed" in done.stdout
     assert "MICROGPT_NO_EXTENSIONS=1" in done.stdout
     assert run(empty, "-c", "import microgpt", cwd=tmp_path).returncode != 0
 
@@ -301,7 +301,7 @@ def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
     done = run(empty, "-c", TRAIN, cwd=tmp_path)
     assert done.stdout.split()[0] == "python"  # and no line says that modules are missing
     done = run(empty, "-c", "import microgpt.engine", cwd=tmp_path, MICROGPT_ENGINE="cython")
-    assert "No module named 'microgpt._engine'" in done.stdout
+    assert "No module named 'microgpt._value'" in done.stdout
 
 
 @pytest.mark.slow

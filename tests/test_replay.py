@@ -1,5 +1,6 @@
 """A replayed tape holds what a new graph would: numbers, local gradients, gradients, by bits."""
 
+import contextlib
 import copy
 import gc
 import math
@@ -87,6 +88,10 @@ def test_replay_holds_what_a_new_graph_would(compiled, oracle, seed):
         tape.backward()
         if rng.random() < 0.3:
             new.backward()
+            tape.backward()
+        tape.refresh()
+        if rng.random() < 0.3:
+            new.backward()
             root.backward()
         assert len(tape) == len(oracle.Tape(new))
         assert seen(root) == seen(new)
@@ -97,10 +102,9 @@ def steep(v, weights):
     return ((v[0] * weights[0] + v[1] * weights[1]) * 30).exp() + v[0] * v[0] * weights[2]
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("n_rows", [0, 1, 8, 9, 17, 64, 65, 200])
 @pytest.mark.parametrize("bad_row", [None, 0, 7, 8, 16, 150, 199])
-def test_run_is_one_row_after_the_other(compiled, threads, n_rows, bad_row):
+def test_run_is_one_row_after_the_other(compiled, n_rows, bad_row):
     def outcome(go):
         leaves = [compiled.Value(x) for x in (1.0, 2.0, 0.3, -0.2, 0.7)]
         tape = compiled.Tape(steep(leaves[:2], leaves[2:]), inputs=leaves[:2])
@@ -123,9 +127,9 @@ def test_run_is_one_row_after_the_other(compiled, threads, n_rows, bad_row):
         return losses
 
     specified = outcome(one_after_the_other)
-    assert outcome(lambda tape, rows: tape.run(rows, threads=threads)) == specified
+    assert outcome(lambda tape, rows: tape.run(rows)) == specified
     if n_rows:
-        assert outcome(lambda tape, rows: tape.run(np.array(rows), threads=threads)) == specified
+        assert outcome(lambda tape, rows: tape.run(np.array(rows))) == specified
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -143,7 +147,12 @@ def test_run_leaves_every_node_as_the_last_row_does(compiled, seed):
             losses = bits(*go(tape, rows))
         except (ArithmeticError, ValueError) as error:
             losses = type(error)
-        return losses, seen(root), [bits(leaf.data, leaf.grad) for leaf in leaves]
+            with pytest.raises(RuntimeError, match="last forward of this Tape raised"):
+                tape.refresh()
+        else:
+            tape.refresh()
+            losses.append(seen(root))
+        return losses, [bits(leaf.data, leaf.grad) for leaf in leaves]
 
     def one_after_the_other(tape, rows):
         losses = []
@@ -228,7 +237,6 @@ def test_exception_in_a_replay_leaves_the_tape_usable(compiled):
         (lambda v, tape: tape(None).run([]), TypeError, "no inputs"),
         (lambda v, tape: tape([v]).run([[1.0, 2.0]]), ValueError, "2 values for 1 inputs"),
         (lambda v, tape: tape([v]).run(np.ones((3, 2))), ValueError, "2 values for 1 inputs"),
-        (lambda v, tape: tape([v]).run([[1.0]], threads=0), ValueError, "threads must be"),
         (lambda v, tape: tape([v]).run(3), TypeError, "not iterable"),
     ],
 )
@@ -300,12 +308,16 @@ def test_functions_of_a_subclass_find_their_largest_logit_again(compiled, oracle
         loss = f.cross_entropy(leaves, 1) + f.softmax(leaves)[2] * f.dot(attended, leaves)
         return leaves, loss
 
-    for name in ("Value", "Closed"):
-        leaves, loss = build(compiled, getattr(compiled, name))
+    def own(engine):
+        return type("Own", (engine.Value,), {"__slots__": ()}, results="own")
+
+    for kind in (lambda engine: engine.Value, own):
+        leaves, loss = build(compiled, kind(compiled))
         tape = compiled.Tape(loss, inputs=leaves)
         tape.forward([300.0, 1.0, -900.0, 3.0])
         tape.backward()
-        new, specified = build(oracle, getattr(oracle, name))
+        tape.refresh()
+        new, specified = build(oracle, kind(oracle))
         for leaf, x in zip(new, (300.0, 1.0, -900.0, 3.0)):
             leaf.data = x
         f = oracle.functions
@@ -315,76 +327,106 @@ def test_functions_of_a_subclass_find_their_largest_logit_again(compiled, oracle
         assert seen(loss) == seen(specified)
 
 
-@pytest.mark.parametrize("seed", range(400))
-def test_nobody_can_tell_when_a_held_node_was_looked_at(compiled, seed):
-    """Two graphs are treated alike; after each step one is looked at as a whole, one is not."""
+LOOKS = {
+    "data": lambda node, other: node.data,
+    "grad": lambda node, other: node.grad,
+    "local gradients": lambda node, other: node._local_grads,
+    "data set": lambda node, other: setattr(node, "data", 1.0),
+    "grad set": lambda node, other: setattr(node, "grad", 1.0),
+    "operand": lambda node, other: node + other,
+    "right operand": lambda node, other: other * node,
+    "unary": lambda node, other: node.exp(),
+    "relu": lambda node, other: node.relu(),
+    "power": lambda node, other: node**2,
+    "sum": lambda node, other: sum([other, node]),
+    "constructor": lambda node, other: type(node)(1.0, (node,), (1.0,)),
+    "backward": lambda node, other: node.backward(),
+    "tape": lambda node, other: type(node) and microgpt.engine.load("cython").Tape(node),
+    "copy": lambda node, other: copy.copy(node),
+    "softmax": lambda node, other: microgpt.engine.load("cython").functions.softmax([other, node]),
+    "dot": lambda node, other: microgpt.engine.load("cython").functions.dot([other], [node]),
+    "maximum": lambda node, other: microgpt.engine.load("cython").functions.maximum(other, node),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_reading_a_stale_node_says_so_until_refresh(compiled_scalar, name):
+    x, w = compiled_scalar.Value(2.0), compiled_scalar.Value(3.0)
+    inner = x * w
+    outside = inner * 2.0  # reaches a node of the tape, and is none
+    root = (inner + 1.0).exp()
+    tape = compiled_scalar.Tape(root, inputs=[x])
+    for state in (tape.forward, tape.backward):
+        state()
+        for node in (inner, root):
+            with pytest.raises(RuntimeError, match=r"refresh\(\)"):
+                LOOKS[name](node, w)
+        with pytest.raises(RuntimeError, match=r"refresh\(\)"):
+            outside.backward()
+        assert "refresh()" in repr(inner)
+        assert x.data == 2.0
+    tape.refresh()
+    LOOKS[name](inner, w)
+    outside.backward()
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_refresh_writes_what_a_new_graph_would_hold(compiled_scalar, oracle, seed):
+    """Tapes that share nodes are played in any order; refresh writes what one's graph is."""
     rng = random.Random(seed)
     n = rng.randint(1, 4)
-    numbers = [rng.choice([rng.gauss(0, 1), 0.0, 1.0]) for _ in range(n)]
-    graphs = []
-    for _ in range(2):
-        leaves = [compiled.Value(x) for x in numbers]
-        pool = entangled(seed, compiled, leaves)
-        # Tapes of one graph share what they hold, and a graph of its own hangs on it.
+    numbers = [rng.choice([rng.gauss(0, 1), 0.0, 1.0, 2]) for _ in range(n)]
+
+    def graph(engine, numbers):
+        leaves = [engine.Value(x) for x in numbers]
+        pool = entangled(seed, engine, leaves)
         roots = pool[-1], pool[-2], (pool[-1] * 2.0 + pool[len(pool) // 2]).relu()
-        tapes = [compiled.Tape(root, inputs=leaves[: 1 + i % n]) for i, root in enumerate(roots)]
-        graphs.append((leaves, pool, roots, tapes))
+        return leaves, roots
 
-    def act(graph, action, i, j, x):
-        leaves, pool, roots, tapes = graph
-        node = pool[j % len(pool)]
-        tape = tapes[i % len(tapes)] if tapes else None
-        try:
-            if action == "forward" and tape:
-                return bits(tape.forward([x + k for k in range(len(leaves[: 1 + i % 3 % n]))]))
-            if action == "backward" and tape:
-                return tape.backward()
-            if action == "data":
-                return bits(node.data)
-            if action == "grad":
-                return bits(node.grad)
-            if action == "local":
-                return bits(*node._local_grads)
-            if action == "leaf":
-                leaves[i % n].data = x
-            elif action == "leaf's grad":
-                leaves[i % n].grad = -0.0 if j % 2 else x
-            elif action == "constant":
-                constants = [c for c in node._children if not c._children and c not in leaves]
-                for constant in constants[:1]:
-                    constant.data += x
-            elif action == "set":
-                node.grad = x
-            elif action == "root":
-                roots[i % 3].backward()
-            elif action == "new":
-                new = (node * x + roots[i % 3]).relu()
-                new.backward()
-                return bits(new.data)
-            elif action == "copy":
-                return bits(copy.copy(node).grad)
-            elif action == "rows" and tape:
-                width = 1 + i % 3 % n
-                return bits(*tape.run([[x * k] * width for k in range(20)]))
-            elif action == "forget" and tapes and j % 4 == 0:
-                tapes.pop()
-        except (ArithmeticError, ValueError) as error:
-            return type(error)
-        return None
+    leaves, roots = graph(compiled_scalar, numbers)
+    tapes = [compiled_scalar.Tape(root, inputs=leaves) for root in roots]
+    before = {}
+    for _ in range(15):
+        i = rng.randrange(3)
+        action = rng.choice(["forward", "forward", "backward", "refresh", "leaf"])
+        for leaf in leaves:
+            leaf.grad = 0
+        if action == "forward":
+            before[i] = [rng.choice([rng.gauss(0, 1), -1, 0.5]) for _ in range(n)]
+            try:
+                number = tapes[i].forward(before[i])
+            except (ArithmeticError, ValueError) as error:
+                with pytest.raises(type(error)):
+                    graph(oracle, before[i])
+                before.pop(i)
+            else:
+                new = graph(oracle, before[i])[1][i]
+                assert (type(number), bits(number)) == (type(new.data), bits(new.data))
+        elif action == "leaf":
+            rng.choice(leaves).data = rng.gauss(0, 1)
+        elif i in before:
+            new_leaves, new_roots = graph(oracle, before[i])
+            played = action == "backward"
+            if played:
+                tapes[i].backward()
+                new_roots[i].backward()
+            tapes[i].refresh()
+            if played:
+                assert seen_inside(roots[i]) == seen_inside(new_roots[i])
+                assert [bits(x.grad) for x in leaves] == [bits(x.grad) for x in new_leaves]
+            break
 
-    for _ in range(12):
-        action = rng.choice(
-            ["forward", "forward", "backward", "backward", "data", "grad", "local", "leaf",
-             "leaf's grad", "constant", "set", "root", "new", "copy", "rows", "forget"]
-        )  # fmt: skip
-        arguments = rng.randrange(3), rng.randrange(100), rng.gauss(0, 1)
-        told = [act(graph, action, *arguments) for graph in graphs]
-        assert told[0] == told[1], action
-        for root in graphs[0][2]:
-            seen(root)
-    for root, looked_at in zip(graphs[1][2], graphs[0][2]):
-        assert seen(root) == seen(looked_at)
-    assert [bits(x.grad) for x in graphs[0][0]] == [bits(x.grad) for x in graphs[1][0]]
+
+def seen_inside(root):
+    """Return all numbers of a graph but its leaves'."""
+    found, todo = [], [root]
+    while todo and len(found) < 1000:
+        node = todo.pop()
+        if node._children:
+            numbers = (node.data, node.grad, *node._local_grads)
+            found.append([(type(x).__name__, *bits(x)) for x in numbers])
+        todo += node._children
+    return found
 
 
 def test_node_made_anew_is_refused(compiled):
@@ -450,11 +492,11 @@ def test_slope_of_a_replayed_tanh_is_by_a_power_of_two(compiled_scalar, oracle):
     xs = [x for x in xs if math.tanh(x) ** 2 != math.tanh(x) * math.tanh(x)] or xs[:20]
     plain = compiled_scalar.functions.Operation(lambda x: x, lambda x: 1.0)
     for through in (lambda x: x, plain):  # an Operation keeps the tape on its nodes
-        leaf = compiled_scalar.Closed(0.5)
+        leaf = compiled_scalar.Value(0.5)
         tape = compiled_scalar.Tape(through(leaf).tanh(), inputs=[leaf])
         total = 0.0
         for x in xs:
-            specified = oracle.Closed(x)
+            specified = oracle.Value(x)
             specified.tanh().backward()
             total += specified.grad
             leaf.grad = 0.0
@@ -500,12 +542,15 @@ def test_replayed_inverses_are_powers_of_any_size(compiled_scalar, oracle, rows)
         assert found == expected, number
 
 
-def test_sum_made_before_a_replay_finds_the_replayed_nodes(compiled):
+def test_sum_made_before_a_replay_finds_the_refreshed_nodes(compiled):
     x, w = compiled.Value(2.0), compiled.Value(3.0)
     square = x * x
     total = sum(a * b for a, b in [(w, w), (square, w)])
     tape = compiled.Tape(square * 1.5, inputs=[x])
     tape.forward([5.0])
+    with pytest.raises(RuntimeError, match="refresh"):
+        total.backward()
+    tape.refresh()
     total.backward()
     assert (x.grad, w.grad, square.grad) == (30.0, 10.0, 3.0)
     tape.backward()
@@ -531,9 +576,9 @@ def test_rows_before_one_that_raises_add_to_negative_zero_too(compiled):
     assert bits(x.grad) == bits(0.0)
 
 
-@pytest.mark.parametrize("kind", ["Value", "Closed"])
-def test_operations_over_a_subclass_are_replayed(compiled, kind):
-    class Own(getattr(compiled, kind)):
+@pytest.mark.parametrize("settings", [{}, {"results": "own"}])
+def test_operations_over_a_subclass_are_replayed(compiled, settings):
+    class Own(compiled.Value, **settings):
         pass
 
     f = compiled.functions
@@ -565,7 +610,7 @@ def test_largest_of_what_only_it_depends_on_is_computed_again(compiled, oracle):
         assert bits(tape.forward([x])) == bits(new[0]._children[0].data)
 
 
-def test_tape_in_a_cycle_shows_its_nodes_before_it_goes(compiled):
+def test_tape_in_a_cycle_is_collected(compiled):
     class Own(compiled.Value):
         pass
 
@@ -579,7 +624,9 @@ def test_tape_in_a_cycle_shows_its_nodes_before_it_goes(compiled):
     tape.backward()
     del tape
     gc.collect()
-    assert (loss.data, x.grad) == (4.0, 3.0)
+    assert x.grad == 3.0
+    with pytest.raises(RuntimeError, match="refresh"):
+        loss.data  # noqa: B018
 
 
 def test_constant_may_be_the_input_of_one_tape_inside_another(compiled):
@@ -588,6 +635,9 @@ def test_constant_may_be_the_input_of_one_tape_inside_another(compiled):
     c = y._children[1]
     inside = compiled.Tape(c * w * w, inputs=[w])
     inside.forward([3.0])
+    with pytest.raises(RuntimeError, match="refresh"):
+        compiled.Tape(y, inputs=[x, c])
+    inside.refresh()
     tape = compiled.Tape(y, inputs=[x, c])
     tape.forward([2e9, 5.0])
     inside.forward([4.0])
@@ -620,7 +670,7 @@ def test_rows_before_one_that_raises_count_for_an_input_that_was_a_constant(comp
 
 
 @pytest.mark.parametrize("name", ["data", "grad"])
-def test_number_that_replays_while_it_is_read_is_written_after(compiled, name):
+def test_number_that_replays_while_it_is_read_is_not_written(compiled, name):
     class Number:
         def __float__(self):
             tape.forward([2.0])
@@ -629,8 +679,10 @@ def test_number_that_replays_while_it_is_read_is_written_after(compiled, name):
     x, w = compiled.Value(1.0), compiled.Value(3.0)
     y = x * w
     tape = compiled.Tape(y, inputs=[x])
-    setattr(y, name, Number())
-    assert (y.data, y.grad) == ((1e9, 0.0) if name == "data" else (6.0, 1e9))
+    with pytest.raises(RuntimeError, match="refresh"):
+        setattr(y, name, Number())
+    tape.refresh()
+    assert (y.data, y.grad) == (6.0, 0)
 
 
 def test_rule_of_an_operation_may_replay_the_same_nodes(compiled):
@@ -642,8 +694,11 @@ def test_rule_of_an_operation_may_replay_the_same_nodes(compiled):
     h = x * 3.0
     k = h * h
     inner = compiled.Tape(k, inputs=[x])
-    outer = compiled.Tape(compiled.functions.Operation(rule, lambda v: 1.0)(x) + k, inputs=[x])
+    node = compiled.functions.Operation(rule, lambda v: 1.0)(x)
+    inner.refresh()
+    outer = compiled.Tape(node + k, inputs=[x])
     assert outer.forward([1.5]) == 21.75
+    outer.refresh()
     assert (k.data, h.data) == (20.25, 4.5)
 
 
@@ -663,15 +718,20 @@ def test_node_made_anew_before_the_first_replay_is_refused(compiled):
         compiled.Tape(product + 1.0, inputs=inputs())
 
 
-def test_leaf_made_anew_while_its_tape_holds_sends_nothing_on(compiled):
+def test_leaf_made_anew_after_a_replay_is_refused(compiled):
     x, y, q = compiled.Value(2.0), compiled.Value(3.0), compiled.Value(7.0)
     loss = x * y
     tape = compiled.Tape(loss, inputs=[x])
     tape.forward([5.0])
     tape.backward()
     x.__init__(1.0, (q,), (10.0,))
-    assert (loss.data, loss.grad, loss._local_grads) == (15.0, 1.0, (3.0, 5.0))
-    assert (q.grad, x._children) == (0.0, (q,))
+    with pytest.raises(ValueError, match="no longer what the tape has recorded"):
+        tape.refresh()
+    assert (q.grad, x._children) == (0, (q,))
+    loss.__init__(4.0)  # makes it a node of its own
+    assert loss.data == 4.0
+    with pytest.raises(ValueError, match="no longer what the tape has recorded"):
+        tape.forward()
 
 
 def test_tape_keeps_what_a_largest_leaf_has_dropped(compiled):
@@ -684,7 +744,7 @@ def test_tape_keeps_what_a_largest_leaf_has_dropped(compiled):
     largest.__init__(1.0)
     gc.collect()
     others = [compiled.Value(1.0) + compiled.Value(2.0) for _ in range(100)]
-    with pytest.raises(ValueError, match=r"Value\(data=1.0, grad=0.0\) is no longer"):
+    with pytest.raises(ValueError, match=r"Value\(data=1.0, grad=0\) is no longer"):
         tape.forward()
     assert len(others) == 100
 
@@ -693,18 +753,19 @@ def test_tape_of_a_leaf_has_no_steps(compiled):
     x = compiled.Value(1.0)
     tape = compiled.Tape(x, inputs=[x])
     assert tape.forward([3.0]) == 3.0
-    assert list(tape.run([[float(i)] for i in range(20)], threads=3)) == list(range(20))
+    assert list(tape.run([[float(i)] for i in range(20)])) == list(range(20))
     assert list(compiled.Tape(x, inputs=[]).run(iter([(), ()]))) == [19.0, 19.0]
 
 
-def test_backward_over_many_held_graphs_walks_once(compiled):
+def test_many_replayed_graphs_are_refreshed_and_played_together(compiled):
     leaves = [compiled.Value(float(i)) for i in range(20_000)]
     roots = [x * x for x in leaves]
     tapes = [compiled.Tape(root, inputs=[x]) for root, x in zip(roots, leaves)]
     total = sum(roots)
     for tape in tapes:
         tape.forward()
-    total.backward()  # minutes, where each graph that is held begins the walk anew
+        tape.refresh()
+    total.backward()
     assert [x.grad for x in leaves] == [2.0 * x.data for x in leaves]
 
 
@@ -783,10 +844,17 @@ def test_tape_that_a_collection_compiles_anew_while_a_row_fails(compiled, thresh
         constants.append(product._children[1])
         y = product * b
     tape = compiled.Tape((a.log() + y * 0.0) + b, inputs=[a, b])
-    tape.forward()
     total = sum(c * 1.0 for c in constants)
-    collecting(threshold, lambda: made.append(compiled.Tape(total, inputs=constants)))
+    tape.forward()
+
+    def take_the_constants():
+        with contextlib.suppress(RuntimeError):  # they are stale while the tape runs
+            made.append(compiled.Tape(total, inputs=constants))
+
+    collecting(threshold, take_the_constants)
     with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
         tape.run([[1.0, 2.0], [0.5, 1.0], [0.0, 1.0], [1.0, 1.0]])
     gc.disable()
+    tape.forward([1.0, 2.0])
+    tape.refresh()
     assert all(c.grad == 0.0 or abs(c.grad) > 1e-290 for c in constants)

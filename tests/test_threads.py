@@ -113,10 +113,10 @@ try:
     import _interpreters as interpreters
 except ImportError:
     import _xxsubinterpreters as interpreters
-import microgpt._engine
+import microgpt._value
 code = '''
 try:
-    import microgpt._engine
+    import microgpt._value
 except ImportError:
     refused = True
 else:
@@ -126,7 +126,7 @@ assert refused
 other = interpreters.create()
 outcome = interpreters.run_string(other, code)
 assert outcome is None, outcome
-microgpt._engine.Value(2.0).backward()
+microgpt._value.Value(2.0).backward()
 print("refused")
 """
 

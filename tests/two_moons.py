@@ -17,7 +17,7 @@ NUM_STEPS = 100
 
 def micrograd_over(engine):
     """Return microgpt.micrograd as it is where that engine is selected."""
-    if engine.Closed is microgpt.engine.Closed:
+    if engine.Value is microgpt.engine.Value:
         return microgpt.micrograd
     name = f"microgpt.micrograd_over_{engine.NAME}"
     if name not in sys.modules:

@@ -84,21 +84,21 @@ class Compiled:
 
     def load(self) -> None:
         """Read the weights' numbers and gradients."""
-        from microgpt import _engine, _record
+        from microgpt import _record, _value
 
-        if self.numbers is None or not _engine.are_values(self.weights, self.values):
+        if self.numbers is None or not _value.are_values(self.weights, self.values):
             self.values = list(_leaves(self.weights))  # others stand in their places now
             self.record()
             self.distinct = list({id(value): value for value in self.values}.values())
             self.numbers = _record.Numbers(len(self.distinct))
-        _engine.read_values(self.distinct, self.numbers.data, self.numbers.grads)
+        _value.read_values(self.distinct, self.numbers.data, self.numbers.grads)
 
     def store(self, *, data: bool = False) -> None:
         """Write the gradients, and the numbers if asked, to the weights."""
-        from microgpt import _engine
+        from microgpt import _value
 
         numbers = self.numbers
-        _engine.write_values(self.distinct, numbers.grads, numbers.data if data else None)
+        _value.write_values(self.distinct, numbers.grads, numbers.data if data else None)
 
     def add_gradients(self, rows: Sequence[Sequence[Any]], single: bool) -> float | None:
         """Return the loss, its gradients added to those loaded; None where a step raises."""

@@ -48,6 +48,7 @@ class Machine:
         self.Tape = engine.Tape
         self.functions = engine.functions
         self.Named, self.Contrary = _subclasses(engine.Value)
+        self.settled = _settled(engine.Value, engine.ATTRIBUTES)
         self.nodes = [self.Value(1.5)]
         self.arrays: list[Any] = []
         self.tapes: list[Any] = []
@@ -99,14 +100,38 @@ def _subclasses(value: Any) -> tuple[Any, Any]:
     return Named, Contrary
 
 
+def _settled(value: Any, attributes: tuple[str, ...]) -> list[Any]:
+    """Return subclasses with settings of their own."""
+
+    class Own(value, results="own", attributes=True):  # type: ignore[misc]
+        __slots__ = attributes
+
+    class Fixed(value, results="fixed"):  # type: ignore[misc]
+        __slots__ = ()
+
+    class OfFixed(Fixed):
+        pass
+
+    class Floats(value, ints=False, grad=0.0, root=1.0, slope=1.0):  # type: ignore[misc]
+        __slots__ = ()
+
+    class Late(value, results="own", late=True, relu="not negative"):  # type: ignore[misc]
+        __slots__ = ()
+
+    class Heavy(value, results="own", grad=0.0, relu="not negative"):  # type: ignore[misc]
+        pass
+
+    return [Own, Fixed, OfFixed, Floats, Late, Heavy]
+
+
 def told(error: Exception) -> tuple[str, str]:
     """Return an exception's class and text; a compiled class's full name is its engine's."""
     return type(error).__name__, re.sub(r"\bmicrogpt\._\w+\.", "", str(error))
 
 
 def _number(x: Any) -> str:
-    """Return a number as it is compared: by its bits, NaN being one."""
-    return float(x).hex()
+    """Return a number as it is compared: by its type and bits, NaN being one."""
+    return f"int {x}" if type(x) is int else float(x).hex()
 
 
 # ----------------------------------------------- steps that need more than an expression
@@ -195,6 +220,8 @@ def _replayed(m: Machine, i: int, j: int, k: Any) -> list[Any]:
         out = _function(m, i, inputs)
         tape = m.Tape(out)
     tape.backward()
+    if hasattr(tape, "refresh"):
+        tape.refresh()
     return [*inputs, out]
 
 
@@ -207,7 +234,7 @@ def _replayed_rows(m: Machine, i: int, j: int, k: Any) -> list[Any]:
     losses = []
     m.nodes += inputs  # to be seen if a row raises
     if hasattr(m.Tape, "run"):
-        losses = list(m.Tape(out, inputs).run(rows, threads=1 + i % 3))
+        losses = list(m.Tape(out, inputs).run(rows))
     else:
         for row in rows:
             for x, number in zip(inputs, row):
@@ -250,7 +277,7 @@ def _made_again(m: Machine, i: int, j: int, k: Any) -> None:
 
 
 def _set(m: Machine, node: Any, name: str, k: Any) -> None:
-    setattr(node, name, float(k))
+    setattr(node, name, k)
 
 
 def _array_made(m: Machine, i: int, j: int, k: Any) -> None:
@@ -276,6 +303,8 @@ EXPRESSIONS: dict[str, Callable[[Machine, int, int, Any], Any]] = {
     "leaf": lambda m, i, j, k: m.Value(k),
     "subclass": lambda m, i, j, k: m.Named(k),
     "contrary": lambda m, i, j, k: m.Contrary(k),
+    "settled": lambda m, i, j, k: m.settled[i % len(m.settled)](k),
+    "settled of two": lambda m, i, j, k: m.settled[i % len(m.settled)](k, [m[j]], [k]),
     "a + b": lambda m, i, j, k: m[i] + m[j],
     "a * b": lambda m, i, j, k: m[i] * m[j],
     "a - b": lambda m, i, j, k: m[i] - m[j],

@@ -1,0 +1,1815 @@
+"""The compiled scalar engine: the oracle's `Value` and `Tape` as typed objects.
+
+This file holds what Python sees: the classes, the operators and the functions of lists. It
+is longer than 500 lines because one extension module has one .pyx; the machinery is
+in the .pxd modules beside it (node.pxd says what lies below what).
+
+Operators take the fast path when the operands' classes have Value's own operators. For
+a class that overrides some they evaluate the oracle's expression through Python's operators,
+so that whatever the class overrides is called.
+
+Nothing here recurses: the walk has an explicit stack, and nodes are freed from
+a list of pending ones. No Python code runs between the start of a walk and the
+end of its backward, so marks on nodes are never seen half done.
+"""
+
+from cpython.array cimport array
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
+from libc.math cimport fabs, pow, signbit
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from classes cimport class_info, info_of, ours, remember_members
+from make cimport (
+    compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add,
+    make_constant, make_leaf, make_maximum, make_mul, make_neg, make_unary, make_where,
+    number_object, number_plus, raise_of_unary, release_children,
+)
+from node cimport (
+    ADD, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, LOG,
+    MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, STALE, SUM, TANH,
+    WHERE, Block, ClassInfo, HAS_MORE, Node, NodeFields, Op, Term, Terms, TypeSlots, children_of, decref,
+    incref, is_int_slope, is_simple, n_allocated, n_free, new_block, new_node, set_grad,
+    slopes_of, type_of, unlikely, value_type, PyType_Modified,
+)
+from program cimport (
+    EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
+)
+from rows cimport LANES, compute_rows, play_rows
+from rules cimport (
+    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, is_unary, maximum_rule, mul_rule,
+    unary_name,
+)
+from scalar cimport c_pow
+from sums cimport (
+    become_sum, new_terms, raise_stale, sync_children, sync_node, term_of, write_ints,
+)
+from walk cimport (
+    FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, DONE, late_slopes, play,
+    raise_unwalked, trim, unmark, walk,
+)
+
+import sys
+from importlib import import_module
+
+oracle = import_module("microgpt.oracle")
+
+
+cdef extern from "Python.h":
+    Py_ssize_t PyVectorcall_NARGS(size_t)
+    bint PyLong_CheckExact(object)
+    bint PyBool_Check(object)
+    PyObject **PySequence_Fast_ITEMS(object)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
+    long long PyLong_AsLongLongAndOverflow(object, int *) noexcept
+    unsigned long Py_TPFLAGS_IMMUTABLETYPE
+    object OWNED "(PyObject *)"(Node *)  # takes over the caller's reference
+
+
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0)
+cdef double MAX_INT = 2.0**53
+cdef uint64_t n_changes = 1  # how often nodes inside some tape have been written to
+ATTRIBUTES = ()  # the `__slots__` of a class made with attributes=True
+
+
+cdef inline Node *node_of(object value) noexcept:
+    return <Node *><PyObject *>value
+
+
+# --------------------------------------------------------------------------- numbers
+
+cdef inline bint is_number(object x, double *number, bint *is_int) noexcept:
+    """Return whether x is a float, an int of 64 bits or a bool, and write its number."""
+    cdef int overflow = 0
+    cdef long long whole
+    is_int[0] = False
+    if PyFloat_CheckExact(x):
+        number[0] = PyFloat_AS_DOUBLE(x)
+        return True
+    if PyLong_CheckExact(x) or PyBool_Check(x):
+        whole = PyLong_AsLongLongAndOverflow(x, &overflow)
+        number[0] = <double>whole
+        is_int[0] = -(1LL << 53) <= whole <= (1LL << 53)
+        return not overflow
+    return False
+
+
+cdef inline double to_number(object x, bint *is_int) except? -1.0:
+    """Return x as the oracle's `_number` does, and write whether it stays an int."""
+    cdef double number
+    if is_number(x, &number, is_int):
+        return number
+    is_int[0] = False
+    return PyFloat_AsDouble(x)
+
+
+cdef list converted(object numbers):
+    """Return numbers as ints or floats, each converted before the next is asked for."""
+    cdef list out = []
+    cdef bint is_int
+    cdef double x
+    for number in numbers:
+        x = to_number(number, &is_int)
+        out.append(number_object(x, is_int))
+    return out
+
+
+# ----------------------------------------------------------------------------- Value
+
+cdef class Value:
+    """Value(data, children=(), local_grads=())\n--\n\nOne scalar node of a computation graph.
+
+    A subclass chooses by keywords, as in `class V(Value, results="own")`:
+
+    results     class of what operators make: "own", the left operand's; "fixed", V
+                itself for subclasses of V too, as `Value` has it
+    ints        False: numbers become floats
+    grad, root  the first gradient, 0 or 0.0, and the one backward sets, 1 or 1.0
+    slope       the local gradients of `+`, 1 or 1.0
+    late        True: backward takes local gradients from the numbers at that time
+    relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
+    attributes  True: nodes take attributes; `__slots__` must be `engine.ATTRIBUTES`
+
+    Raises:  TypeError if data is not a number
+    Source:  microgpt `Value`
+    """
+
+    cdef NodeFields fields
+
+    def __cinit__(self):
+        global n_allocated
+        n_allocated += 1
+
+    def __init__(self, data, children=(), local_grads=()):
+        construct(self, data, children, local_grads)
+
+    @property
+    def data(self):
+        """The number; to change it leaves local gradients already taken as they are."""
+        if node_of(self).flags & STALE:
+            raise_stale()
+        return data_object(node_of(self))
+
+    @data.setter
+    def data(self, number):
+        cdef bint is_int
+        cdef double data = to_number(number, &is_int)  # which may run Python code
+        cdef Node *node = node_of(self)
+        sync_node(node)
+        node.data = data
+        is_int = is_int and info_of(node).keeps_ints
+        node.flags = (node.flags & ~<uint16_t>DATA_INT) | EDITED | (DATA_INT if is_int else 0)
+
+    @property
+    def grad(self):
+        """What backward has added: the derivative of its root by this value."""
+        sync_node(node_of(self))
+        return number_object(node_of(self).grad, node_of(self).flags & GRAD_INT)
+
+    @grad.setter
+    def grad(self, number):
+        cdef bint is_int
+        cdef double grad = to_number(number, &is_int)
+        cdef Node *node = node_of(self)
+        sync_node(node)
+        set_grad(node, grad, is_int)
+        if node.op == SUM and grad == 0.0 and signbit(grad):
+            sync_children(node)  # no other way leads to -0.0, which a sum's terms would lose
+
+    @property
+    def _children(self):
+        """The nodes that this one was computed from."""
+        cdef Node **children
+        cdef Py_ssize_t n, i
+        sync_children(node_of(self))
+        children_of(node_of(self), &n)
+        nodes = [None] * n  # which may collect, and what is collected may change this node
+        children = children_of(node_of(self), &i)
+        if i != n:
+            return self._children
+        for i in range(n):
+            nodes[i] = <object><PyObject *>children[i]
+        return tuple(nodes)
+
+    @property
+    def _local_grads(self):
+        """The derivative by each child, taken when the node was made."""
+        cdef Node *node = node_of(self)
+        cdef double *slopes
+        cdef Py_ssize_t n, i
+        sync_node(node)
+        sync_children(node)
+        if node.flags & LATE and node.op != CUSTOM and late_slopes(node) < 0:
+            raise_of_unary(
+                node.op, data_object(node.child[0]), exponent_object(node), RAISES_SLOPE
+            )
+        slopes_of(node, &n)
+        numbers = [None] * n  # see above
+        slopes = slopes_of(node, &i)
+        if i != n:
+            return self._local_grads
+        for i in range(n):
+            numbers[i] = number_object(slopes[i], is_int_slope(node, i))
+        return tuple(numbers)
+
+    @property
+    def _operation(self):
+        """What the node was computed by: "+", "*", "**2", "log", ...; "" for a leaf."""
+        cdef uint8_t op = node_of(self).op
+        if op == ADD or op == SUM:
+            return "+"
+        if op == MUL:
+            return "*"
+        if op == POW:
+            return power_name(exponent_object(node_of(self)))
+        if op == MAXIMUM:
+            return "max"
+        return "where" if op == WHERE else unary_name(op)
+
+    def _result(self, operation, data, children, slopes):
+        """Return the node of an operation on this value, of the class of its results."""
+        cdef ClassInfo *info = info_of(node_of(self))
+        cdef Node *node = new_node(info, 0, LEAF, 0)
+        value = OWNED(node)
+        construct(value, data, children, slopes)
+        return value
+
+    def __repr__(self):
+        if node_of(self).flags & STALE:
+            return f"{type(self).__name__}(data and grad are in a Tape: call its refresh())"
+        return f"{type(self).__name__}(data={self.data}, grad={self.grad})"
+
+    def _repr_html_(self):
+        return import_module("microgpt.pages").value_html(self)
+
+    def __reduce__(self):
+        attributes = getattr(self, "__dict__", None)
+        numbers = (self.data, self.grad, self._children, self._local_grads)
+        state = (*numbers, self._operation, attributes)
+        return (*import_module("microgpt.copying").recipe(type(self)), state)
+
+    def __setstate__(self, state):
+        data, grad, children, local_grads, operation, attributes = state
+        Value.__init__(self, data, children, local_grads)
+        self.grad = grad
+        set_operation(node_of(self), operation)
+        if attributes:
+            self.__dict__.update(attributes)
+
+    def __add__(left, right):
+        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef double x
+        cdef bint is_int
+        if a is not NULL:
+            if b is not NULL:
+                return OWNED(make_add(a, node_of(left), node_of(right)))
+            if is_number(right, &x, &is_int):
+                return add_constant(a, left, x, is_int)
+        elif b is not NULL and is_number(left, &x, &is_int):
+            return OWNED(number_plus(b, x, is_int, node_of(right)))
+        if isinstance(left, Value) and not is_reflected(left, right, "__radd__"):
+            return added(left, right)
+        if b is not NULL:
+            return added(right, left)
+        return right + left
+
+    def __mul__(left, right):
+        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef double x
+        cdef bint is_int
+        if a is not NULL:
+            if b is not NULL:
+                return OWNED(make_mul(a, node_of(left), node_of(right)))
+            if is_number(right, &x, &is_int):
+                return times_constant(a, left, x, is_int)
+        elif b is not NULL and is_number(left, &x, &is_int):
+            return times_constant(b, right, x, is_int)
+        if isinstance(left, Value) and not is_reflected(left, right, "__rmul__"):
+            return multiplied(left, right)
+        if b is not NULL:
+            return multiplied(right, left)
+        return right * left
+
+    def __sub__(left, right):
+        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef double x
+        cdef bint is_int
+        if a is not NULL:
+            if b is not NULL:
+                negated = OWNED(make_neg(b, node_of(right)))
+                return OWNED(make_add(a, node_of(left), node_of(negated)))
+            if is_number(right, &x, &is_int):
+                # The int 0 has no sign to turn.
+                return add_constant(a, left, 0.0 if is_int and x == 0.0 else -x, is_int)
+        elif b is not NULL and is_number(left, &x, &is_int):
+            negated = OWNED(make_neg(b, node_of(right)))
+            return OWNED(number_plus(ours(<PyObject *>negated), x, is_int, node_of(negated)))
+        return left + (-right)
+
+    def __truediv__(left, right):
+        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef double x
+        cdef bint is_int
+        if a is not NULL:
+            if b is not NULL:
+                inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
+                return OWNED(make_mul(a, node_of(left), node_of(inverse)))
+            if is_number(right, &x, &is_int):
+                return times_constant(a, left, c_pow(x, -1.0), False)
+        elif b is not NULL and is_number(left, &x, &is_int):
+            inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
+            return times_constant(ours(<PyObject *>inverse), inverse, x, is_int)
+        return left * right**-1
+
+    def __pow__(left, right, modulo):
+        cdef double k
+        cdef bint is_int
+        cdef ClassInfo *info = info_of(<PyObject *>left)
+        if info.result is NULL or modulo is not None:
+            return NotImplemented
+        if PyLong_CheckExact(right) and not (
+            is_number(right, &k, &is_int) and fabs(k) < MAX_INT
+        ):
+            return power_of_huge(info, left, right)
+        k = to_number(right, &is_int)
+        return OWNED(make_unary(POW, info, node_of(left), k, is_int))
+
+    def __neg__(self):
+        cdef ClassInfo *info = ours(<PyObject *>self)
+        if info is not NULL:
+            return OWNED(make_neg(info, node_of(self)))
+        return self * -1
+
+    def log(self):
+        """Return the natural logarithm.
+
+        Raises:  ValueError if data is zero or negative
+        """
+        return OWNED(make_unary(LOG, info_of(node_of(self)), node_of(self), 0.0, False))
+
+    def exp(self):
+        """Return e to the power of this value.
+
+        Raises:  OverflowError if the result exceeds the largest float
+        """
+        return OWNED(make_unary(EXP, info_of(node_of(self)), node_of(self), 0.0, False))
+
+    def relu(self):
+        """Return the value itself where positive, else zero (for NaN too)."""
+        cdef ClassInfo *info = info_of(node_of(self))
+        if info.rectify:
+            return OWNED(make_unary(RECTIFY, info, node_of(self), 0.0, False))
+        return OWNED(make_unary(RELU, info, node_of(self), 0.0, False))
+
+    def tanh(self):
+        """Return the hyperbolic tangent."""
+        return OWNED(make_unary(TANH, info_of(node_of(self)), node_of(self), 0.0, False))
+
+    def sigmoid(self):
+        """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
+        return OWNED(make_unary(SIGMOID, info_of(node_of(self)), node_of(self), 0.0, False))
+
+    def backward(self):
+        """Add the derivative of this value by each node into that node's `grad`.
+
+        Order:   depth-first post-order, children left to right, reversed
+        Writes:  grad of this value, as 1. Adds to: grad of all it depends on
+        """
+        cdef Node *root = node_of(self)
+        cdef Walked walked
+        sync_node(root)
+        walked = walk(root, &scratch, FOR_BACKWARD)
+        if walked != DONE:
+            raise_unwalked(walked, scratch.n)
+        try:
+            play(scratch.entries, scratch.n, True, info_of(root).float_root)
+        finally:
+            trim(&scratch)
+
+
+cdef int construct(object self, data, children, local_grads) except -1:
+    """Make a node what the three-argument constructor says."""
+    cdef bint is_int
+    cdef double number = to_number(data, &is_int)
+    cdef tuple nodes = tuple(children)
+    cdef tuple grads = tuple(converted(local_grads))
+    cdef Node *node = node_of(self)
+    cdef ClassInfo *info
+    global n_changes
+    for child in nodes:
+        if not isinstance(child, Value):
+            raise TypeError(f"children must be Values, not {type(child).__name__}")
+        sync_node(node_of(child))
+    if node.flags & STALE:  # no tape can use it from now on
+        node.flags &= ~<uint16_t>STALE
+        n_changes += 1
+    sync_node(node)
+    release_children(node)
+    info = info_of(node)
+    node.data = number
+    node.grad = 0.0
+    node.flags = info.fresh | (DATA_INT if is_int and info.keeps_ints else 0)
+    adopt(node, nodes, grads)
+    return 0
+
+
+cdef int adopt(Node *node, tuple children, tuple local_grads, bint in_block=False) except -1:
+    """Give a node that has no children these."""
+    cdef Py_ssize_t i, n = len(children), m = len(local_grads)
+    cdef Block *block
+    cdef Node **nodes = node.child
+    cdef double *slopes = node.slope
+    cdef bint is_int
+    cdef uint8_t kept = <uint8_t>n
+    if n != m or n > 2 or in_block:
+        kept = IN_BLOCK
+        block = new_block(n, m)
+        nodes = block.children
+        slopes = block.slopes
+        node.block = block
+    for i in range(n):
+        nodes[i] = node_of(children[i])
+        incref(nodes[i])
+    for i in range(m):
+        slopes[i] = to_number(local_grads[i], &is_int)
+        if kept == IN_BLOCK:
+            block.ints[i] = is_int
+        elif is_int:
+            node.flags |= SECOND_INT if i else FIRST_INT
+    node.op = CUSTOM if n or m else LEAF
+    node.n = kept
+    return 0
+
+
+cdef int set_operation(Node *node, str operation) except -1:
+    """Make a node that the constructor has made one of an operation that a Tape can replay."""
+    cdef bint is_int
+    if node.op != CUSTOM:
+        return 0
+    if node.n == 2 and operation in ("+", "*"):
+        node.op = ADD if operation == "+" else MUL
+    elif node.n == 1 and operation.startswith("**"):
+        number = operation[2:]
+        try:
+            node.slope[1] = to_number(int(number), &is_int)
+            node.flags |= SECOND_INT
+        except ValueError:
+            node.slope[1] = float(number)
+        node.op = POW
+    elif node.n == 1 and operation == "relu":
+        node.op = RECTIFY if info_of(node).rectify else RELU
+    elif node.n == 1:
+        for op in (LOG, EXP, TANH, SIGMOID):
+            if operation == unary_name(op):
+                node.op = op
+    return 0
+
+
+cdef object exponent_object(Node *node):
+    return number_object(node.slope[1], node.op == POW and node.flags & SECOND_INT)
+
+
+cdef str power_name(k):
+    return oracle._power_name(k)
+
+
+cdef inline object add_constant(ClassInfo *info, object left, double x, bint is_int):
+    constant = OWNED(make_constant(info, x, is_int))
+    return OWNED(make_add(info, node_of(left), node_of(constant)))
+
+
+cdef inline object times_constant(ClassInfo *info, object left, double x, bint is_int):
+    constant = OWNED(make_constant(info, x, is_int))
+    return OWNED(make_mul(info, node_of(left), node_of(constant)))
+
+
+cdef object operand(ClassInfo *info, object x):
+    """Return x itself if it is a `Value`, else a leaf of that number."""
+    cdef bint is_int
+    cdef double number
+    if isinstance(x, Value):
+        return x
+    number = to_number(x, &is_int)
+    return OWNED(make_constant(info, number, is_int))
+
+
+cdef object added(object left, object right):
+    cdef ClassInfo *info
+    right = operand(info_of(<PyObject *>left), right)
+    info = info_of(<PyObject *>left)
+    return OWNED(make_add(info, node_of(left), node_of(right)))
+
+
+cdef object multiplied(object left, object right):
+    cdef ClassInfo *info
+    right = operand(info_of(<PyObject *>left), right)
+    info = info_of(<PyObject *>left)
+    return OWNED(make_mul(info, node_of(left), node_of(right)))
+
+
+cdef inline bint is_reflected(object left, object right, str name):
+    """Tell whether a subclass's own reflected operator has come here through `super()`.
+
+    The slot is one for both directions; in the other one Python would not have
+    asked left before right.
+    """
+    return (
+        type(right) is not type(left)
+        and isinstance(right, type(left))
+        and getattr(type(right), name) is not getattr(Value, name)
+    )
+
+
+cdef object power_of_huge(ClassInfo *info, object left, object k):
+    """Return left ** k for an int that a float may not hold: the oracle's own words."""
+    cdef Node *a = node_of(left)
+    cdef Node *node
+    cdef bint is_int, slope_is_int = False
+    cdef double slope = 0.0
+    sync_node(a)
+    x = data_object(a)
+    number = to_number(oracle._power(x, k), &is_int)
+    if not info.fresh & LATE:
+        slope = to_number(k * oracle._power(x, k - 1), &slope_is_int)
+    node = new_node(info_of(a), 0, CUSTOM, 1)
+    node.data = number
+    node.slope[0] = slope
+    node.flags |= kept_ints(
+        info_of(a), (DATA_INT if is_int else 0) | (FIRST_INT if slope_is_int else 0)
+    )
+    incref(a)
+    node.child[0] = a
+    return OWNED(node)
+
+
+# ---------------------------------------------------------------- classes of Values
+
+def init_subclass(
+    cls, *, results=None, ints=None, grad=None, root=None, slope=None, late=None, relu=None,
+    attributes=None, **others
+):
+    """Choose a subclass's settings: `__init_subclass__` of Value, as the oracle's."""
+    super(Value, cls).__init_subclass__(**others)
+    chosen = {
+        "results": results, "ints": ints, "grad": grad, "root": root, "slope": slope,
+        "late": late, "relu": relu, "attributes": attributes,
+    }
+    settle(cls, {name: value for name, value in chosen.items() if value is not None})
+
+
+cdef int settle(object cls, dict chosen) except -1:
+    """Write a new class's settings, and let its objects be nodes and nothing more if it can."""
+    cdef TypeSlots *slots = <TypeSlots *><PyObject *>cls
+    cdef bint has_room
+    if chosen:
+        cls._settings = oracle.settings_of(cls, chosen, ATTRIBUTES)
+    # A graph has no cycles, and a class with empty __slots__ can add none. A place on the
+    # garbage collector's lists, which Python gives to every class of its own, costs time.
+    has_room = (
+        slots.tp_basicsize == sizeof(Node)
+        and slots.tp_weaklistoffset == 0
+        and (slots.tp_dictoffset == 0 or slots.tp_dictoffset == ATTRIBUTES_OFFSET)
+    )
+    if not has_room:
+        return 0
+    if cls._settings.attributes and slots.tp_dictoffset == 0:
+        slots.tp_dictoffset = ATTRIBUTES_OFFSET
+        (<dict><object>slots.tp_dict)["__dict__"] = property(attributes_of)
+    slots.tp_flags &= ~HAS_MORE
+    slots.tp_traverse = slots.tp_clear = NULL
+    slots.tp_free = (<TypeSlots *>value_type).tp_free
+    slots.tp_dealloc = dealloc_value
+    slots.tp_vectorcall = call_value
+    PyType_Modified(<PyTypeObject *>slots)
+    return 0
+
+
+def attributes_of(self):
+    """Return a node's attributes."""
+    cdef Node *node = node_of(self)
+    if node.attributes is NULL:
+        attributes = {}
+        incref(<PyObject *>attributes)
+        node.attributes = <PyObject *>attributes
+    return <object>node.attributes
+
+
+cdef extern from *:
+    """
+    #define ATTRIBUTES_OFFSET ((Py_ssize_t)offsetof(Node, attributes))
+    """
+    Py_ssize_t ATTRIBUTES_OFFSET
+
+
+cdef PyObject *call_value(
+    PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
+) except NULL:
+    """Make `Value(number)` at once; all other calls take Python's way through `__init__`."""
+    cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
+    cdef ClassInfo *info
+    cdef double number
+    cdef bint is_int
+    if 1 <= n <= 3 and names is NULL:
+        number = 0.0
+        is_int = False
+        if n == 1:
+            number = to_number(<object>args[0], &is_int)
+        info = class_info(<PyTypeObject *>kind)
+        if info.makes_ours and info.result == <PyTypeObject *>kind and info.is_simple:
+            node = OWNED(make_leaf(info, number, is_int))
+            if n == 2:
+                construct(node, <object>args[0], <object>args[1], ())
+            elif n == 3:
+                construct(node, <object>args[0], <object>args[1], <object>args[2])
+            incref(<PyObject *>node)
+            return <PyObject *>node
+    cdef tuple positional = tuple([<object>args[i] for i in range(n)])
+    cdef dict named = {}
+    if names is not NULL:
+        for i, name in enumerate(<tuple>names):
+            named[name] = <object>args[n + i]
+    return (<TypeSlots *>type).tp_call(kind, <PyObject *>positional, <PyObject *>named)
+
+
+cdef void dealloc_value(PyObject *self) noexcept:
+    dealloc(self)
+
+
+def _live():
+    """Return how many nodes there are; for tests, since the garbage collector knows none."""
+    return n_allocated - n_free
+
+
+# --------------------------------------------------------------------------- replay
+
+cdef double compute_nodes(Entry *computed, Py_ssize_t n) except? -1.0:
+    """Compute nodes one by one, each from its children, as new graphs would hold them."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        compute(computed[i].node)
+    return computed[n - 1].node.data
+
+
+cdef int compute(Node *node) except -1:
+    """Make a node, or a constant, what it would be in a new graph over its children."""
+    cdef Node *a = node.child[0]
+    cdef Node *b = node.child[1]
+    cdef ClassInfo *info = info_of(node)
+    cdef uint32_t ints = FIRST_INT | SECOND_INT
+    cdef int raises
+    cdef double y = 0.0
+    if node.op == ADD:
+        ints = add_rule(&node.data, a.data, b.data, ints_of_two(a, b))
+        if not info.float_slope:
+            ints |= FIRST_INT | SECOND_INT
+    elif node.op == MUL:
+        ints = mul_rule(
+            &node.data, &node.slope[0], &node.slope[1], a.data, b.data, ints_of_two(a, b)
+        )
+    elif is_unary(node.op):
+        ints = (FIRST_INT if a.flags & DATA_INT else 0)
+        if node.op == POW:
+            ints |= node.flags & SECOND_INT
+        raises = apply_unary(node.op, &y, &node.slope[0], a.data, node.slope[1], &ints, False)
+        if node.flags & LATE:
+            raises &= RAISES_NUMBER
+        if raises:
+            raise_of_unary(node.op, data_object(a), exponent_object(node), raises)
+        node.data = y
+        if node.op == POW:
+            ints |= node.flags & SECOND_INT
+    elif node.op == MAXIMUM:
+        maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
+        ints = (a if node.slope[0] == 1.0 else b).flags & DATA_INT
+    elif node.op == WHERE:
+        compute_where(node, info.keeps_ints)
+        ints = node.flags & DATA_INT
+    elif node.op == NEG_MAX:
+        a = largest_of(node.block.children, node.block.n_children)
+        node.data = -a.data
+        ints = a.flags & DATA_INT
+        if ints and node.data == 0.0:
+            node.data = 0.0  # no int is -0.0
+    elif node.op == OPERATION:
+        compute_operation(node)
+        ints = node.flags & DATA_INT
+    elif not node.flags & CONSTANT:
+        return 0  # a constant that a tape has made its input since
+    else:
+        ints = node.flags & DATA_INT
+    node.flags = (
+        (node.flags & ~<uint16_t>(DATA_INT | FIRST_INT | SECOND_INT | GRAD_INT))
+        | kept_ints(info, ints) | (info.fresh & GRAD_INT)
+    )
+    node.grad = 0.0
+    return 0
+
+
+cdef int compute_operation(Node *node) except -1:
+    """Compute a node anew by its Operation's own rules, which may do anything to it.
+
+    Raises:  what the rules raise; RuntimeError if they made the node anew
+    """
+    cdef Block *block = node.block
+    cdef Py_ssize_t i
+    cdef double data
+    cdef bint is_int, slope_is_int
+    numbers = []
+    operation = <object>block.operation
+    for i in range(block.n_children):
+        numbers.append(data_object(block.children[i]))
+    data = to_number(operation.forward(*numbers), &is_int)
+    grads = converted(operation.local_grads(numbers))
+    block = node.block
+    if node.op != OPERATION or block.operation != <PyObject *>operation or (
+        block.n_children != len(grads)
+    ):
+        raise RuntimeError("an Operation's rule made the node anew that it computes")
+    node.data = data
+    node.flags = (node.flags & ~<uint16_t>DATA_INT) | (DATA_INT if is_int else 0)
+    for i in range(block.n_children):
+        block.slopes[i] = to_number(grads[i], &slope_is_int)
+        block.ints[i] = slope_is_int
+    return 0
+
+
+cdef int refuse_unknown(Node *node) except -1:
+    """Raise ValueError for a node that only the constructor knows how to make."""
+    if node.op == CUSTOM:
+        raise ValueError(
+            f"{<object><PyObject *>node!r} was made through the constructor, so its "
+            "rule is unknown and it cannot be computed again: make it an Operation"
+        )
+    return 0
+
+
+cdef int refuse_new(Node *node, uint8_t op) except -1:
+    """Raise ValueError for a node that is no longer what a tape has recorded."""
+    if node.op != op:
+        raise ValueError(
+            f"{<object><PyObject *>node!r} is no longer what the tape has recorded"
+        )
+    return 0
+
+
+cdef enum State:
+    IN_NODES       # the nodes have their numbers
+    FORWARD_DONE   # forward has computed newer ones
+    BACKWARD_DONE  # and backward has gone through them
+    FAILED         # a node raised: there are no numbers
+
+
+cdef class Tape:
+    """Tape(loss, inputs=None)\n--\n\n\
+The nodes a value depends on, in the order in which they are finished.
+
+    With inputs, leaves whose numbers will change, the compiled engine's tape computes
+    the graph again. The oracle keeps no operations: to it, that is a new graph.
+
+    Shapes:  len(tape) is the number of distinct nodes, the value itself included
+    Order:   depth-first post-order, children left to right; an explicit stack,
+             so that depth is no limit
+    Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
+             is no leaf, or a node cannot be computed again: one made through the
+             constructor, whose rule is unknown; NotImplementedError for inputs, here
+    """
+
+    cdef Entry *entries
+    cdef Py_ssize_t n
+    cdef Entry *computed
+    cdef Py_ssize_t n_computed
+    cdef uint8_t *ops          # of the computed nodes, as recorded
+    cdef tuple inputs
+    cdef Program *program      # NULL where nodes are computed one by one
+    cdef State state
+    cdef bint by_nodes         # whether the last forward computed nodes, not the program
+    cdef tuple leaves          # that keep their gradients; None until they are needed
+    cdef list numbers          # of the leaves, at the last forward by nodes
+    cdef uint64_t seen         # n_changes when this tape last wrote to nodes
+    cdef Py_ssize_t n_compiled
+    cdef bint float_root
+
+    def __cinit__(self, loss, inputs=None):
+        if not isinstance(loss, Value):
+            raise TypeError(f"Tape takes a Value, not {type(loss).__name__}")
+        cdef Py_ssize_t i
+        if inputs is not None:
+            self.inputs = tuple(inputs)
+            for value in self.inputs:
+                if not isinstance(value, Value):
+                    raise TypeError(f"inputs must be Values, not {type(value).__name__}")
+                if node_of(value).n or node_of(value).op == NEG_MAX:
+                    raise ValueError(f"an input must be a leaf: {value!r} has been computed")
+            for value in self.inputs:
+                sync_node(node_of(value))
+                node_of(value).flags &= ~<uint16_t>CONSTANT
+        sync_node(node_of(loss))
+        self.float_root = info_of(node_of(loss)).float_root
+        self.entries = own_walk(node_of(loss), FOR_TAPE, &self.n)
+        if inputs is None:
+            return
+        for i in range(self.n):
+            refuse_unknown(self.entries[i].node)
+        self.computed = own_walk(node_of(loss), FOR_REPLAY, &self.n_computed)
+        self.ops = <uint8_t *>PyMem_Malloc(self.n_computed + 1)
+        if self.ops is NULL:
+            raise MemoryError(f"no memory for a tape of {self.n} nodes")
+        for i in range(self.n_computed):
+            self.ops[i] = self.computed[i].node.op
+        compile_tape(self)
+
+    def __dealloc__(self):
+        cdef Py_ssize_t i
+        for i in range(self.n):
+            decref(self.entries[i].node)
+        for i in range(self.n_computed):
+            decref(self.computed[i].node)
+        free_program(self.program)
+        PyMem_Free(self.entries)
+        PyMem_Free(self.computed)
+        PyMem_Free(self.ops)
+
+    def __len__(self):
+        return self.n
+
+    def forward(self, values=None):
+        """Compute every node again from the leaves' numbers, and return the value's number.
+
+        The nodes inside are stale until `refresh`: reading one raises RuntimeError.
+
+        Shapes:  values, one number an input, written to the inputs first; None
+                 leaves them as they are
+        Raises:  what the operations raise, as in a new graph; ValueError if there
+                 are not as many values as inputs, or a node was made anew; TypeError
+                 without inputs
+        """
+        cdef bint is_int
+        cdef double number
+        if self.inputs is None:
+            raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
+        if values is not None:
+            numbers = converted(values)
+            if len(numbers) != len(self.inputs):
+                raise ValueError(f"{len(numbers)} values for {len(self.inputs)} inputs")
+            for value, x in zip(self.inputs, numbers):
+                sync_node(node_of(value))
+                number = to_number(x, &is_int)
+                write_leaf(node_of(value), number, is_int)
+        return forward(self)
+
+    def backward(self):
+        """Play the tape in reverse: set the value's grad to 1, add into the others.
+
+        Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
+        """
+        play_back(self)
+
+    def refresh(self):
+        """Write the numbers of the last `forward`, and `backward`, to the nodes inside.
+
+        Raises:  RuntimeError if the last `forward` raised
+        """
+        refresh(self)
+
+    def run(self, batch):
+        """Do `forward` and `backward` for every row of a batch, and return the losses.
+
+        Gradients are added one row after the other. Numbers are floats.
+
+        Shapes:  batch (rows, inputs), a buffer of doubles or rows of numbers; returns
+                 (rows,), an array of doubles
+        Adds to: grad of the leaves
+        Raises:  as `forward`, at the first row that does; the rows before it are done
+        """
+        if self.inputs is None:
+            raise TypeError("this tape has no inputs: make it as Tape(loss, inputs=[...])")
+        if not self.inputs:
+            batch = list(batch)
+        rows = rows_of(batch, len(self.inputs))
+        n_rows = len(rows) // len(self.inputs) if self.inputs else len(batch)
+        return run_rows(self, rows, n_rows)
+
+
+cdef int compile_tape(Tape tape) except -1:
+    tape.n_compiled += 1
+    compile_program(
+        &tape.program, tape.entries, tape.n, tape.computed, tape.n_computed,
+        <Node **>PySequence_Fast_ITEMS(tape.inputs), len(tape.inputs), tape.float_root,
+    )
+    return 0
+
+
+cdef Entry *own_walk(Node *root, Purpose purpose, Py_ssize_t *n) except NULL:
+    """Return the entries of a walk and their number; both, and the nodes, are the caller's."""
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0)
+    cdef Walked walked = walk(root, &w, purpose)
+    cdef Py_ssize_t i
+    PyMem_Free(w.frames)
+    if walked != DONE:
+        PyMem_Free(w.entries)
+        raise_unwalked(walked, w.n)
+    unmark(&w, 0)
+    for i in range(w.n):
+        incref(w.entries[i].node)
+    n[0] = w.n
+    return w.entries
+
+
+cdef inline int write_leaf(Node *node, double number, bint is_int) except -1:
+    is_int = is_int and info_of(node).keeps_ints
+    node.data = number
+    node.flags = (node.flags & ~<uint16_t>DATA_INT) | (DATA_INT if is_int else 0)
+    return 0
+
+
+cdef object forward(Tape tape):
+    """Compute the program, or where it cannot or would raise the nodes, which tell what."""
+    cdef Program *program
+    cdef Py_ssize_t i
+    if tape.state == IN_NODES or tape.seen != n_changes:
+        read_nodes(tape)
+        hide(tape)
+        tape.seen = n_changes
+    program = tape.program
+    if program is not NULL:
+        for i in range(program.n_kept):
+            refuse_new(program.infos[i].node, LEAF)
+        if read_leaves(program) and compute_rows(program, program.data, 1):
+            tape.state = FORWARD_DONE
+            tape.by_nodes = False
+            return number_object(program.data[program.root], root_is_int(program))
+    tape.numbers = [data_object(node_of(leaf)) for leaf in kept_leaves(tape)]
+    tape.state = FAILED
+    compute_nodes(tape.computed, tape.n_computed)
+    tape.state = FORWARD_DONE
+    tape.by_nodes = True
+    changed(tape)
+    return data_object(tape.entries[tape.n - 1].node)
+
+
+cdef inline bint root_is_int(Program *program) noexcept:
+    if program.root_kind == EITHER:
+        return program.data[program.root] == 0.0  # of a relu: see ints_are_known
+    return program.root_kind == INTS
+
+
+cdef inline void changed(Tape tape) noexcept:
+    """Let all tapes know that this one has written to nodes."""
+    global n_changes
+    n_changes += 1
+    tape.seen = n_changes
+
+
+cdef tuple kept_leaves(Tape tape):
+    """Return the leaves that keep their gradients: the inputs and those below the root."""
+    cdef Node **operands
+    cdef Py_ssize_t i, j, n
+    if tape.leaves is None:
+        leaves = dict.fromkeys(tape.inputs)
+        for i in range(tape.n_computed):
+            operands = operands_of(tape.computed[i].node, &n)
+            for j in range(n):
+                if is_kept(operands[j]):
+                    leaves[<object><PyObject *>operands[j]] = None
+        if is_kept(tape.entries[tape.n - 1].node):
+            leaves[<object><PyObject *>tape.entries[tape.n - 1].node] = None
+        tape.leaves = tuple(leaves)
+    return tape.leaves
+
+
+cdef int read_nodes(Tape tape) except -1:
+    """See that the nodes are those recorded, and read the constants inside.
+
+    If one has become an input of another tape, compile anew.
+    """
+    cdef Program *program = tape.program
+    cdef Node *node
+    cdef Py_ssize_t i
+    for i in range(tape.n_computed):
+        refuse_new(tape.computed[i].node, tape.ops[i])
+    if program is NULL:
+        return 0
+    for i in range(program.n_kept, program.n_infos):
+        node = program.infos[i].node
+        refuse_new(node, program.ops[i])
+        if program.ops[i] == LEAF:
+            if not node.flags & CONSTANT:
+                tape.program = NULL
+                free_program(program)
+                compile_tape(tape)
+                return read_nodes(tape)
+            program.data[program.infos[i].slot] = node.data
+    return 0
+
+
+cdef bint read_leaves(Program *program) noexcept:
+    """Read the leaves' numbers; False if one is an int, which the program does not know."""
+    cdef Py_ssize_t i
+    cdef uint16_t flags = 0
+    for i in range(program.n_kept):
+        program.data[i] = program.infos[i].node.data
+        flags |= program.infos[i].node.flags
+    return not flags & DATA_INT
+
+
+cdef void hide(Tape tape) noexcept:
+    """Make stale all nodes whose numbers a forward writes."""
+    cdef Py_ssize_t i
+    cdef Node *node
+    for i in range(tape.n_computed):
+        node = tape.computed[i].node
+        if node.n or node.op == NEG_MAX or node.flags & CONSTANT:
+            node.flags |= STALE
+
+
+cdef int refresh(Tape tape) except -1:
+    cdef Py_ssize_t i
+    if tape.state == IN_NODES:
+        return 0
+    if tape.state == FAILED:
+        raise RuntimeError("the last forward of this Tape raised: there are no numbers to write")
+    if not (tape.by_nodes and tape.seen == n_changes):
+        write_numbers(tape)
+    tape.state = IN_NODES
+    changed(tape)
+    for i in range(tape.n_computed):
+        tape.computed[i].node.flags &= ~<uint16_t>STALE
+    return 0
+
+
+cdef int write_numbers(Tape tape) except -1:
+    """Compute the nodes from the leaves' numbers at the last forward, and play the last backward.
+
+    The leaves keep the numbers and gradients that they have now.
+    """
+    cdef Program *program = tape.program
+    cdef Py_ssize_t i
+    leaves = kept_leaves(tape)
+    numbers = tape.numbers
+    if not tape.by_nodes:
+        leaves = tuple([<object><PyObject *>program.infos[i].node for i in range(program.n_kept)])
+        numbers = [program.data[i] for i in range(program.n_kept)]
+    for i in range(tape.n_computed):
+        refuse_new(tape.computed[i].node, tape.ops[i])
+    for leaf in leaves:
+        refuse_new(node_of(leaf), LEAF)
+    now = [(data_object(node_of(leaf)), grad_object(node_of(leaf))) for leaf in leaves]
+    try:
+        write_leaves(leaves, numbers)
+        compute_nodes(tape.computed, tape.n_computed)
+        if tape.state == BACKWARD_DONE:
+            play(tape.entries, tape.n, False, tape.float_root)
+    finally:
+        write_leaves(leaves, [data for data, _ in now])
+        for leaf, (_, grad) in zip(leaves, now):
+            set_grad(node_of(leaf), grad, type(grad) is int)
+    return 0
+
+
+cdef inline object grad_object(Node *node):
+    return number_object(node.grad, node.flags & GRAD_INT)
+
+
+cdef int write_leaves(tuple leaves, list numbers) except -1:
+    for leaf, number in zip(leaves, numbers):
+        write_leaf(node_of(leaf), number, type(number) is int)
+    return 0
+
+
+cdef int play_back(Tape tape) except -1:
+    """Play the tape: in the program after its forward, else on the nodes."""
+    cdef Program *program = tape.program
+    cdef Py_ssize_t i
+    if tape.state == FAILED:
+        raise RuntimeError("the last forward of this Tape raised: there is nothing to play back")
+    if tape.state == FORWARD_DONE and not tape.by_nodes and not has_negative_zero(program):
+        for i in range(program.n_kept):
+            program.grads[i] = program.infos[i].node.grad
+        memset(
+            program.grads + program.n_kept, 0,
+            (program.n_grads - program.n_kept) * sizeof(double),
+        )
+        program.grads[program.root_grad] = 1.0
+        play_rows(program, program.edges, program.data, program.grads, NULL, 1)
+        write_grads(program, program.data, 1)
+        tape.state = BACKWARD_DONE
+        return 0
+    if tape.state == FORWARD_DONE and tape.by_nodes:
+        if tape.seen != n_changes:
+            write_numbers(tape)
+        play(tape.entries, tape.n, False, tape.float_root)
+        tape.state = BACKWARD_DONE
+        changed(tape)
+        return 0
+    refresh(tape)  # a second time gradients inside count, as in any graph
+    for i in range(tape.n):
+        sync_node(tape.entries[i].node)
+    play(tape.entries, tape.n, False, tape.float_root)
+    changed(tape)
+    return 0
+
+
+cdef void write_grads(Program *program, const double *data, Py_ssize_t lanes) noexcept:
+    """Write the leaves' gradients; data, (n_data, lanes), tells which of them are ints."""
+    cdef Py_ssize_t i, lane
+    cdef NodeInfo *info
+    cdef bint is_int
+    for i in range(program.n_kept):
+        info = program.infos + i
+        if not info.is_reached:
+            continue
+        is_int = info.grad_kind != FLOATS and fabs(program.grads[i]) <= MAX_INT and (
+            info.node.flags & GRAD_INT or program.root_grad == <uint32_t>i
+        )
+        if is_int and info.grad_kind == EITHER:  # slope times int, the slope a relu's number
+            for lane in range(lanes):
+                if data[lanes * info.factor + lane] != 0.0:
+                    is_int = False
+        set_grad(info.node, program.grads[i], is_int)
+
+
+cdef inline bint is_negative_zero(double x) noexcept:
+    return x == 0.0 and signbit(x)
+
+
+cdef bint has_negative_zero(Program *program) noexcept:
+    """Return whether a leaf has the gradient -0.0."""
+    cdef Py_ssize_t i
+    for i in range(program.n_kept):
+        if is_negative_zero(program.infos[i].node.grad):
+            return True
+    return False
+
+
+# ---------------------------------------------------------------------- many rows at once
+
+cdef class RowWorkspace:
+    """The memory in which LANES rows are computed side by side, a number of each in a slot."""
+
+    cdef double *data       # (n_data, LANES)
+    cdef double *grads      # (n_grads, LANES)
+    cdef double *terms      # (n_places, LANES)
+    cdef Py_ssize_t n_compiled
+
+    def __cinit__(self, Tape tape):
+        cdef size_t vector = LANES * sizeof(double)
+        cdef Program *program = tape.program
+        cdef Py_ssize_t i, lane
+        self.n_compiled = tape.n_compiled
+        self.data = <double *>PyMem_Malloc(program.n_data * vector)
+        self.grads = <double *>PyMem_Malloc(program.n_grads * vector)
+        self.terms = <double *>PyMem_Malloc((program.n_places + 1) * vector)
+        if not (self.data and self.grads and self.terms):
+            raise MemoryError(f"no memory for {LANES} rows of {program.n_data} numbers")
+        for i in range(program.n_data):
+            for lane in range(LANES):
+                self.data[LANES * i + lane] = program.data[i]
+
+    def __dealloc__(self):
+        PyMem_Free(self.data)
+        PyMem_Free(self.grads)
+        PyMem_Free(self.terms)
+
+    cdef bint compute(self, Program *program, const double *rows, double *losses) noexcept nogil:
+        """Compute LANES rows; False if one raises.
+
+        Writes:  losses, terms
+        """
+        cdef Py_ssize_t j, lane
+        for lane in range(LANES):
+            for j in range(program.n_inputs):
+                self.data[LANES * program.inputs[j] + lane] = rows[lane * program.n_inputs + j]
+        if not compute_rows(program, self.data, LANES):
+            return False
+        memset(self.grads, 0, program.n_grads * LANES * sizeof(double))
+        for lane in range(LANES):
+            self.grads[LANES * program.root_grad + lane] = 1.0
+            losses[lane] = self.data[LANES * program.root + lane]
+        play_rows(program, program.row_edges, self.data, self.grads, self.terms, LANES)
+        return True
+
+    cdef void add(self, Program *program) noexcept:
+        """Add the terms to the leaves' gradients, row after row."""
+        cdef double grad
+        cdef Py_ssize_t i, lane, j, start = 0
+        for i in range(program.n_kept):
+            grad = program.infos[i].node.grad
+            for lane in range(LANES):
+                for j in range(start, program.ends[i]):
+                    grad += self.terms[LANES * j + lane]
+            program.grads[i] = grad
+            start = program.ends[i]
+        if program.root_grad < program.n_kept:  # the root is a leaf
+            program.grads[program.root_grad] = 1.0
+        write_grads(program, self.data, LANES)
+
+
+cdef array rows_of(object batch, Py_ssize_t n_inputs):
+    """Return a batch's numbers in one array, row after row."""
+    cdef array rows = array("d")
+    try:
+        view = memoryview(batch)
+    except TypeError:
+        view = None
+    if view is not None and view.ndim == 2 and view.format == "d" and view.c_contiguous:
+        if view.shape[1] != n_inputs:
+            raise ValueError(f"rows of {view.shape[1]} values for {n_inputs} inputs")
+        rows.frombytes(view.cast("B") if view.nbytes else b"")
+        return rows
+    for row in batch:
+        numbers = converted(row)
+        if len(numbers) != n_inputs:
+            raise ValueError(f"a row of {len(numbers)} values for {n_inputs} inputs")
+        for number in numbers:
+            rows.append(float(number))
+    return rows
+
+
+cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
+    """Do `forward` and `backward` for every row, and return the losses."""
+    cdef array losses = array("d", [0.0]) * n_rows
+    cdef double *c_losses = losses.data.as_doubles
+    cdef const double *c_rows = rows.data.as_doubles
+    cdef Py_ssize_t done = 0, n = len(tape.inputs)
+    cdef RowWorkspace workspace = None
+    cdef Program *program = NULL
+    while done < n_rows:
+        PyErr_CheckSignals()
+        # The last row is always computed alone: `refresh` writes its numbers.
+        if n_rows - done > LANES and done and tape.state == BACKWARD_DONE and not tape.by_nodes:
+            program = tape.program
+            if workspace is None or workspace.n_compiled != tape.n_compiled:
+                workspace = RowWorkspace(tape)
+            if not has_negative_zero(program) and workspace.compute(
+                program, c_rows + done * n, c_losses + done
+            ):
+                workspace.add(program)
+                done += LANES
+                continue
+        c_losses[done] = tape.forward(rows[done * n:(done + 1) * n])
+        tape.backward()
+        done += 1
+    return losses
+
+
+# --------------------------------------------------------------------- functions of lists
+#
+# The functions of microgpt/functions.py over lists or tuples of Values of one class, as
+# `in_lists` of ClassInfo says: a dot product is made as one SUM node at once. Whatever
+# else comes in takes the plain function's way, so that it behaves as the expression would.
+
+cdef object plain(str name):
+    """Return the pure-Python function of a name."""
+    module = "microgpt.adam" if name == "update" else "microgpt.functions"
+    # An import's lock that lacks memory is a RuntimeError before CPython 3.12.
+    return getattr(sys.modules.get(module) or import_module(module), name)
+
+
+cdef inline Node **nodes_in(object items, Py_ssize_t *n, ClassInfo **info) except? NULL:
+    """Return the items of a list or tuple of Values of one class, if there are any; else NULL.
+
+    Where info is not NULL the class has to be that one; its info is written.
+    """
+    cdef Py_ssize_t i
+    cdef Node **nodes
+    if type(items) is not list and type(items) is not tuple:
+        return NULL
+    nodes = <Node **>PySequence_Fast_ITEMS(items)
+    n[0] = PySequence_Fast_GET_SIZE(items)
+    if n[0] == 0:
+        return NULL
+    if info[0] is NULL:
+        info[0] = info_of(nodes[0])
+        if not info[0].in_lists:
+            info[0] = NULL
+            return NULL
+    for i in range(n[0]):
+        if type_of(nodes[i]) != info[0].type:
+            return NULL
+        sync_node(nodes[i])
+    return nodes
+
+
+cdef tuple own_values(object items, ClassInfo **info):
+    """Return a copy, which nothing else can change, of items as `nodes_in` takes them; else None."""
+    cdef Py_ssize_t n
+    if type(items) is not list and type(items) is not tuple:
+        return None
+    items = tuple(items)
+    return None if nodes_in(items, &n, info) is NULL else items
+
+
+cdef inline Node **items_of(object items) noexcept:
+    return <Node **>PySequence_Fast_ITEMS(items)
+
+
+cdef object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize_t n):
+    """Return the sum from 0 of n products, n at least 1."""
+    cdef Node *node = new_node(info, 0, LEAF, 0)
+    cdef Terms *terms = new_terms(n, node)
+    cdef Term *term = term_of(terms)
+    cdef double total = 0.0, a_data, b_data
+    cdef uint16_t flags = 0
+    cdef Py_ssize_t k
+    for k in range(n):
+        a_data = a[k].data
+        b_data = b[k].data
+        incref(a[k])
+        incref(b[k])
+        term[k] = Term(a[k], b[k], b_data, a_data)
+        # 0 + x and x + 0 are the same bits, so the first term needs no case of its own.
+        total = total + a_data * b_data
+        flags |= a[k].flags | b[k].flags
+    terms.n = n
+    terms.fresh = info.fresh
+    terms.starts_int = info.keeps_ints
+    terms.adds_ints = not info.float_slope
+    become_sum(node, terms, total, flags & DATA_INT and write_product_ints(node, terms))
+    return OWNED(node)
+
+
+cdef bint write_product_ints(Node *node, Terms *terms) noexcept:
+    """Write which slopes of products are ints; return whether the sum of all is one."""
+    cdef Term *term = term_of(terms)
+    cdef Py_ssize_t k
+    cdef uint32_t ints, made
+    cdef double total = 0.0, number, unused
+    cdef bint is_int = terms.starts_int
+    for k in range(terms.n):
+        ints = ints_of_two(term[k].a, term[k].b)
+        made = mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, ints)
+        if made:
+            write_ints(terms, k, <uint16_t>(made & ~<uint32_t>DATA_INT))
+        is_int = add_rule(
+            &total, total, number, (FIRST_INT if is_int else 0) | (SECOND_INT if made & DATA_INT else 0)
+        )
+    return is_int
+
+
+cdef object sum_of_values(ClassInfo *info, Node **a, Py_ssize_t n):
+    """Return the sum from 0 of n values, n at least 1."""
+    cdef Node *node = new_node(info, 0, LEAF, 0)
+    cdef Terms *terms = new_terms(n, node)
+    cdef Term *term = term_of(terms)
+    cdef double total = 0.0
+    cdef Py_ssize_t k
+    cdef bint is_int = info.keeps_ints
+    terms.starts_int = is_int
+    for k in range(n):
+        incref(a[k])
+        term[k] = Term(a[k], NULL, a[k].data, 0.0)
+        if a[k].flags & DATA_INT:
+            write_ints(terms, k, FIRST_INT)
+        is_int = add_rule(
+            &total, total, a[k].data,
+            (FIRST_INT if is_int else 0) | (SECOND_INT if a[k].flags & DATA_INT else 0),
+        )
+    terms.n = n
+    terms.fresh = info.fresh
+    terms.adds_ints = not info.float_slope
+    become_sum(node, terms, total, is_int)
+    return OWNED(node)
+
+
+def dot(a, b):
+    """Return the sum of the products of a and b.
+
+    Shapes:  a (n,), b (n,); of unequal lengths the shorter counts
+    Order:   products summed left to right, from 0
+    """
+    cdef Py_ssize_t n_a, n_b
+    cdef ClassInfo *info = NULL
+    cdef Node **a_items = nodes_in(a, &n_a, &info)
+    cdef Node **b_items = nodes_in(b, &n_b, &info) if a_items is not NULL else NULL
+    if b_items is NULL:
+        return plain("dot")(a, b)
+    return sum_of_products(info, a_items, b_items, min(n_a, n_b))
+
+
+def linear(x, w):
+    """Return the matrix-vector product of w and x.
+
+    Shapes:  x (n_in,), w (n_out, n_in), returns (n_out,)
+    Order:   products summed over n_in left to right, from 0
+    Source:  microgpt `linear`
+    """
+    cdef Py_ssize_t n_x = 0, n_w = 0
+    cdef ClassInfo *info = NULL
+    cdef Node **x_items
+    cdef Node **w_items
+    cdef tuple own = own_values(x, &info)
+    cdef list out
+    if own is None or type(w) is not list and type(w) is not tuple:
+        return plain("linear")(x, w)
+    out = []
+    for wo in w:
+        w_items = nodes_in(wo, &n_w, &info)
+        x_items = nodes_in(own, &n_x, &info) if w_items is not NULL else NULL
+        if x_items is NULL:
+            out.append(plain("dot")(wo, own))
+        else:
+            out.append(sum_of_products(info, w_items, x_items, min(n_w, n_x)))
+    return out
+
+
+cdef Node *largest_of(Node **values, Py_ssize_t n) noexcept:
+    """Return the value with the largest data as Python's `max` finds it."""
+    cdef Node *largest = values[0]
+    cdef Py_ssize_t i
+    for i in range(1, n):
+        if values[i].data > largest.data:
+            largest = values[i]
+    return largest
+
+
+cdef object new_neg_max(ClassInfo *info, tuple values, Node *largest, object sibling):
+    """Return a leaf of minus the largest that replay computes again; siblings share the values."""
+    cdef bint is_int = largest.flags & DATA_INT
+    cdef double data = 0.0 if is_int and largest.data == 0.0 else -largest.data
+    cdef Node *node = make_constant(info, data, is_int)
+    value = OWNED(node)
+    if sibling is None:
+        node.block = block_of(values)
+    else:
+        node.block = node_of(sibling).block
+        node.block.shared += 1
+    node.op = NEG_MAX
+    return value
+
+
+cdef Block *block_of(tuple values) except NULL:
+    cdef Block *block = new_block(len(values), 0)
+    cdef Py_ssize_t i
+    for i in range(len(values)):
+        block.children[i] = node_of(values[i])
+        incref(block.children[i])
+    return block
+
+
+cdef list exponentials(ClassInfo *info, tuple logits):
+    """Return exp(logit - largest), where the largest is a plain number, found as `max` does."""
+    cdef Node *largest = largest_of(items_of(logits), len(logits))
+    cdef list exps = []
+    leaf = None
+    for logit in logits:
+        leaf = new_neg_max(info, logits, largest, leaf)
+        moved = OWNED(make_add(info, node_of(logit), node_of(leaf)))
+        exps.append(OWNED(make_unary(EXP, info, node_of(moved), 0.0, False)))
+    return exps
+
+
+cdef object quotient(ClassInfo *info, object a, object b):
+    inverse = OWNED(make_unary(POW, info, node_of(b), -1.0, True))
+    return OWNED(make_mul(info, node_of(a), node_of(inverse)))
+
+
+cdef list probabilities(ClassInfo *info, tuple logits):
+    cdef list exps = exponentials(info, logits)
+    total = sum_of_values(info, items_of(exps), len(exps))
+    cdef Py_ssize_t i
+    for i in range(len(exps)):
+        exps[i] = quotient(info, exps[i], total)
+    return exps
+
+
+cdef object plain_softmax(object logits):
+    """Return the plain function's result; of other classes' logits too a replay finds the largest."""
+    cdef Node *a
+    cdef Node *constant
+    if type(logits) is not list and type(logits) is not tuple:
+        return plain("softmax")(logits)
+    own = tuple(logits)
+    out = plain("softmax")(own)
+    for value in own:
+        if not isinstance(value, Value):
+            return out
+    for probability in out:
+        # e / total, where e = (logit + constant).exp()
+        a = node_of(probability)
+        constant = NULL
+        for op in (MUL, EXP, ADD):
+            if not isinstance(<object><PyObject *>a, Value) or a.op != op:
+                return out
+            constant = a.child[1]
+            a = a.child[0]
+        if constant.op == LEAF and constant.flags & CONSTANT:
+            constant.block = block_of(own)
+            constant.op = NEG_MAX
+    return out
+
+
+def softmax(logits):
+    """Return the probabilities proportional to exp(logits).
+
+    Shapes:  logits (n,), returns (n,)
+    Order:   the largest logit is subtracted as a plain number; exponentials
+             summed left to right from 0; each divided by the total on its own
+    Source:  microgpt `softmax`
+    """
+    cdef ClassInfo *info = NULL
+    cdef tuple own = own_values(logits, &info)
+    if own is None:
+        return plain_softmax(logits)
+    return probabilities(info, own)
+
+
+def cross_entropy(logits, target):
+    """Return minus the logarithm of the target's probability.
+
+    Shapes:  logits (n,); target in 0..n-1
+    Units:   nats
+    Source:  microgpt's training loop
+    """
+    cdef ClassInfo *info = NULL
+    cdef tuple own = own_values(logits, &info)
+    cdef list exps
+    if own is None or not PyLong_CheckExact(target) or not 0 <= target < len(own):
+        return -softmax(logits)[target].log()
+    exps = exponentials(info, own)
+    total = sum_of_values(info, items_of(exps), len(exps))
+    # The other probabilities would be made and dropped.
+    probability = quotient(info, exps[target], total)
+    logarithm = OWNED(make_unary(LOG, info, node_of(probability), 0.0, False))
+    return OWNED(make_neg(info, node_of(logarithm)))
+
+
+def rmsnorm(x):
+    """Return x divided by the root of its mean square.
+
+    Shapes:  x (n,), returns (n,)
+    Order:   squares summed left to right from 0
+    Source:  arXiv:1910.07467; microgpt `rmsnorm`
+    """
+    cdef ClassInfo *info = NULL
+    cdef tuple own = own_values(x, &info)
+    cdef Py_ssize_t i, n
+    cdef list out = []
+    if own is None:
+        return plain("rmsnorm")(x)
+    n = len(own)
+    total = sum_of_products(info, items_of(own), items_of(own), n)
+    mean_square = times_constant(info, total, c_pow(<double>n, -1.0), False)
+    mean_square = add_constant(info, mean_square, 1e-5, False)
+    scale = OWNED(make_unary(POW, info, node_of(mean_square), -0.5, False))
+    for i in range(n):
+        out.append(OWNED(make_mul(info, node_of(own[i]), node_of(scale))))
+    return out
+
+
+def attention(q, keys, values, n_head):
+    """Return what the query of one position gathers from the positions so far, head by head.
+
+    Shapes:  q (n_embd,), keys and values (positions, n_embd), returns (n_embd,)
+    Order:   per head: scores over positions, softmax, then per output the
+             weighted values summed over positions left to right, from 0
+    Raises:  ValueError if n_embd is not a multiple of n_head
+    Source:  arXiv:1706.03762; microgpt `gpt`
+    """
+    cdef ClassInfo *info = NULL
+    cdef tuple own_q = own_values(q, &info)
+    cdef list own_keys, own_values_, scores, out = []
+    cdef Py_ssize_t t, j, start, n, head_dim, n_positions
+    cdef Node **weights
+    cdef Node **column
+    cdef double root
+    if own_q is None or type(n_head) is not int or not 1 <= n_head or len(own_q) % n_head:
+        return plain("attend")(q, keys, values, n_head, softmax)
+    n = len(own_q)
+    own_keys = own_rows(keys, n, info)
+    own_values_ = own_rows(values, n, info)
+    if own_keys is None or own_values_ is None or len(own_keys) > len(own_values_):
+        return plain("attend")(q, keys, values, n_head, softmax)
+    n_positions = len(own_keys)
+    head_dim = n // n_head
+    root = c_pow(c_pow(<double>head_dim, 0.5), -1.0)
+    column = <Node **>PyMem_Malloc(n_positions * sizeof(Node *))
+    if column is NULL:
+        raise MemoryError(f"no memory for attention over {n_positions} positions")
+    try:
+        for start in range(0, n, head_dim):
+            scores = []
+            for t in range(n_positions):
+                score = sum_of_products(
+                    info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim
+                )
+                scores.append(times_constant(info, score, root, False))
+            scores = probabilities(info, tuple(scores))
+            weights = items_of(scores)
+            for j in range(start, start + head_dim):
+                for t in range(n_positions):
+                    column[t] = items_of(own_values_[t])[j]
+                out.append(sum_of_products(info, weights, column, n_positions))
+        return out
+    finally:
+        PyMem_Free(column)
+
+
+cdef list own_rows(object rows, Py_ssize_t n, ClassInfo *info):
+    """Return copies of rows of n Values of a class each, at least one; else None."""
+    cdef list out = []
+    if type(rows) is not list and type(rows) is not tuple:
+        return None
+    for row in tuple(rows):
+        row = own_values(row, &info)
+        if row is None or len(row) != n:
+            return None
+        out.append(row)
+    return out or None
+
+
+def maximum(a, b):
+    """Return the larger of two values as a node of both, a where they are equal.
+
+    Unlike Python's `max` of their data it is part of the graph: a replay of a Tape
+    compares again. If either is NaN it is b.
+    """
+    if is_recording(a, b, b):
+        return plain("maximum")(a, b)
+    a, b = as_values((a, b))
+    return OWNED(make_maximum(info_of(node_of(a)), node_of(a), node_of(b)))
+
+
+def where(condition, a, b):
+    """Return a if the condition's data is positive, else b, as a node of all three.
+
+    Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
+    """
+    if is_recording(condition, a, b):
+        return plain("where")(condition, a, b)
+    condition, a, b = as_values((condition, a, b))
+    return OWNED(make_where(info_of(node_of(a)), node_of(condition), node_of(a), node_of(b)))
+
+
+cdef bint is_recording(a, b, c) except -1:
+    """Return whether `microgpt.compile` records, and so has nodes of its own."""
+    if isinstance(a, Value) and isinstance(b, Value) and isinstance(c, Value):
+        return False
+    return plain("recorder").get() is not None
+
+
+cdef object as_values(tuple items):
+    """Return items as Values, numbers as the leaves that an operator makes of them."""
+    for item in items:
+        if not isinstance(item, Value):
+            return plain("_values")(items)
+    return items
+
+
+class Operation(import_module("microgpt.functions").Operation):
+    __doc__ = import_module("microgpt.functions").Operation.__doc__
+
+    def __call__(self, *values):
+        value = super().__call__(*values)
+        cdef Node *node
+        cdef tuple children, slopes
+        if isinstance(value, Value) and node_of(value).op == CUSTOM:
+            node = node_of(value)
+            if node.n != IN_BLOCK:
+                children, slopes = value._children, value._local_grads
+                release_children(node)
+                adopt(node, children, slopes, True)
+            node.block.operation = <PyObject *>self
+            incref(<PyObject *>self)
+            node.op = OPERATION
+        return value
+
+
+def update(
+    params, m, v, learning_rate, beta1, beta2, eps_adam, correction1, correction2
+):
+    """Update every parameter once: the formulas of `Adam`, with this step's numbers.
+
+    Shapes:  params, m, v (n,)
+    Order:   params first to last; an exception leaves everything as it was before
+    Writes:  data of params, grad of params as 0, m, v
+    Raises:  OverflowError if the square of a gradient exceeds the largest float;
+             ValueError if a second moment was made negative
+    """
+    cdef double rate = learning_rate, c_beta1 = beta1, c_beta2 = beta2, eps = eps_adam
+    cdef double c1 = correction1, c2 = correction2, rest1 = 1 - beta1, rest2 = 1 - beta2
+    cdef Py_ssize_t i, n = 0
+    cdef Node *p
+    cdef ClassInfo *info = NULL
+    # What may raise is left to the plain function, which takes a failed update back.
+    if not (eps > 0.0 and c1 > 0.0 and c2 > 0.0 and cannot_raise(params, m, v)):
+        return plain("update")(
+            params, m, v, learning_rate, beta1, beta2, eps_adam, correction1, correction2
+        )
+    cdef Node **items = nodes_in(params, &n, &info)
+    cdef double *c_m = (<array>m).data.as_doubles
+    cdef double *c_v = (<array>v).data.as_doubles
+    for i in range(n):
+        p = items[i]
+        c_m[i] = c_beta1 * c_m[i] + rest1 * p.grad
+        c_v[i] = c_beta2 * c_v[i] + rest2 * pow(fabs(p.grad), 2.0)
+        p.data -= rate * (c_m[i] / c1) / (pow(c_v[i] / c2, 0.5) + eps)
+        p.grad = 0.0
+        p.flags = (p.flags & ~<uint16_t>DATA_INT) | EDITED | GRAD_INT
+
+
+cdef bint cannot_raise(object params, object m, object v) except -1:
+    """Return whether params are exact Values, and their numbers such that no update raises."""
+    cdef Py_ssize_t i, n = 0
+    cdef Node **items
+    cdef ClassInfo *info = NULL
+    if not are_moments(params, m, v):
+        return False
+    items = nodes_in(params, &n, &info)
+    for i in range(n):
+        if not (fabs(items[i].grad) < 1e150 and (<array>v).data.as_doubles[i] >= 0.0):
+            return False
+    return True
+
+
+cdef bint are_moments(object params, object m, object v) except -1:
+    """Return whether params are Values of a class and m and v arrays of as many doubles."""
+    cdef Py_ssize_t n
+    cdef ClassInfo *info = NULL
+    return (
+        nodes_in(params, &n, &info) is not NULL
+        and type(m) is array and (<array>m).typecode == "d" and len(m) == n
+        and type(v) is array and (<array>v).typecode == "d" and len(v) == n
+    )
+
+
+# ------------------------------------------------------------------ of a recorded loss
+
+def are_values(weights, list values):
+    """Return whether lists, tuples and dictionaries hold these Values still, in order."""
+    return match(weights, values, 0) == len(values)
+
+
+cdef Py_ssize_t match(object weights, list values, Py_ssize_t i) except -2:
+    """Return the index after the last match, -1 if something else stands there."""
+    if type(weights) is dict:
+        weights = list((<dict>weights).values())
+    if not isinstance(weights, (list, tuple)):
+        return i + 1 if i < len(values) and weights is values[i] else -1
+    for item in weights:
+        if i < len(values) and item is values[i]:
+            i += 1
+            continue
+        if isinstance(item, Value):
+            return -1
+        i = match(item, values, i)
+        if i < 0:
+            return -1
+    return i
+
+
+def read_values(list values, array data, array grads):
+    """Write the numbers and gradients of Values to the beginning of two arrays of doubles."""
+    cdef Py_ssize_t i, n = len(values)
+    cdef Value value
+    if len(data) < n or len(grads) < n:
+        raise ValueError(f"no room for the numbers of {n} values")
+    for i in range(n):
+        value = values[i]
+        sync_node(node_of(value))
+        if node_of(value).n:
+            raise ValueError(f"a weight must be a leaf: {value!r} has been computed")
+        data.data.as_doubles[i] = node_of(value).data
+        grads.data.as_doubles[i] = node_of(value).grad
+
+
+def write_values(list values, array grads, array data=None):
+    """Set the gradients of Values, and their numbers if given, from the beginning of arrays."""
+    cdef Py_ssize_t i, n = len(values)
+    cdef Value value
+    if len(grads) < n or data is not None and len(data) < n:
+        raise ValueError(f"no numbers for {n} values")
+    for i in range(n):
+        value = values[i]
+        sync_node(node_of(value))
+        set_grad(node_of(value), grads.data.as_doubles[i], False)
+        if data is not None:
+            write_leaf(node_of(value), data.data.as_doubles[i], False)
+            node_of(value).flags |= EDITED
+
+
+# ------------------------------------------------------------------------ set up the class
+
+cdef int set_up() except -1:
+    """Let Value be what its settings say: nodes, made and freed by the functions above."""
+    global value_type
+    cdef TypeSlots *slots = <TypeSlots *>Value
+    value_type = <PyTypeObject *>Value
+    (<dict><object>slots.tp_dict)["_settings"] = oracle.Settings(results=Value)
+    (<dict><object>slots.tp_dict)["__init_subclass__"] = classmethod(init_subclass)
+    slots.tp_dealloc = dealloc_value
+    slots.tp_vectorcall = call_value
+    # As in a class of Python's, members can be added to it: Value.sigmoid = f.
+    slots.tp_flags &= ~Py_TPFLAGS_IMMUTABLETYPE
+    PyType_Modified(value_type)
+    return remember_members(value_type)
+
+
+set_up()

@@ -1,0 +1,140 @@
+"""What is known of a class of Values: its settings, and whether its operators are Value's.
+
+Looked up once and kept until the class changes, which its version tag tells.
+"""
+
+from cpython.mem cimport PyMem_Calloc
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
+
+from node cimport (
+    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, type_of, value_type,
+)
+
+
+cdef extern from *:
+    """
+    /* The operators and methods on which C code relies instead of calling them. */
+    #define N_MEMBERS 13
+    static const char *member_names[N_MEMBERS] = {
+        "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__",
+        "__rtruediv__", "__pow__", "__rpow__", "__neg__", "log", "exp"
+    };
+    static PyObject *member_keys[N_MEMBERS];
+    static PyObject *members[N_MEMBERS];
+    static PyObject *settings_key = NULL;
+    static void *value_init = NULL;
+    static void *value_new = NULL;
+    static ClassInfo no_info;
+    static ClassInfo *value_info = NULL;  /* of Value itself */
+    """
+    enum: N_MEMBERS
+    const char *member_names[13]
+    PyObject *member_keys[13]
+    PyObject *members[13]
+    PyObject *settings_key
+    void *value_init
+    void *value_new
+    ClassInfo no_info
+    ClassInfo *value_info
+    PyObject *_PyType_Lookup(PyTypeObject *, PyObject *) noexcept
+    bint PyType_IsSubtype(PyTypeObject *, PyTypeObject *)
+    PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+    bint is_float "PyFloat_CheckExact"(PyObject *)
+    PyObject *Py_True
+    PyObject *Py_None
+
+
+cdef extern from *:
+    """
+    static PyObject *forever(PyObject *x) { Py_INCREF(x); return x; }
+    """
+    PyObject *forever(object)
+
+
+cdef inline ClassInfo *class_info(PyTypeObject *kind) noexcept:
+    """Return what is known of a class. The pointer stays valid."""
+    cdef ClassInfo *info = value_info if kind == value_type else bucket_of(kind)[0]
+    if info is not NULL and info.type == kind and info.version and (
+        info.version == (<TypeSlots *>kind).tp_version_tag
+    ):
+        return info
+    return find_info(kind)
+
+
+cdef inline ClassInfo *info_of(void *value) noexcept:
+    """Return what is known of the class of a Value."""
+    return class_info(type_of(value))
+
+
+cdef inline ClassInfo *ours(void *x) noexcept:
+    """Return what is known of the class of a Value whose operators are Value's; else NULL."""
+    cdef ClassInfo *info = class_info(type_of(x))
+    return info if info.is_ours else NULL
+
+
+cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
+    """Look a class up, among those known or by its members."""
+    cdef ClassInfo *info = bucket_of(kind)[0]
+    while info is not NULL and info.type != kind:
+        info = info.next
+    if info is NULL:
+        info = <ClassInfo *>PyMem_Calloc(1, sizeof(ClassInfo))
+        if info is NULL:
+            return &no_info  # of no class: the operators take the slow path
+        info.type = kind
+        info.next = bucket_of(kind)[0]
+        bucket_of(kind)[0] = info
+    if not info.version or info.version != (<TypeSlots *>kind).tp_version_tag:
+        fill_info(info)
+    return info
+
+
+cdef inline void fill_info(ClassInfo *info) noexcept:
+    cdef PyTypeObject *kind = info.type
+    cdef TypeSlots *slots = <TypeSlots *>kind
+    cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
+    cdef Py_ssize_t i
+    info.is_ours = info.makes_ours = info.in_lists = info.is_simple = False
+    info.result = NULL
+    info.version = slots.tp_version_tag
+    if not PyType_IsSubtype(kind, value_type):
+        return
+    info.result = kind
+    if PyTuple_GET_ITEM(settings, 0) != Py_None:
+        info.result = <PyTypeObject *>PyTuple_GET_ITEM(settings, 0)
+        settings = _PyType_Lookup(info.result, settings_key)
+    info.keeps_ints = PyTuple_GET_ITEM(settings, 1) == Py_True
+    info.fresh = 0 if is_float(PyTuple_GET_ITEM(settings, 2)) else GRAD_INT
+    info.float_root = is_float(PyTuple_GET_ITEM(settings, 3))
+    info.float_slope = is_float(PyTuple_GET_ITEM(settings, 4))
+    if PyTuple_GET_ITEM(settings, 5) == Py_True:
+        info.fresh |= LATE
+    info.rectify = <object>PyTuple_GET_ITEM(settings, 6) == "not negative"
+    info.is_simple = is_simple(info.result)
+    info.makes_ours = slots.tp_init == value_init and slots.tp_new == value_new
+    info.is_ours = True
+    for i in range(N_MEMBERS):
+        if _PyType_Lookup(kind, member_keys[i]) != members[i]:
+            info.is_ours = False
+    info.in_lists = (
+        info.is_ours and info.is_simple and info.result == kind and not info.fresh & LATE
+    )
+    info.version = slots.tp_version_tag
+
+
+cdef inline int remember_members(PyTypeObject *kind) except -1:
+    """Remember the members of Value as they are compiled."""
+    global settings_key, value_info, value_init, value_new
+    cdef Py_ssize_t i
+    cdef object name
+    import sys
+    for i in range(N_MEMBERS):
+        name = sys.intern(member_names[i].decode())
+        member_keys[i] = forever(name)
+        members[i] = forever(<object>_PyType_Lookup(kind, member_keys[i]))
+    settings_key = forever(sys.intern("_settings"))
+    value_init = (<TypeSlots *>kind).tp_init
+    value_new = (<TypeSlots *>kind).tp_new
+    value_info = find_info(kind)
+    return 0

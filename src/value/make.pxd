@@ -1,0 +1,321 @@
+"""Nodes made by operations, and their deallocation.
+
+Each function takes what is known of the class of the left operand and returns a new
+reference to a node of the class of its results.
+"""
+
+from cpython.mem cimport PyMem_Free
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
+from libc.math cimport signbit
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from node cimport (
+    ABSORBED, ADD, CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, IS_COUNTED, LATE,
+    LEAF, MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, UNUSUAL, WHERE, Block, Terms,
+    ClassInfo, Node, Op, TypeSlots, children_of, Py_TPFLAGS_HEAPTYPE, decref, free_node, incref,
+    is_simple, new_block,
+    new_node, refcount, release_block, type_of, unlikely, value_type,
+)
+from rules cimport (
+    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, maximum_rule, mul_rule, unary_name,
+    where_rule,
+)
+from scalar cimport raise_math_error, raise_pow_error
+from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
+
+
+cdef inline uint16_t kept_ints(ClassInfo *info, uint32_t ints) noexcept:
+    """Return which results are ints in a class; its settings may say that data never is."""
+    return <uint16_t>(ints if info.keeps_ints else ints & ~<uint32_t>DATA_INT)
+
+
+cdef inline object number_object(double x, bint is_int):
+    """Return a number as Python's."""
+    return <long long>x if is_int else x
+
+
+cdef inline object data_object(Node *node):
+    return number_object(node.data, node.flags & DATA_INT)
+
+
+cdef inline Node *make_leaf(ClassInfo *info, double data, bint is_int) except NULL:
+    cdef Node *node = new_node(info, DATA_INT if is_int and info.keeps_ints else 0, LEAF, 0)
+    node.data = data
+    return node
+
+
+cdef inline Node *make_constant(ClassInfo *info, double data, bint is_int) except NULL:
+    """Return a leaf that an operator makes of a number."""
+    cdef uint32_t flags = CONSTANT | DATA_INT if is_int and info.keeps_ints else CONSTANT
+    cdef Node *node = new_node(info, flags, LEAF, 0)
+    node.data = data
+    return node
+
+
+cdef inline uint32_t ints_of_two(Node *a, Node *b) noexcept:
+    return (FIRST_INT if a.flags & DATA_INT else 0) | (SECOND_INT if b.flags & DATA_INT else 0)
+
+
+cdef inline int sync_both(Node *a, Node *b) except -1:
+    if unlikely((a.flags | b.flags) & UNUSUAL):
+        sync_node(a)
+        sync_node(b)
+    return 0
+
+
+cdef inline Node *adopted(Node *node, Node *a, Node *b) noexcept:
+    incref(a)
+    node.child[0] = a
+    incref(b)
+    node.child[1] = b
+    return node
+
+
+cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except NULL:
+    cdef Node *node
+    cdef uint32_t ints
+    cdef double y
+    if unlikely(a.op == SUM) and a is not b and type_of(a) == info.result and can_grow(a):
+        return grow_sum(info, a, b)
+    sync_both(a, b)
+    ints = add_rule(&y, a.data, b.data, ints_of_two(a, b))
+    if not info.float_slope:
+        ints |= FIRST_INT | SECOND_INT
+    node = new_node(info, kept_ints(info, ints), ADD, 2)
+    node.data = y
+    node.slope[0] = node.slope[1] = 1.0
+    return adopted(node, a, b)
+
+
+cdef inline Node *make_mul(ClassInfo *info, Node *a, Node *b) except NULL:
+    cdef Node *node
+    cdef uint32_t ints
+    cdef double y, by_a, by_b
+    sync_both(a, b)
+    ints = mul_rule(&y, &by_a, &by_b, a.data, b.data, ints_of_two(a, b))
+    node = new_node(info, kept_ints(info, ints), MUL, 2)
+    node.data = y
+    node.slope[0] = by_a
+    node.slope[1] = by_b
+    return adopted(node, a, b)
+
+
+cdef inline Node *make_maximum(ClassInfo *info, Node *a, Node *b) except NULL:
+    cdef Node *node
+    sync_both(a, b)
+    node = new_node(info, 0, MAXIMUM, 2)
+    maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
+    if (a if node.slope[0] == 1.0 else b).flags & DATA_INT and info.keeps_ints:
+        node.flags |= DATA_INT
+    return adopted(node, a, b)
+
+
+cdef inline Node *make_where(ClassInfo *info, Node *condition, Node *a, Node *b) except NULL:
+    cdef Node *node
+    cdef Block *block
+    sync_node(condition)
+    sync_both(a, b)
+    block = new_block(3, 3)
+    try:
+        node = new_node(info, 0, LEAF, 0)
+    except MemoryError:
+        PyMem_Free(block)
+        raise
+    block.children[0] = condition
+    block.children[1] = a
+    block.children[2] = b
+    incref(condition)
+    incref(a)
+    incref(b)
+    node.block = block
+    node.op = WHERE
+    node.n = IN_BLOCK
+    compute_where(node, info.keeps_ints)
+    return node
+
+
+cdef inline void compute_where(Node *node, bint keeps_ints) noexcept:
+    cdef Block *block = node.block
+    cdef bint first
+    where_rule(
+        &node.data, block.slopes, 1,
+        block.children[0].data, block.children[1].data, block.children[2].data,
+    )
+    block.ints[0] = block.ints[1] = block.ints[2] = 0
+    first = block.slopes[1] == 1.0
+    node.flags &= ~<uint16_t>DATA_INT
+    if keeps_ints and block.children[1 if first else 2].flags & DATA_INT:
+        node.flags |= DATA_INT
+
+
+cdef inline Node *make_unary(
+    const Op op, ClassInfo *info, Node *a, double k, bint k_is_int
+) except NULL:
+    """Return a node of an operation of one number; k is the exponent of a POW."""
+    cdef Node *node
+    cdef double y = 0.0, slope = 0.0
+    cdef uint32_t ints
+    cdef int raises
+    sync_node(a)
+    ints = (FIRST_INT if a.flags & DATA_INT else 0) | (SECOND_INT if k_is_int else 0)
+    raises = apply_unary(op, &y, &slope, a.data, k, &ints, False)
+    if unlikely(raises):
+        if info.fresh & LATE:
+            raises &= RAISES_NUMBER
+        if raises:
+            raise_of_unary(op, data_object(a), number_object(k, k_is_int), raises)
+    ints = kept_ints(info, ints)
+    if op == POW and k_is_int:
+        ints |= SECOND_INT
+    node = new_node(info, ints, op, 1)
+    node.data = y
+    node.slope[0] = slope
+    node.slope[1] = k
+    incref(a)
+    node.child[0] = a
+    return node
+
+
+cdef inline int raise_of_unary(uint32_t op, object x, object k, int raises) except -1:
+    """Raise what Python raises for an operation of one number."""
+    if op != POW:
+        if raises & RAISES_NUMBER:
+            raise_math_error(unary_name(op), x)
+        1 / x  # of a logarithm, where backward reads the number
+    else:
+        if not raises & RAISES_NUMBER:
+            k = k - 1
+        # The oracle takes the float of an int that is beyond 2**53 as an int.
+        raise_pow_error(float(x) if type(k) is int and k >= 0 else x, k)
+    return 0
+
+
+cdef inline Node *make_neg(ClassInfo *info, Node *a) except NULL:
+    cdef Node *node
+    cdef Node *minus_one = make_constant(info, -1.0, True)
+    try:
+        node = make_mul(info, a, minus_one)
+    finally:
+        decref(minus_one)
+    return node
+
+
+cdef inline Node *number_plus(ClassInfo *info, double number, bint is_int, Node *a) except NULL:
+    """Return number + a."""
+    cdef Node *node
+    cdef Node *constant
+    if number == 0.0 and not signbit(number) and not info.fresh & LATE and (
+        info.is_simple and info.result == type_of(a)
+    ):
+        node = start_sum(info, a, is_int and info.keeps_ints)
+        node.terms.adds_ints = not info.float_slope
+        return node
+    constant = make_constant(info, number, is_int)
+    try:
+        node = make_add(info, a, constant)
+    finally:
+        decref(constant)
+    return node
+
+
+# -------------------------------------------------------------------- deallocation
+
+cdef extern from *:
+    """
+    static Node *dying = NULL;  /* nodes to be freed, while other deallocators may run */
+    static int draining = 0;
+    """
+    Node *dying
+    bint draining
+
+
+cdef inline void release_children(Node *node) noexcept:
+    """Drop a node's children. May run other deallocators, and so any Python code."""
+    cdef Node *first = node.child[0]
+    cdef Node *second = node.child[1]
+    cdef uint8_t n = node.n, op = node.op
+    node.n = 0
+    node.op = LEAF
+    if op == SUM:
+        release_terms(node, <Terms *>first)
+    elif op == NEG_MAX or n == IN_BLOCK:
+        release_block(<Block *>first)
+    elif n > 0:
+        decref(first)
+        if n > 1:
+            decref(second)
+
+
+cdef inline void dealloc(PyObject *object_) noexcept:
+    """Free a node and all that dies with it, without recursion.
+
+    Nodes that die while others are being freed only join the list; so no chain,
+    of whatever classes, is too long. `next` is the list, and `dying` wherever
+    other deallocators may run.
+    """
+    global dying, draining
+    cdef Node *self = <Node *>object_
+    cdef Node *node
+    cdef Node *next
+    cdef uint8_t n
+    if self.flags & ABSORBED:
+        leave_sum(self)
+        free_node(self)
+        return
+    if type_of(self) != value_type and not is_simple(type_of(self)) and (
+        python_drops_class(type_of(self))
+    ):
+        incref(type_of(self))  # since that is before the node is freed
+    if draining:
+        dying = put_before(dying, self)
+        return
+    draining = True
+    next = put_before(NULL, self)
+    while next is not NULL:
+        node = next
+        next = node.next
+        n = node.n
+        if n == 2:
+            next = let_go(node.child[0], next)
+            next = let_go(node.child[1], next)
+        elif n == 1:
+            next = let_go(node.child[0], next)
+        elif n or node.op == NEG_MAX:
+            dying = next
+            release_children(node)
+            next = dying
+        if type_of(node) == value_type:
+            free_node(node)
+        else:
+            dying = next
+            free_node(node)
+            next = dying
+    draining = False
+
+
+cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:
+    """Return whether subtype_dealloc drops the reference to the class, or leaves it to `dealloc`."""
+    cdef TypeSlots *base = <TypeSlots *>kind
+    while base.tp_dealloc != (<TypeSlots *>value_type).tp_dealloc:
+        base = <TypeSlots *>base.tp_base
+    return not base.tp_flags & Py_TPFLAGS_HEAPTYPE
+
+
+cdef inline Node *put_before(Node *next, Node *node) noexcept:
+    """Put a node on the list: the dying have no use for their number. Return the first."""
+    node.next = next
+    return node
+
+
+cdef inline Node *let_go(Node *child, Node *next) noexcept:
+    """Drop a dying node's child; with its last reference it joins the list. Return the first."""
+    global dying
+    if refcount(child) > 1:
+        decref(child)
+        return next
+    if type_of(child) == value_type and not IS_COUNTED:
+        return put_before(next, child)
+    dying = next
+    decref(child)
+    return dying

@@ -1,0 +1,400 @@
+"""A node of a graph as a C struct, and the memory of nodes.
+
+`Node` is what a `Value` object is in memory. All machinery works on `Node *`; only
+_value.pyx knows the Python classes. What lies below what: node, then rules (which
+knows only numbers), sums, make, walk, program, rows; each cimports only modules before it.
+
+A field with several meanings is a union:
+
+| field      | usually                  | else                                                     |
+| ---------- | ------------------------ | -------------------------------------------------------- |
+| `data`     | the number               | `next`: of a node being freed, the next one to free      |
+| `grad`     | the gradient             | `sum_terms`: of a product inside a sum, the sum's terms  |
+| `child`    | up to two children       | `terms` of a SUM; `block` where n is IN_BLOCK, and of a NEG_MAX |
+| `slope`    | the local gradients      | slope[1] of a POW: its exponent                          |
+
+An int is kept as a double and a flag; a result beyond 2**53 is a float.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.object cimport PyTypeObject
+from cpython.ref cimport PyObject
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    struct Terms;
+    struct Block;
+    #define NODE_FIELDS                                                          \\
+        union { double data; struct Node *next; };                               \\
+        union { double grad; struct Terms *sum_terms; };                         \\
+        uint32_t place;      /* a mark during a walk; 1 + a site during compiling */ \\
+        uint8_t op;                                                              \\
+        uint8_t n;           /* children, or IN_BLOCK */                         \\
+        uint16_t flags;                                                          \\
+        union { struct Node *child[2]; struct Terms *terms; struct Block *block; }; \\
+        double slope[2];                                                         \\
+        PyObject *attributes; /* a dict, of classes with attributes=True; or NULL */
+    typedef struct Node { PyObject_HEAD NODE_FIELDS } Node;
+    typedef struct { NODE_FIELDS } NodeFields;  /* what the class Value declares */
+
+    /* Outside debug and free-threaded builds, skip PyObject_Init and the final decref. */
+    #if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS) || defined(Py_GIL_DISABLED) \\
+        || PY_VERSION_HEX >= 0x030E0000 && SIZEOF_VOID_P <= 4
+    #define IS_COUNTED 1
+    #define begin_life(node, kind) PyObject_Init((PyObject *)(node), kind)
+    #else
+    #define IS_COUNTED 0
+    #if PY_VERSION_HEX >= 0x030E0000  /* the count is 32 of the 64 bits that Python sets */
+    #define ONE_REFERENCE(node) (((PyObject *)(node))->ob_refcnt_full = 1)
+    #else
+    #define ONE_REFERENCE(node) (((PyObject *)(node))->ob_refcnt = 1)
+    #endif
+    #define begin_life(node, kind) (ONE_REFERENCE(node), Py_SET_TYPE((PyObject *)(node), kind))
+    #endif
+
+    /* Objects of a class that have more in memory than its size says. */
+    #ifndef Py_TPFLAGS_MANAGED_DICT
+    #define Py_TPFLAGS_MANAGED_DICT 0
+    #endif
+    #ifndef Py_TPFLAGS_MANAGED_WEAKREF
+    #define Py_TPFLAGS_MANAGED_WEAKREF 0
+    #endif
+    #define HAS_MORE (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
+
+    /* Nodes kept for reuse. Not more: each graph shuffles them a little, and after twenty
+       they lie so far apart that a step takes three times as long. Python's pools do not. */
+    #define MAX_FREE 256
+    static Node *free_nodes[MAX_FREE];
+    static Py_ssize_t n_free = 0;
+    static Py_ssize_t n_allocated = 0;  /* nodes that have memory, the free ones among them */
+    static PyTypeObject *value_type = NULL;
+    """
+    ctypedef struct Node:
+        double data
+        Node *next
+        double grad
+        Terms *sum_terms
+        uint32_t place
+        uint8_t op
+        uint8_t n
+        uint16_t flags
+        Node **child
+        Terms *terms
+        Block *block
+        double *slope
+        PyObject *attributes
+    ctypedef struct NodeFields:
+        pass
+    enum: IS_COUNTED
+    enum: MAX_FREE
+    unsigned long HAS_MORE
+    void begin_life(Node *, PyTypeObject *)
+    Node *free_nodes[256]
+    Py_ssize_t n_free
+    Py_ssize_t n_allocated
+    PyTypeObject *value_type
+    bint unlikely(bint) nogil
+
+    void incref "Py_INCREF"(void *)
+    void decref "Py_DECREF"(void *)
+    void xdecref "Py_XDECREF"(void *)
+    Py_ssize_t refcount "Py_REFCNT"(void *)
+    PyTypeObject *type_of "Py_TYPE"(void *)
+    void *PyObject_Malloc(size_t)
+    void PyType_Modified(PyTypeObject *)
+    unsigned long Py_TPFLAGS_HEAPTYPE
+    ctypedef PyObject *(*vectorcallfunc)(
+        PyObject *, PyObject *const *, size_t, PyObject *
+    ) except NULL
+    ctypedef struct TypeSlots "PyTypeObject":
+        Py_ssize_t tp_basicsize
+        Py_ssize_t tp_dictoffset
+        Py_ssize_t tp_weaklistoffset
+        PyObject *tp_dict
+        unsigned long tp_flags
+        unsigned int tp_version_tag
+        PyTypeObject *tp_base
+        void *tp_traverse
+        void *tp_clear
+        void *tp_init
+        void *tp_new
+        void (*tp_dealloc)(PyObject *) noexcept
+        void (*tp_free)(void *) noexcept
+        PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
+        PyObject *(*tp_call)(PyObject *, PyObject *, PyObject *) except NULL
+        vectorcallfunc tp_vectorcall
+
+
+cdef extern from *:
+    """
+    /* The children and local gradients of a node that has no room for them. */
+    typedef struct Block {
+        Py_ssize_t n_children;
+        Py_ssize_t n_grads;
+        Node **children;
+        double *slopes;
+        uint8_t *ints;        /* which slopes are ints */
+        PyObject *operation;  /* of an OPERATION node, or NULL */
+        Py_ssize_t shared;    /* how many more nodes have this block */
+        uint32_t slot;        /* of a NEG_MAX in the program being compiled, or NONE */
+    } Block;
+    """
+    ctypedef struct Block:
+        Py_ssize_t n_children
+        Py_ssize_t n_grads
+        Node **children
+        double *slopes
+        uint8_t *ints
+        PyObject *operation
+        Py_ssize_t shared
+        uint32_t slot
+
+
+cdef extern from *:
+    """
+    /* a * b with the two local gradients; or where b is NULL a alone, and slope_a is
+       the number that it had. */
+    typedef struct { Node *a; Node *b; double slope_a; double slope_b; } Term;
+    typedef struct Terms {
+        Py_ssize_t n;
+        Py_ssize_t capacity;
+        struct Node *owner;    /* the sum; or the next of the free ones */
+        struct Node *product;  /* absorbed last and still alive, or NULL */
+        struct Node *partial;
+        double inner_grad;     /* of every node inside, after a backward */
+        uint16_t fresh;        /* the flags of a new node of the sum's class */
+        uint8_t inner_int;     /* whether inner_grad is an int */
+        uint8_t starts_int;    /* whether the first 0 is one */
+        uint8_t adds_ints;     /* whether the local gradients of + are */
+        uint8_t has_ints;      /* whether the terms' ints are written: FIRST_INT, SECOND_INT */
+    } Terms;
+    """
+    ctypedef struct Term:
+        Node *a
+        Node *b
+        double slope_a
+        double slope_b
+    ctypedef struct Terms:
+        Py_ssize_t n
+        Py_ssize_t capacity
+        Node *owner
+        Node *product
+        Node *partial
+        double inner_grad
+        uint16_t fresh
+        uint8_t inner_int
+        uint8_t starts_int
+        uint8_t adds_ints
+        uint8_t has_ints
+
+
+cdef enum Op:
+    LEAF, ADD, MUL, POW, LOG, EXP, RELU, RECTIFY, SIGMOID, TANH, MAXIMUM, WHERE
+    NEG_MAX    # a leaf that replay computes: minus the largest of some values
+    CUSTOM     # made by the constructor
+    OPERATION  # made by an Operation
+    SUM        # a sum of terms, from 0
+
+
+cdef enum:
+    IN_BLOCK = 255
+    NONE = 0xffffffff
+
+
+cdef enum Flag:
+    ABSORBED = 1      # its children have moved into a sum
+    PLAYED = 2        # a backward has gone through it
+    EDITED = 4        # its data was written by hand
+    CONSTANT = 8      # an operator made it of a number
+    STALE = 16        # a Tape has computed newer numbers
+    LATE = 32         # backward takes its slopes from the numbers at that time
+    DATA_INT = 64
+    GRAD_INT = 128
+    FIRST_INT = 256   # slope[0] is an int
+    SECOND_INT = 512  # slope[1] is an int, or a POW's exponent
+    UNUSUAL = ABSORBED | STALE
+
+
+# ------------------------------------------------------------- classes and settings
+
+cdef extern from *:
+    """
+    /* What is known of a class, while its version is what it was. */
+    typedef struct ClassInfo {
+        struct ClassInfo *next; /* in its bucket */
+        PyTypeObject *type;
+        unsigned int version;
+        PyTypeObject *result;   /* the class of its results; NULL if it is no Value */
+        uint16_t fresh;         /* flags of a new node of that class */
+        uint8_t keeps_ints;     /* the settings, of that class too */
+        uint8_t float_root;
+        uint8_t float_slope;
+        uint8_t rectify;
+        uint8_t is_simple;      /* whether its objects are nodes and nothing more */
+        uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
+        uint8_t is_ours;        /* whether all its operators are those of Value */
+        uint8_t makes_ours;     /* and its constructor */
+    } ClassInfo;
+    #define N_BUCKETS 64
+    static ClassInfo *info_buckets[N_BUCKETS];
+    #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
+    """
+    ctypedef struct ClassInfo:
+        ClassInfo *next
+        PyTypeObject *type
+        unsigned int version
+        PyTypeObject *result
+        uint16_t fresh
+        uint8_t keeps_ints
+        uint8_t float_root
+        uint8_t float_slope
+        uint8_t rectify
+        uint8_t is_simple
+        uint8_t in_lists
+        uint8_t is_ours
+        uint8_t makes_ours
+    ClassInfo **bucket_of(void *)
+
+
+cdef inline bint is_simple(PyTypeObject *kind) noexcept:
+    """Return whether objects of a class are nodes and nothing more."""
+    cdef TypeSlots *slots = <TypeSlots *>kind
+    return (
+        slots.tp_basicsize == sizeof(Node) and not slots.tp_flags & HAS_MORE
+        and slots.tp_weaklistoffset == 0
+    )
+
+
+# ------------------------------------------------------------- children and slopes
+
+cdef inline Node **children_of(Node *node, Py_ssize_t *n) noexcept:
+    if node.n == IN_BLOCK:
+        n[0] = node.block.n_children
+        return node.block.children
+    n[0] = node.n
+    return node.child
+
+
+cdef inline double *slopes_of(Node *node, Py_ssize_t *n) noexcept:
+    if node.n == IN_BLOCK:
+        n[0] = node.block.n_grads
+        return node.block.slopes
+    n[0] = node.n
+    return node.slope
+
+
+cdef inline bint is_int_slope(Node *node, Py_ssize_t i) noexcept:
+    if node.n == IN_BLOCK:
+        return node.block.ints[i]
+    return node.flags & (SECOND_INT if i else FIRST_INT)
+
+
+cdef inline Block *new_block(Py_ssize_t n, Py_ssize_t m) except NULL:
+    """Return a block for n children, not yet written, and m local gradients."""
+    cdef Block *block = <Block *>PyMem_Malloc(
+        sizeof(Block) + n * sizeof(Node *) + m * (sizeof(double) + 1)
+    )
+    if block is NULL:
+        raise MemoryError(f"no memory for a node of {n} children")
+    block.n_children = n
+    block.n_grads = m
+    block.children = <Node **>(block + 1)
+    block.slopes = <double *>(block.children + n)
+    block.ints = <uint8_t *>(block.slopes + m)
+    block.operation = NULL
+    block.shared = 0
+    block.slot = NONE
+    return block
+
+
+cdef inline void release_block(Block *block) noexcept:
+    cdef Py_ssize_t i
+    if block.shared:
+        block.shared -= 1
+        return
+    for i in range(block.n_children):
+        decref(block.children[i])
+    xdecref(block.operation)
+    PyMem_Free(block)
+
+
+# ---------------------------------------------------------------------- allocation
+
+cdef inline Node *take_node(PyTypeObject *kind, uint16_t flags, Op op, uint8_t n) noexcept:
+    """Return a new reference to a node of a simple class, data and n children not set.
+
+    Return NULL if there is no memory. Runs no Python code and raises nothing.
+    """
+    global n_free, n_allocated
+    cdef Node *node
+    if n_free > 0:
+        n_free -= 1
+        node = free_nodes[n_free]
+    else:
+        node = <Node *>PyObject_Malloc(sizeof(Node))
+        if node is NULL:
+            return NULL
+        n_allocated += 1
+    node.grad = 0.0
+    node.place = 0
+    node.op = op
+    node.n = n
+    node.flags = flags
+    node.attributes = NULL
+    begin_life(node, kind)
+    if kind != value_type and not IS_COUNTED:  # else PyObject_Init has done it
+        incref(kind)
+    return node
+
+
+cdef inline Node *new_node(ClassInfo *info, uint32_t flags, Op op, uint8_t n) except NULL:
+    """Return a new reference to a node of the class of an operand's results.
+
+    flags are those beside the class's own.
+    """
+    global n_allocated
+    cdef Node *node
+    if info.is_simple:
+        node = take_node(info.result, <uint16_t>(info.fresh | flags), op, n)
+        if unlikely(node is NULL):
+            raise_no_node()
+        return node
+    if info.result is NULL:  # there was no memory to look the class up
+        raise_no_node()
+    node = <Node *>(<TypeSlots *>info.result).tp_alloc(info.result, 0)  # all zeros
+    n_allocated += 1
+    node.op = op
+    node.n = n
+    node.flags = <uint16_t>(info.fresh | flags)
+    return node
+
+
+cdef inline int raise_no_node() except -1:
+    raise MemoryError("no memory for a node")
+
+
+cdef inline void free_node(Node *node) noexcept:
+    """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
+    global n_free, n_allocated
+    cdef PyTypeObject *kind = type_of(node)
+    cdef PyObject *attributes
+    if kind != value_type:
+        attributes = node.attributes
+        node.attributes = NULL
+        xdecref(attributes)
+    if n_free < MAX_FREE and (kind == value_type or is_simple(kind)):
+        free_nodes[n_free] = node
+        n_free += 1
+    else:
+        n_allocated -= 1
+        (<TypeSlots *>kind).tp_free(node)
+    if kind != value_type:
+        decref(kind)
+
+
+cdef inline void set_grad(Node *node, double grad, bint is_int) noexcept:
+    node.grad = grad
+    node.flags = (node.flags & ~<uint16_t>GRAD_INT) | (GRAD_INT if is_int else 0)

@@ -1,0 +1,393 @@
+"""Sums kept as one node.
+
+`sum(w * x for ...)` makes two nodes a term that only the sum sees. A SUM node stands
+for all of them: the terms in a row, from 0, left to right. It grows when something is
+added to it and nothing else refers to it, and it absorbs products that nothing else
+refers to: they give it their factors, and are usually freed next.
+
+C code (an array of objects) may hold the only reference to an absorbed node, and from
+CPython 3.14 on a local variable may; so an absorbed node knows its sum until it dies, and
+`sync_node` expands the sum into the nodes that it stands for before such a node is read.
+`expand_sum` restores them with their numbers, and with their gradients if a backward has
+gone through. A node that is STALE is refused by `sync_node` too.
+"""
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from libc.math cimport signbit
+from libc.stdint cimport uint8_t, uint16_t
+from libc.string cimport memcpy, memset
+
+from node cimport (
+    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, MUL, PLAYED,
+    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref,
+    new_node, refcount, set_grad, take_node, type_of, unlikely,
+)
+from rules cimport add_rule, mul_rule
+
+cdef extern from *:
+    """
+    /* Sums start with room for 16 terms and grow fourfold; these two sizes are kept for reuse. */
+    #define SMALL_SUM 16
+    #define LARGE_SUM 64
+    #define MAX_FREE_TERMS 2048  /* of each size: 1.1 and 4.2 MiB */
+    static Terms *free_terms[2];
+    static Py_ssize_t n_free_terms[2];
+    """
+    enum: SMALL_SUM
+    enum: LARGE_SUM
+    enum: MAX_FREE_TERMS
+    Terms *free_terms[2]
+    Py_ssize_t n_free_terms[2]
+
+cdef enum:
+    MAX_TERMS = 1 << 30
+
+
+cdef inline Term *term_of(Terms *terms) noexcept:
+    return <Term *>(terms + 1)
+
+
+cdef inline uint8_t *ints_of(Terms *terms) noexcept:
+    """Return which numbers of each term are ints, in units of FIRST_INT; see has_ints."""
+    return <uint8_t *>(term_of(terms) + terms.capacity)
+
+
+cdef inline size_t terms_size(Py_ssize_t capacity) noexcept:
+    return sizeof(Terms) + capacity * (sizeof(Term) + 1)
+
+
+cdef inline int size_class(Py_ssize_t n) noexcept:
+    return 0 if n <= SMALL_SUM else 1 if n <= LARGE_SUM else 2
+
+
+cdef inline Terms *new_terms(Py_ssize_t n, Node *node) except NULL:
+    """Return terms, none yet, with room for n; if there is no memory, give up their node."""
+    cdef int kind = size_class(n)
+    cdef Py_ssize_t capacity = SMALL_SUM if kind == 0 else LARGE_SUM if kind == 1 else n
+    cdef Terms *terms = NULL
+    if kind < 2 and free_terms[kind] is not NULL:
+        terms = free_terms[kind]
+        free_terms[kind] = <Terms *>terms.owner
+        n_free_terms[kind] -= 1
+    else:
+        if n <= MAX_TERMS:
+            terms = <Terms *>PyMem_Malloc(terms_size(capacity))
+        if terms is NULL:
+            decref(node)
+            raise MemoryError(f"no memory for a sum of {n} terms")
+        terms.capacity = capacity
+    terms.n = 0
+    terms.product = terms.partial = NULL
+    terms.has_ints = False
+    return terms
+
+
+cdef inline void free_terms_of(Terms *terms) noexcept:
+    cdef int kind = size_class(terms.capacity)
+    cdef Py_ssize_t size = SMALL_SUM if kind == 0 else LARGE_SUM
+    if kind < 2 and terms.capacity == size and n_free_terms[kind] < MAX_FREE_TERMS:
+        terms.owner = <Node *>free_terms[kind]
+        free_terms[kind] = terms
+        n_free_terms[kind] += 1
+    else:
+        PyMem_Free(terms)
+
+
+cdef inline void write_ints(Terms *terms, Py_ssize_t k, uint16_t ints) noexcept:
+    """Write which numbers of term k are ints; of the terms before it, none if none is written."""
+    if not terms.has_ints:
+        memset(ints_of(terms), 0, terms.capacity)
+        terms.has_ints = True
+    ints_of(terms)[k] = <uint8_t>(ints >> 8)
+
+
+cdef inline uint16_t term_ints(Terms *terms, Py_ssize_t k) noexcept:
+    return (<uint16_t>ints_of(terms)[k]) << 8 if terms.has_ints else 0
+
+
+cdef inline bint is_temporary(Node *node, uint16_t fresh, uint16_t labels) noexcept:
+    """Return whether the caller's reference to an untouched node is the only one."""
+    return (
+        refcount(node) == 1 and (node.flags & ~labels) == fresh
+        and node.grad == 0.0 and not signbit(node.grad)
+    )
+
+
+cdef inline void take_term(Terms *terms, Node *b) noexcept:
+    """Write b as the next term: its factors if it is a temporary product, else itself."""
+    cdef Term *term = term_of(terms) + terms.n
+    cdef uint16_t ints
+    if b.op == MUL and type_of(b) == type_of(terms.owner) and is_temporary(
+        b, terms.fresh, FIRST_INT | SECOND_INT | DATA_INT
+    ):
+        term.a = b.child[0]
+        term.b = b.child[1]
+        term.slope_a = b.slope[0]
+        term.slope_b = b.slope[1]
+        ints = b.flags & (FIRST_INT | SECOND_INT)
+        b.flags = ABSORBED | (b.flags & (FIRST_INT | SECOND_INT | DATA_INT))
+        b.sum_terms = terms
+        terms.product = b
+    else:
+        incref(b)
+        term.a = b
+        term.b = NULL
+        term.slope_a = b.data
+        ints = FIRST_INT if b.flags & DATA_INT else 0
+    if ints or terms.has_ints:
+        write_ints(terms, terms.n, ints)
+    terms.n += 1
+
+
+cdef inline void become_sum(Node *node, Terms *terms, double total, bint is_int) noexcept:
+    terms.owner = node
+    node.data = total
+    node.terms = terms
+    node.op = SUM
+    node.n = IN_BLOCK
+    if is_int:
+        node.flags |= DATA_INT
+
+
+cdef inline Node *start_sum(ClassInfo *info, Node *first, bint starts_int) except NULL:
+    """Return 0 + first: a sum of one term."""
+    cdef Node *node
+    cdef Terms *terms
+    cdef double total
+    cdef uint16_t ints
+    sync_node(first)
+    node = new_node(info, 0, LEAF, 0)
+    terms = new_terms(1, node)
+    terms.owner = node
+    terms.fresh = info.fresh
+    terms.starts_int = starts_int
+    ints = (FIRST_INT if first.flags & DATA_INT else 0) | (SECOND_INT if starts_int else 0)
+    ints = <uint16_t>add_rule(&total, first.data, 0.0, ints)
+    take_term(terms, first)
+    become_sum(node, terms, total, ints)
+    return node
+
+
+cdef inline bint can_grow(Node *partial) noexcept:
+    """Return whether a sum may move into the sum of itself and something else."""
+    return (
+        is_temporary(partial, partial.terms.fresh, DATA_INT)
+        and partial.terms.product is NULL and partial.terms.partial is NULL
+    )
+
+
+cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NULL:
+    """Return partial + last, where partial is a sum that may grow."""
+    cdef Node *node
+    cdef Terms *terms
+    cdef Py_ssize_t capacity
+    cdef double total
+    cdef uint16_t ints
+    sync_node(last)
+    node = new_node(info, 0, LEAF, 0)
+    terms = partial.terms
+    if terms.n == terms.capacity:
+        capacity = terms.capacity
+        terms = NULL
+        if capacity < MAX_TERMS:
+            terms = <Terms *>PyMem_Realloc(partial.terms, terms_size(4 * capacity))
+        if terms is NULL:
+            decref(node)
+            raise MemoryError("no memory for the terms of a sum")
+        if terms.has_ints:
+            memcpy(term_of(terms) + 4 * capacity, term_of(terms) + capacity, capacity)
+            memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)
+        terms.capacity = 4 * capacity
+        partial.terms = terms
+    ints = (FIRST_INT if partial.flags & DATA_INT else 0)
+    ints |= (SECOND_INT if last.flags & DATA_INT else 0)
+    ints = <uint16_t>add_rule(&total, partial.data, last.data, ints)
+    take_term(terms, last)
+    partial.flags = ABSORBED | (partial.flags & DATA_INT)
+    terms.partial = partial
+    become_sum(node, terms, total, ints)
+    return node
+
+
+cdef inline Terms *sum_of(Node *absorbed) noexcept:
+    """Return the terms that an absorbed product or partial sum has moved into."""
+    return absorbed.terms if absorbed.op == SUM else absorbed.sum_terms
+
+
+cdef inline void leave_sum(Node *absorbed) noexcept:
+    """Tell the sum that what it absorbed is dead."""
+    if absorbed.op == SUM:
+        absorbed.terms.partial = NULL
+    else:
+        absorbed.sum_terms.product = NULL
+
+
+cdef inline int sync_node(Node *node) except -1:
+    """Let a node have its own numbers: expand the sum that has absorbed it.
+
+    Raises:  RuntimeError if the node is stale
+    """
+    if unlikely(node.flags & UNUSUAL):
+        sync_slow(node)
+    return 0
+
+
+cdef inline int sync_slow(Node *node) except -1:
+    if node.flags & STALE:
+        raise_stale()
+    if not expand_sum(sum_of(node).owner):
+        raise MemoryError("no memory for the nodes of a sum")
+    return 0
+
+
+cdef inline int raise_stale() except -1:
+    raise RuntimeError(
+        "this value is inside a Tape that has computed again, and has older numbers: "
+        "call the tape's refresh() first"
+    )
+
+
+cdef inline int sync_children(Node *node) except -1:
+    """Let a node have children that can be read."""
+    if node.flags & ABSORBED:
+        sync_slow(node)
+    if node.op == SUM and not expand_sum(node):
+        raise MemoryError("no memory for the nodes of a sum")
+    return 0
+
+
+cdef inline void drop(Term term) noexcept:
+    cdef Node *b = term.b
+    decref(term.a)
+    if b is not NULL:
+        decref(b)
+
+
+cdef inline void release_terms(Node *owner, Terms *terms) noexcept:
+    """Drop the terms of a dying sum; what it absorbed and is still alive gets its own back."""
+    cdef Term *term = term_of(terms)
+    cdef Node *product = terms.product
+    cdef Node *partial = terms.partial
+    cdef uint16_t played = owner.flags & PLAYED
+    cdef uint16_t grad_int = terms.fresh & GRAD_INT
+    cdef double inner_grad = 0.0
+    cdef Py_ssize_t k
+    if played:
+        inner_grad = terms.inner_grad
+        grad_int = GRAD_INT if terms.inner_int else 0
+    terms.product = terms.partial = NULL
+    if product is not NULL:
+        terms.n -= 1
+        product.grad = inner_grad
+        product.flags = (product.flags & ~<uint16_t>ABSORBED) | grad_int
+    if partial is not NULL:
+        partial.grad = inner_grad
+        partial.flags = (partial.flags & DATA_INT) | played | grad_int
+        terms.owner = partial
+        if product is NULL:
+            terms.n -= 1
+            drop(term[terms.n])
+        return
+    for k in range(terms.n):
+        drop(term[k])
+    free_terms_of(terms)
+
+
+cdef inline void fill(
+    Node *node, Op op, Node *a, Node *b, double slope_a, double slope_b, uint16_t ints
+) noexcept:
+    node.op = op
+    node.n = 2
+    node.child[0] = a
+    node.child[1] = b
+    node.slope[0] = slope_a
+    node.slope[1] = slope_b
+    node.flags = (node.flags & ~<uint16_t>(FIRST_INT | SECOND_INT)) | ints
+
+
+cdef inline bint expand_sum(Node *node) noexcept:
+    """Turn a sum into the additions and products that it stands for.
+
+    Return False, with the sum as it was, if there is no memory. Runs no Python code.
+    """
+    cdef Terms *terms = node.terms
+    cdef Term *term = term_of(terms)
+    cdef Py_ssize_t k, taken = 0, n = terms.n
+    cdef double number, unused
+    cdef double inner_grad = 0.0
+    cdef uint16_t fresh = terms.fresh
+    cdef uint16_t ints, made
+    cdef uint16_t slopes = FIRST_INT | SECOND_INT if terms.adds_ints else 0
+    # additions[0..n], the first the leaf 0, the last the sum itself; then products
+    cdef Node **additions = <Node **>PyMem_Malloc((2 * n + 1) * sizeof(Node *))
+    cdef Node **products = additions + n + 1
+    cdef Node *partial = terms.partial
+    cdef Node *product = terms.product
+    if additions is NULL:
+        return False
+    for k in range(2 * n + 1):
+        additions[k] = NULL
+    additions[n] = node
+    if partial is not NULL:
+        additions[n - 1] = partial
+    if product is not NULL:
+        products[n - 1] = product
+    for k in range(2 * n + 1):
+        if additions[k] is NULL and (k <= n or term[k - n - 1].b is not NULL):
+            additions[k] = take_node(type_of(node), fresh, LEAF, 0)
+            if additions[k] is NULL:
+                for taken in range(k):
+                    if additions[taken] not in (NULL, node, partial, product):
+                        free_node(additions[taken])
+                PyMem_Free(additions)
+                return False
+    if node.flags & PLAYED:
+        inner_grad = terms.inner_grad
+        fresh = (fresh & ~<uint16_t>GRAD_INT) | (GRAD_INT if terms.inner_int else 0)
+    if partial is not NULL:
+        incref(partial)
+    if product is not NULL:
+        incref(product)
+    additions[0].data = 0.0
+    additions[0].flags = fresh | CONSTANT | (DATA_INT if terms.starts_int else 0)
+    additions[0].grad = inner_grad
+    for k in range(n):
+        ints = term_ints(terms, k)
+        number = term[k].slope_a
+        if term[k].b is NULL:
+            products[k] = term[k].a
+            made = SECOND_INT if ints else 0
+        else:
+            # the slope by a is b's number
+            made = <uint16_t>mul_rule(
+                &number, &unused, &unused, term[k].slope_b, term[k].slope_a,
+                (FIRST_INT if ints & SECOND_INT else 0) | (SECOND_INT if ints & FIRST_INT else 0),
+            ) & DATA_INT
+            if products[k] != product:
+                products[k].data = number
+            else:  # which may have been edited
+                made = product.flags & DATA_INT
+            products[k].flags = fresh | made
+            fill(
+                products[k], MUL, term[k].a, term[k].b, term[k].slope_a, term[k].slope_b, ints
+            )
+            products[k].grad = inner_grad
+            made = SECOND_INT if made else 0
+        if additions[k].flags & DATA_INT:
+            made |= FIRST_INT
+        if additions[k + 1] != node:
+            made = <uint16_t>add_rule(&number, additions[k].data, number, made)
+            additions[k + 1].grad = inner_grad
+            if additions[k + 1] != partial:
+                additions[k + 1].data = number
+            else:
+                made = partial.flags & DATA_INT
+            additions[k + 1].flags = fresh | made
+        if k == 0:
+            fill(additions[1], ADD, products[0], additions[0], 1.0, 1.0, slopes)
+        else:
+            fill(additions[k + 1], ADD, additions[k], products[k], 1.0, 1.0, slopes)
+    node.flags &= ~<uint16_t>PLAYED
+    free_terms_of(terms)
+    PyMem_Free(additions)
+    return True

@@ -1,0 +1,356 @@
+"""The walk over a graph, and the chain rule along it."""
+
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from make cimport data_object, raise_of_unary
+from node cimport (
+    ADD, CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, MUL, NEG_MAX,
+    PLAYED, POW, SECOND_INT, STALE, SUM, Node, Term, Terms, children_of, is_int_slope, set_grad,
+    slopes_of, unlikely,
+)
+from rules cimport RAISES_SLOPE, apply_unary, is_unary, product_fits, sum_fits
+from sums cimport expand_sum, raise_stale, term_ints, term_of
+
+
+cdef struct Entry:
+    # A node; of a sum, the terms from start to stop.
+    Node *node
+    uint32_t start
+    uint32_t stop
+
+
+cdef struct Frame:
+    # A node on the way down, which of its children comes next, and the first
+    # of its terms that is not yet on the tape.
+    Node *node
+    uint32_t next
+    uint32_t start
+
+
+cdef struct Walk:
+    Entry *entries
+    Py_ssize_t n
+    Py_ssize_t capacity
+    Frame *frames
+    Py_ssize_t max_depth
+
+
+cdef enum:
+    MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
+
+
+cdef enum Purpose:
+    FOR_BACKWARD, FOR_TAPE, FOR_REPLAY
+
+
+cdef enum Walked:
+    NO_MEMORY, FOUND_STALE, DONE
+
+
+cdef inline Walked walk(Node *root, Walk *w, Purpose purpose) noexcept:
+    """Write what root depends on, in the order in which the nodes are finished.
+
+    For a tape, sums are expanded and leaves included. For one backward, leaves, which
+    pass nothing on, are left out, and a sum is cut into segments where one of its
+    terms is the first to reach a node: the part before it, the nodes below, the
+    rest. For replay, constants are included, a NEG_MAX after the values it depends on.
+    Leaves a mark in `place` of every node written, which `play` or `unmark` clears;
+    no mark if there is no memory or a node is stale.
+    """
+    cdef Node *child
+    cdef Node **children
+    cdef Term *term
+    cdef Frame frame = Frame(root, 0, 0)
+    cdef Py_ssize_t n, depth = 0, n_entries = 0
+    cdef uint32_t stop
+    cdef bint stale = root.flags & STALE
+    root.place = 1
+    while not stale:
+        n = frame.node.n
+        stop = 0
+        child = NULL
+        if n == 2 or n == 1:
+            if frame.next == 0:
+                frame.next = 1
+                child = if_new(frame.node.child[0], purpose, &stale)
+            if child is NULL and frame.next < n:
+                frame.next = 2
+                child = if_new(frame.node.child[1], purpose, &stale)
+        elif frame.node.op != SUM:
+            children = children_of(frame.node, &n)
+            if frame.node.op == NEG_MAX and purpose == FOR_REPLAY:
+                n = frame.node.block.n_children
+                children = frame.node.block.children
+            while child is NULL and frame.next < n:
+                child = if_new(children[frame.next], purpose, &stale)
+                frame.next += 1
+        elif purpose != FOR_BACKWARD or frame.node.flags & PLAYED:
+            # A sum can be played once; the next time it is its nodes.
+            if not expand_sum(frame.node):
+                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
+            continue
+        else:
+            term = term_of(frame.node.terms)
+            stop = frame.node.terms.n
+            while child is NULL and frame.next < 2 * stop:
+                child = term[frame.next >> 1].b if frame.next & 1 else term[frame.next >> 1].a
+                if child is not NULL:
+                    child = if_new(child, purpose, &stale)
+                frame.next += 1
+            if child is not NULL:
+                stop = (frame.next - 1) >> 1
+                if stop > frame.start:
+                    if not emit(w, &n_entries, frame.node, frame.start, stop):
+                        return fail(w, n_entries, depth, frame.node, NO_MEMORY)
+                    frame.start = stop
+        if child is not NULL:
+            if depth == w.max_depth and not grow(
+                <void **>&w.frames, &w.max_depth, sizeof(Frame)
+            ):
+                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
+            w.frames[depth] = frame
+            depth += 1
+            frame = Frame(child, 0, 0)
+            child.place = 1
+        else:
+            if not emit(w, &n_entries, frame.node, frame.start, stop):
+                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
+            if depth == 0:
+                w.n = n_entries
+                if unlikely(stale):
+                    break
+                return DONE
+            depth -= 1
+            frame = w.frames[depth]
+    return fail(w, n_entries, depth, frame.node, FOUND_STALE)
+
+
+cdef inline Node *if_new(Node *child, Purpose purpose, bint *stale) noexcept:
+    """Return a child that is still to be reached, else NULL."""
+    if child.place:
+        return NULL
+    if unlikely(child.flags & STALE):
+        stale[0] = True
+    if (
+        child.n or purpose == FOR_TAPE
+        or purpose == FOR_REPLAY and child.flags & CONSTANT
+    ):
+        return child
+    return NULL
+
+
+cdef inline bint emit(
+    Walk *w, Py_ssize_t *n, Node *node, uint32_t start, uint32_t stop
+) noexcept:
+    if n[0] == w.capacity and not grow(<void **>&w.entries, &w.capacity, sizeof(Entry)):
+        return False
+    w.entries[n[0]] = Entry(node, start, stop)
+    n[0] += 1
+    return True
+
+
+cdef inline Walked fail(
+    Walk *w, Py_ssize_t n, Py_ssize_t depth, Node *node, Walked why
+) noexcept:
+    w.n = n
+    unmark(w, depth)
+    node.place = 0
+    trim(w)
+    return why
+
+
+cdef inline int raise_unwalked(Walked why, Py_ssize_t n) except -1:
+    if why == FOUND_STALE:
+        raise_stale()
+    raise MemoryError(f"no memory for a tape of more than {n} nodes")
+
+
+cdef inline bint grow(void **array, Py_ssize_t *capacity, size_t size) noexcept:
+    """Double an array; False, with the array as it was, if there is no memory."""
+    cdef Py_ssize_t larger = 2 * capacity[0] if capacity[0] else 256
+    cdef void *moved = PyMem_Realloc(array[0], larger * size)
+    if moved is NULL:
+        return False
+    array[0] = moved
+    capacity[0] = larger
+    return True
+
+
+cdef inline void trim(Walk *w) noexcept:
+    if w.capacity > MAX_SCRATCH:
+        PyMem_Free(w.entries)
+        w.entries = NULL
+        w.capacity = 0
+    if w.max_depth > MAX_SCRATCH:
+        PyMem_Free(w.frames)
+        w.frames = NULL
+        w.max_depth = 0
+
+
+cdef inline void unmark(Walk *w, Py_ssize_t depth) noexcept:
+    cdef Py_ssize_t i
+    for i in range(w.n):
+        w.entries[i].node.place = 0
+    for i in range(depth):
+        w.frames[i].node.place = 0
+
+
+# --------------------------------------------------------------------- the chain rule
+
+cdef inline void add_to_grad(Node *node, double term) noexcept nogil:
+    """Add a float, which makes the gradient a float."""
+    node.grad = node.grad + term
+    node.flags = node.flags & ~<uint16_t>GRAD_INT
+
+
+cdef inline void add_int_part(Node *node, double slope, bint is_int, double grad) noexcept nogil:
+    """Add slope times an int gradient: an int if all three are, up to 2**53."""
+    cdef double term = slope * grad
+    if not (is_int and product_fits(term, slope, grad)):
+        add_to_grad(node, term)
+        return
+    term += 0.0  # no int is -0.0
+    if node.flags & GRAD_INT and sum_fits(node.grad + term, node.grad, term):
+        node.grad = node.grad + term
+    else:
+        add_to_grad(node, term)
+
+
+cdef inline int play(Entry *entries, Py_ssize_t n, bint marked, bint float_root) except -1:
+    """Apply the chain rule along a walk, last entry first, and clear its marks if it has left some.
+
+    Order:   entries n-1 to 0; within a node, children left to right; within a
+             sum, terms last to first
+    Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
+    Raises:  what a late local gradient raises, with the entries after it played
+    """
+    cdef Py_ssize_t i, n_children, j
+    cdef Node *node
+    cdef double grad
+    set_grad(entries[n - 1].node, 1.0, not float_root)
+    for i in range(n - 1, -1, -1):
+        node = entries[i].node
+        if marked:
+            node.place = 0
+        grad = node.grad
+        if unlikely(node.flags & (GRAD_INT | LATE)):
+            if node.flags & LATE and node.op != LEAF and node.op != CUSTOM:
+                n_children = late_slopes(node)
+                if n_children < 0:
+                    if marked:
+                        for j in range(i):
+                            entries[j].node.place = 0
+                    raise_of_unary(
+                        node.op, data_object(node.child[0]), exponent_of(node), RAISES_SLOPE
+                    )
+            if node.flags & GRAD_INT:
+                play_int(node, entries[i].start, entries[i].stop)
+                continue
+        if node.n == 2:
+            add_to_grad(node.child[0], node.slope[0] * grad)
+            add_to_grad(node.child[1], node.slope[1] * grad)
+        elif node.n == 1:
+            add_to_grad(node.child[0], node.slope[0] * grad)
+        elif node.op == SUM:
+            play_terms(node, entries[i].start, entries[i].stop)
+        else:
+            play_block(node)
+    return 0
+
+
+cdef inline object exponent_of(Node *node):
+    if node.flags & SECOND_INT:
+        return <long long>node.slope[1]
+    return node.slope[1]
+
+
+cdef inline void play_block(Node *node) noexcept:
+    cdef Py_ssize_t j, n_children, n_grads
+    cdef Node **children = children_of(node, &n_children)
+    cdef double *slopes = slopes_of(node, &n_grads)
+    for j in range(min(n_children, n_grads)):
+        add_to_grad(children[j], slopes[j] * node.grad)
+
+
+cdef inline void play_terms(Node *node, Py_ssize_t start, Py_ssize_t stop) noexcept:
+    """Apply the chain rule to the terms of a sum from stop-1 down to start.
+
+    Order:   per term a, then b. Every node inside has the gradient 0 + grad.
+    """
+    cdef Terms *terms = node.terms
+    cdef Term *term = term_of(terms)
+    cdef double grad = 0.0 + node.grad
+    cdef Py_ssize_t k
+    terms.inner_grad = grad
+    terms.inner_int = False
+    node.flags |= PLAYED
+    for k in range(stop - 1, start - 1, -1):
+        if term[k].b is NULL:
+            add_to_grad(term[k].a, grad)
+        else:
+            add_to_grad(term[k].a, term[k].slope_a * grad)
+            add_to_grad(term[k].b, term[k].slope_b * grad)
+
+
+cdef inline void play_int(Node *node, Py_ssize_t start, Py_ssize_t stop) noexcept:
+    """Apply the chain rule to a node whose gradient is an int."""
+    cdef Py_ssize_t j, n_children, n_grads
+    cdef Node **children
+    cdef double *slopes
+    cdef Terms *terms
+    cdef Term *term
+    cdef double grad = node.grad
+    cdef uint16_t ints
+    if node.op != SUM:
+        children = children_of(node, &n_children)
+        slopes = slopes_of(node, &n_grads)
+        for j in range(min(n_children, n_grads)):
+            add_int_part(children[j], slopes[j], is_int_slope(node, j), grad)
+        return
+    terms = node.terms
+    term = term_of(terms)
+    terms.inner_grad = grad
+    terms.inner_int = terms.adds_ints and terms.fresh & GRAD_INT
+    node.flags |= PLAYED
+    for j in range(stop - 1, start - 1, -1):
+        ints = term_ints(terms, j)
+        if not terms.inner_int:
+            add_float_term(term + j, grad)
+        elif term[j].b is NULL:
+            add_int_part(term[j].a, 1.0, True, grad)
+        else:
+            add_int_part(term[j].a, term[j].slope_a, ints & FIRST_INT, grad)
+            add_int_part(term[j].b, term[j].slope_b, ints & SECOND_INT, grad)
+
+
+cdef inline void add_float_term(Term *term, double grad) noexcept:
+    if term.b is NULL:
+        add_to_grad(term.a, grad)
+    else:
+        add_to_grad(term.a, term.slope_a * grad)
+        add_to_grad(term.b, term.slope_b * grad)
+
+
+cdef inline int late_slopes(Node *node) noexcept:
+    """Take a node's local gradients from the numbers as they are now; -1 if Python raises."""
+    cdef Node *a = node.child[0]
+    cdef Node *b
+    cdef uint32_t ints
+    cdef double y = node.data
+    if node.op == MUL:
+        b = node.child[1]
+        node.slope[0] = b.data
+        node.slope[1] = a.data
+        ints = (FIRST_INT if b.flags & DATA_INT else 0) | (SECOND_INT if a.flags & DATA_INT else 0)
+        node.flags = (node.flags & ~<uint16_t>(FIRST_INT | SECOND_INT)) | <uint16_t>ints
+    elif is_unary(node.op):
+        ints = (FIRST_INT if a.flags & DATA_INT else 0)
+        if node.op == POW:
+            ints |= node.flags & SECOND_INT
+        if apply_unary(node.op, &y, &node.slope[0], a.data, node.slope[1], &ints, True) & (
+            RAISES_SLOPE
+        ):
+            return -1
+        node.flags = (node.flags & ~<uint16_t>FIRST_INT) | <uint16_t>(ints & FIRST_INT)
+    return 0
