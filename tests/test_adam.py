@@ -35,9 +35,10 @@ def test_three_hundred_random_steps_are_the_originals_formula(scalar):
     beta1, beta2, rate, eps, num_steps = 0.85, 0.99, 0.013, 1e-8, 777
     adam = scalar.Adam([scalar.Value(0.7)], rate, beta1, beta2, eps_adam=eps, num_steps=num_steps)
     rng = random.Random(1)
-    data, m, v = 0.7, 0.0, 0.0
+    m, v = 0.0, 0.0
     for t in range(300):
         grad = adam.params[0].grad = rng.gauss(0, 1)
+        data = adam.params[0].data = 0.0  # so that the step's last bits are seen
         adam.step()
         m = beta1 * m + (1 - beta1) * grad
         v = beta2 * v + (1 - beta2) * grad**2

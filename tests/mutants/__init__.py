@@ -112,7 +112,7 @@ def pristine(into: Path, mutants: list[Mutant]) -> None:
 
 def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
     """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rf"]
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE"]
     files, _, expression = tests.partition(" -k ")
     command += ["-p", "no:cacheprovider", "-k", expression, *files.split()]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
