@@ -73,6 +73,30 @@ def test_a_gradient_whose_square_overflows_says_so(scalar):
         scalar.Adam([x]).step()
 
 
+@pytest.mark.parametrize("fault", ["grad", "v"])
+def test_a_step_that_raises_leaves_everything_as_it_was(scalar, fault):
+    params = [scalar.Value(float(i)) for i in range(4)]
+    adam = scalar.Adam(params)
+    for _ in range(2):
+        for i, x in enumerate(params):
+            x.grad = 0.1 * i + 0.3
+        adam.step()
+    for i, x in enumerate(params):
+        x.grad = 0.2 * i + 0.1
+    if fault == "grad":
+        params[2].grad = 1e200
+    else:
+        adam.v[2] = -1.0
+
+    def state():
+        return bits(*[x.data for x in params], *[x.grad for x in params], *adam.m, *adam.v), adam.t
+
+    before = state()
+    with pytest.raises((OverflowError, ValueError)):
+        adam.step()
+    assert state() == before
+
+
 def test_a_negative_second_moment_has_no_root(scalar):
     adam = scalar.Adam([scalar.Value(1.0)])
     adam.v[0] = -1.0
