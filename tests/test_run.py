@@ -283,6 +283,10 @@ NEAR_MISSES = {
         ("self.data = data", "self.data = data\n        self.label = ''"),
         ("c.backward()", "c.backward()\nprint(repr(a.label))"),
     ),
+    "slot_that_is_set_later": (
+        ('__slots__ = ("data",', '__slots__ = ("tag", "data",'),
+        ("c.backward()", "c.backward()\na.tag = 5\nprint(a.tag, hasattr(b, 'tag'))"),
+    ),
     "own_equality": (
         (
             "    def log(self):",
@@ -544,6 +548,7 @@ LEFT = {
     "data_rounded": "__init__ mentions 6",
     "counts_nodes": "__init__ mentions COUNT",
     "own_metaclass": "metaclass",
+    "slot_that_is_set_later": "does not set its slot tag",
     "base_class": "subclass of Base",
     "no_class_of_that_kind": None,
 }

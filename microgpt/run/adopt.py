@@ -242,6 +242,10 @@ class _Observed:
         self.root_int = type(product.grad) is int
         self.positional, self.keywords = self._constructor(cls)
         self.has_slots = "__slots__" in cls.__dict__ and not hasattr(leaf, "__dict__")
+        slots = cls.__dict__.get("__slots__", ()) if self.has_slots else ()
+        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+            if name not in self.names:
+                raise Refused(f"its constructor does not set its slot {name}")
 
     def _children(self, kept: dict[str, Any], a: Any, b: Any) -> str:
         for name, value in kept.items():
