@@ -9,6 +9,7 @@ a copy of the weights, so later training does not change it either.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,7 +39,8 @@ class Look:
     Shapes:  with n positions, at most block_size: tokens (n + 1,), probabilities
              (n, vocab_size), attention (n_layer, n_head, n, n): layer, head, the
              position that reads, the position read; activations {name: (n, width)}
-    Units:   loss in nats per token, surprise in bits
+    Units:   loss in nats per token, surprise in bits; infinite where what came has
+             the probability 0
     Raises:  ValueError if a character or token is not in the vocabulary, there are
              fewer than two tokens, or an intervention does not fit the model;
              ImportError without numpy
@@ -69,7 +71,10 @@ class Look:
         self._patch = _checked(self.config, len(self.tokens) - 1, ablate, patch or {})
         self._weights = model.weights()
         self._value, self._functions = model.Value, model.functions
-        buffers = model._buffers(self.tokens) if not self._patch else None
+        buffers = None
+        if not self._patch:
+            with contextlib.suppress(ValueError):  # a probability of zero, which has no logarithm
+                buffers = model._buffers(self.tokens)
         if buffers is None:
             self._run(gradients=False)
         else:
@@ -110,7 +115,7 @@ class Look:
     def surprise(self) -> Array:
         """What each next token cost, in bits: minus the binary logarithm of its probability."""
         probs = self.probabilities
-        return _array([-math.log2(probs[t][token]) for t, token in enumerate(self.tokens[1:])])
+        return _array([bits(probs[t][token]) for t, token in enumerate(self.tokens[1:])])
 
     @cached_property
     def gradients(self) -> dict[str, Array]:
@@ -158,13 +163,14 @@ class Look:
         layers = range(config.n_layer)
         keys: list[Any] = [[] for _ in layers]
         values: list[Any] = [[] for _ in layers]
-        losses: list[Any] = []
+        targets: list[Any] = []
         for t in range(n):
             token = self.tokens[t]
             logits = gpt(token, t, keys, values, state_dict, config, functions, recorder)
             probs = recorder("probs", functions.softmax(logits))
-            losses.append(-probs[self.tokens[t + 1]].log())
-        loss = (1 / n) * sum(losses)
+            targets.append(probs[self.tokens[t + 1]])
+        impossible = not gradients and any(p.data == 0 for p in targets)
+        loss = self._value(math.inf) if impossible else (1 / n) * sum([-p.log() for p in targets])
         if not gradients:
             self.loss = loss.data
             activations = {name: _data(rows) for name, rows in recorder.rows.items()}
@@ -209,6 +215,11 @@ def predictions(model: GPT, text: str | Sequence[int]) -> Iterator[tuple[int, li
     for end in range(len(first.tokens), len(tokens)):
         window = Look(model, tokens[end - block_size : end + 1])
         yield tokens[end], window.probabilities[-1].tolist()
+
+
+def bits(p: float) -> float:
+    """Return the surprise of a probability: minus its binary logarithm, for 0 infinity."""
+    return -math.log2(p) if p > 0 else math.inf if p == 0 else math.nan
 
 
 def label(character: str, *, ascii_only: bool = False) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BLUE = "#2e6ed2"
 COLORS = (BLUE, "#d65424", "#2f9e60", "#8e5bc0", "#b8860b", "#d0467f", "#1b8fa3", "#7a7a7a")
+MAX_BITS = 1075.0  # of the smallest probability above 0
 MAX_HEADS = 64  # of one picture
 
 
@@ -38,7 +39,7 @@ def look_figure(look: Look) -> Any:
     figure = figure_of(figsize=(width, 3 + 2.8 * layers), layout="constrained")
     grid = figure.add_gridspec(layers + 1, heads, height_ratios=[1.0] + [1.1] * layers)
     bars = figure.add_subplot(grid[0, :])
-    bars.bar(range(n), look.surprise, color=BLUE)
+    bars.bar(range(n), [min(cost, MAX_BITS) for cost in look.surprise], color=BLUE)
     _ticks(bars.xaxis, range(n), names[1:], font, n / (width * 7))
     bars.set_ylabel("surprise (bits)")
     bars.set_title(f"{look.loss:.4f} nats, {look.surprise.mean():.4f} bits per token")

@@ -109,6 +109,26 @@ def test_a_row_alone_is_patched_and_earlier_positions_keep_their_bits(engine):
     assert patched.probabilities[3].tobytes() != look.probabilities[3].tobytes()
 
 
+def test_a_probability_of_zero_is_an_infinite_surprise(engine, oracle):
+    looks = []
+    for made in (engine, oracle):
+        model = model_of(made)
+        head = model.state_dict["lm_head"]
+        for row in head:
+            for p in row:
+                p.data *= 1e5
+        looks.append((model.look("bella"), model))
+    (look, model), (expected, _) = looks
+    zero = [look.probabilities[t, token] == 0 for t, token in enumerate(TOKENS[1:])]
+    assert any(zero)
+    assert [bool(numpy.isinf(cost)) for cost in look.surprise] == zero
+    assert look.loss == float("inf")
+    assert look.probabilities.tobytes() == expected.probabilities.tobytes()
+    assert "inf" in Balance(look._repr_html_()).text
+    with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
+        look.gradients  # noqa: B018
+
+
 def test_the_logit_lens_ends_as_the_model_does(engine):
     look = model_of(engine).look("bella")
     assert look.logit_lens.shape == (3, len(look), TOKENIZER.vocab_size)
@@ -226,7 +246,7 @@ def test_a_value_shows_what_it_was_computed_from(scalar):
     y.backward()
     shown = Balance(y._repr_html_())
     assert shown.count["tr"] == 3
-    assert "Value(data=-6.0, grad=1.0)" in shown.text
+    assert repr(y) in shown.text
     assert shown.text.count("-3.0") == 4  # a's gradient, b, twice a's local gradient
     assert "table" not in Balance(a._repr_html_()).count
     many = Balance(scalar.Value(1.0, [a] * 30, [1.0] * 30)._repr_html_())

@@ -12,13 +12,13 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, files
 from microgpt.commands import parser
-from microgpt.look import Look, label, predictions, text_tokens
+from microgpt.look import Look, bits, label, predictions, text_tokens
 
 if TYPE_CHECKING:
     from microgpt.gpt import GPT
@@ -124,13 +124,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def as_json(look: Look) -> dict[str, Any]:
-    """Return a look's figures as JSON has them; floats are written to the last bit."""
+    """Return a look's figures as JSON has them, to the last bit; what is not finite as null."""
     return {
         "tokens": look.tokens,
         "characters": look.characters,
-        "loss": look.loss,
+        "loss": _finite(look.loss),
         "probability": [look.probabilities[t, i].item() for t, i in enumerate(look.tokens[1:])],
-        "bits": look.surprise.tolist(),
+        "bits": [_finite(cost) for cost in look.surprise.tolist()],
         "alternatives": [
             [{"character": look.character(i), "probability": p} for i, p in look.top(t)]
             for t in range(len(look))
@@ -142,19 +142,17 @@ def as_json(look: Look) -> dict[str, Any]:
 
 def _print(model: GPT, tokens: list[int], look: Look, arguments: argparse.Namespace) -> None:
     screen = Screen()
-    if look.unseen:  # more than one pass: the intervention-free probabilities of all of it
-        seen = list(predictions(model, tokens))
-    else:
-        seen = list(zip(look.tokens[1:], look.probabilities.tolist()))
-    bits = 0.0
+    seen: Iterable[tuple[int, list[float]]] = zip(look.tokens[1:], look.probabilities.tolist())
+    if look.unseen:
+        seen = predictions(model, tokens)
+    total, n = 0.0, 0
     screen.heading()
     for t, (token, probs) in enumerate(seen):
-        bits -= math.log2(probs[token])
+        total, n = total + bits(probs[token]), n + 1
         best = sorted(enumerate(probs), key=lambda pair: -pair[1])[: arguments.top]
         named = [(look.character(i), p) for i, p in best]
         screen.character(t, look.character(token), probs[token], named)
-    n = len(seen)
-    print(f"\n{n} tokens, the end counted: {bits:.2f} bits, {bits / n:.4f} bits per token")
+    print(f"\n{n} tokens, the end counted: {total:.2f} bits, {total / n:.4f} bits per token")
     config, asked = model.config, (arguments.layer, arguments.head) != (None, None)
     if len(look) > MAX_GRID and not asked:
         print(f"attention of {len(look)} positions: choose with --layer N and --head N")
@@ -189,8 +187,8 @@ class Screen:
         self, t: int, came: str, p: float, alternatives: Sequence[tuple[str, float]]
     ) -> None:
         """Print a character's line: probability, surprise, alternatives as bars."""
-        bits = -math.log2(p)
-        start = f"{t:4} {self.fit(self.label(came), 4)} {_percent(p)} {bits:6.2f}"
+        cost = bits(p)
+        start = f"{t:4} {self.fit(self.label(came), 4)} {_percent(p)} {cost:6.2f}"
         room = self.width - _cells(start) - 2
         width = max(2, *[_cells(self.label(other)) for other, _ in alternatives])
         bar = max(1, min(8, room // len(alternatives) - width - 8))
@@ -204,7 +202,7 @@ class Screen:
         else:  # too narrow to stand beside: on lines of their own
             first, indent = 0, 2
         each = max(1, (self.width - indent) // cell)
-        line: list[str] = [start, "surprise" if bits > 5 else ""]
+        line: list[str] = [start, "surprise" if cost > 5 else ""]
         for i, (other, shade, share) in enumerate(parts):
             if i == first or (i > first and (i - first) % each == 0):
                 self._line(line)
@@ -283,6 +281,10 @@ class Screen:
             line.append(text, styles.get(style, style))
         line.rstrip()
         self._console.print(line, no_wrap=True, overflow="ignore", crop=False, soft_wrap=True)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _cells(text: str) -> int:
