@@ -136,3 +136,11 @@ def test_a_second_interpreter_is_refused(compiled_scalar):
         [sys.executable, "-c", SUBINTERPRETER], capture_output=True, text=True, check=False
     )
     assert done.stdout == "refused\n", done.stderr
+
+
+@pytest.mark.usefixtures("compiled_scalar")
+def test_trainer_that_could_not_begin_waits_for_no_worker():
+    program = "from microgpt import _gpt\ntry: _gpt.Trainer()\nexcept TypeError: print('refused')"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "refused\n"

@@ -458,6 +458,9 @@ cdef class Trainer:
     cdef Worker *workers
     cdef Buffer gradients
 
+    def __cinit__(self, *_):
+        self.barrier.size = 1  # `close` waits for no worker, even where `__init__` did not begin
+
     def __init__(self, Network network, Moments moments, int threads):
         cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
         cdef int i, error
@@ -469,7 +472,6 @@ cdef class Trainer:
         self.job.acts.sizes = network.sizes
         self.job.acts.generator = &self.generator
         self.job.acts.barrier.size = threads
-        self.barrier.size = 1
         self.job.raises = <Py_ssize_t *>calloc(threads, sizeof(Py_ssize_t))
         self.workers = <Worker *>calloc(threads, sizeof(Worker))
         if self.job.raises == NULL or self.workers == NULL:
