@@ -48,6 +48,9 @@ if os.environ.get("MICROGPT_TESTING") == "1":  # of tests/testing.py alone: neve
 
 INCLUDE = ["src", "src/shared", "src/gpt"]
 
+# Not MSVC, which has no vector types: CC there is clang for MinGW.
+WINDOWS = {"build": {"compiler": "mingw32"}} if os.name == "nt" else {}
+
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -118,5 +121,5 @@ def extensions():
 setup(
     ext_modules=extensions(),
     cmdclass={"build_ext": Build},
-    options={"build_ext": {"parallel": os.cpu_count()}},
+    options={"build_ext": {"parallel": os.cpu_count()}} | WINDOWS,
 )

@@ -1,13 +1,16 @@
 """The documents hold: examples run, the table of differences is true, commands exist."""
 
 import doctest
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import environment
 from golden import original
 
 from microgpt import engine
@@ -69,14 +72,68 @@ def test_the_two_commands_are_the_first_two():
     ]
 
 
-@pytest.mark.parametrize("line", re.findall(r"^microgpt .*", README, re.MULTILINE))
-def test_the_commands_of_the_tour_exist(line):
-    words = line.partition("#")[0].split()
-    command = [sys.executable, "-m", "microgpt", words[1], "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
-    for word in words[2:]:
-        if word.startswith("--"):
-            assert word in done.stdout
+def commands(page):
+    """Return the commands of a page's blocks, as typed: sh blocks, and lines that begin with $."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    lines = [(kind, line) for kind, block in blocks for line in block.splitlines()]
+    found = [line for kind, line in lines if kind == "sh"]
+    found += [line[2:] for kind, line in lines if kind in ("", "console") and line[:2] == "$ "]
+    return [line.partition(" #")[0].strip() for line in found]
+
+
+TOUR = [line for line in commands(ROOT / "README.md") if line.startswith("microgpt ")]
+# The start of each command of each page, and the file that runs it: that file has the very
+# command, or the name of the page that it reads its commands from.
+RUN_BY = {
+    "[README.md] microgpt": "tests/test_readme.py",  # the next test
+    "[docs/index.md] pip install . && microgpt train": ".ci/run",  # README's
+    "[docs/look.md] microgpt": "tests/test_docs.py",
+    "[docs/run.md] microgpt run": "tests/test_run.py",
+    "[docs/tutorial.md] microgpt": "tests/test_docs.py",
+    "[README.md] pip install": ".ci/run",  # which reads them there
+    "[README.md] pytest --benchmark-only": ".ci/run",
+    "[README.md] time microgpt train --data original": ".github/workflows/pages.yml",
+    "[HACKING.md] p": ".github/workflows/pages.yml",  # pip, pytest
+    "[docs/roofline.md] pip install": ".github/workflows/pages.yml",
+    "[docs/roofline.md] python benchmarks/roofline.py": ".github/workflows/pages.yml",
+    "[docs/roofline.md] perf": ".github/workflows/pages.yml",
+}
+READERS = {".ci/run": "README.md"}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_of_a_page_is_run_by_a_test_or_by_ci(page):
+    for command in commands(page):
+        key = f"[{page.relative_to(ROOT)}] {command}"
+        runners = [file for start, file in RUN_BY.items() if key.startswith(start)]
+        assert runners, f"nothing runs {command!r} of {page.name}: add it to a test, or to CI"
+        text = (ROOT / runners[0]).read_text("utf-8")
+        reads = READERS.get(runners[0], page.name)  # a runner that takes its commands from a page
+        assert command in text or reads in text
+
+
+def test_every_runner_has_a_command():
+    keys = [f"[{page.relative_to(ROOT)}] {c}" for page in DOCUMENTS for c in commands(page)]
+    assert [start for start in RUN_BY if not any(key.startswith(start) for key in keys)] == []
+
+
+def test_the_tour_runs_as_it_stands(tmp_path):
+    if engine.NAME == "python":
+        pytest.skip("the tour takes hours there")
+    assert len(TOUR) > 5
+    (tmp_path / "words.txt").write_text("ada\ngrace\nmarie\nalan\nmaria\n" * 20)
+    shutil.copy(ROOT / "tests" / "scripts" / "train.py", tmp_path)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    script = "set -ex\n" + "\n".join(TOUR)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=tmp_path,
+        env=environment(PATH=path),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_table_of_engines_is_complete():
