@@ -6,7 +6,7 @@ import sys
 from glob import glob
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
@@ -119,6 +119,7 @@ def extensions():
 
 
 setup(
+    packages=[*find_packages(include=["microgpt", "microgpt.*"]), "microgpt_cython"],
     ext_modules=extensions(),
     cmdclass={"build_ext": Build},
     options={"build_ext": {"parallel": os.cpu_count()}} | WINDOWS,

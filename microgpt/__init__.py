@@ -103,5 +103,12 @@ if not TYPE_CHECKING:
     sys.modules[__name__].__class__ = _Package
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Let the classes of later cells be compiled where they behave the same: %load_ext microgpt."""
+    from microgpt.run.notebook import load
+
+    load(shell)
+
+
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__, "engine"})

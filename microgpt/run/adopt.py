@@ -51,6 +51,11 @@ class Adoption:
         self.original, self.cls, self.family = original, cls, family
         self.native: list[str] = []
         self.own: list[tuple[str, str]] = []  # operators that stay Python code, and why
+        self.settings: dict[str, bool] = {}
+
+    def retire(self) -> None:
+        """Let all operators be the script's own code: its name means another class now."""
+        _script.configure(self.family, native=0, **self.settings)
 
 
 def is_candidate(cls: object) -> bool:
@@ -233,6 +238,10 @@ class _Observed:
         )
         roles = {"data", "grad", self.children, self.slopes, self.closure}
         self.others = tuple(name for name in kept if name not in roles)
+        for name in self.others:
+            value = kept[name]
+            if type(value) is tuple and {type(part) for part in value} & {int, float}:
+                raise Refused(f"probe __mul__: {name} is {value} where (-0.5, 1.5) is expected")
         if tuple(_attributes(leaf)) != self.names or tuple(_attributes(total)) != self.names:
             raise Refused("its objects have not all the same attributes")
         self.defaults = self._defaults(leaf, total, product)
@@ -502,6 +511,7 @@ def _choose(
         raise Refused("probe graphs: gradients differ: another order of the walk or of sums")
     if not equal(probes.constructor, observed.positional or ("data",), observed.keywords):
         raise Refused("probe backward: it goes through a node's children in another order")
+    adoption.settings = settings
     adoption.native = [*sorted(operators), *methods, "backward"]
     loops.kinds.add(cls)
 

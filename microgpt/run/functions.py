@@ -15,6 +15,7 @@ from typing import Any
 
 from microgpt import _script
 from microgpt.run import probes
+from microgpt.run.mentions import short
 
 NAMES = frozenset("sum zip max len range enumerate data exp append float list map pow min".split())
 replaced: list[tuple[str, str, str]] = []  # place, name, what by
@@ -70,9 +71,7 @@ def _judge(function: types.FunctionType, adoption: Any) -> None:
             place = f"{code.co_filename}:{code.co_firstlineno}"
             own = types.FunctionType(code, function.__globals__, function.__name__)
             function.__code__ = _code(code, compiled, own)
-            from microgpt.run.watch import _short
-
-            replaced.append((_short(place), function.__name__, f"the compiled {what}"))
+            replaced.append((short(place), function.__name__, f"the compiled {what}"))
             return
 
 

@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple, cast
 
+from microgpt import _script
+
 FUNCTION = "\0microgpt function"  # stands for microgpt.run.functions
 MIN_ELEMENTS = 16  # below, the preparation takes longer than the loop
 MAX_INT = 2**53
@@ -160,7 +162,7 @@ class Loop:
         kind = type(sequences[min(plan.nodes)][0])
         if kind not in kinds:
             return iterable
-        done = _run_loop()(
+        done = _script.run_loop(
             [(i in plan.nodes, sequence) for i, sequence in enumerate(sequences)],
             kind,
             n - 1,
@@ -174,12 +176,6 @@ class Loop:
             return iterable
         compiled.add(self)
         return _rest(iterable, n - 1)
-
-
-def _run_loop() -> Callable[..., bool]:
-    from microgpt import _script
-
-    return _script.run_loop  # type: ignore[no-any-return]
 
 
 def _compiled(expression: ast.expr, filename: str) -> types.CodeType:

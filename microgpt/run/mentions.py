@@ -10,6 +10,7 @@ from __future__ import annotations
 import builtins
 import dis
 import math
+import os
 import types
 from collections.abc import Iterator
 from typing import Any
@@ -72,7 +73,9 @@ class Mentions:
                 yield f"mentions {constant!r}"
         for instruction in dis.get_instructions(code):
             name = instruction.argval
-            if instruction.opname in REFUSED:
+            if instruction.opname in REFUSED and (
+                instruction.opname != "YIELD_VALUE" or code.co_name != "<genexpr>"
+            ):
                 yield REFUSED[instruction.opname].format(name)
             elif instruction.opname in GLOBALS:
                 yield from self._global(function, name)
@@ -150,3 +153,12 @@ def _is_plain_constant(constant: Any) -> bool:
     if isinstance(constant, (int, float)):
         return abs(constant) <= 2
     return constant is None or constant is Ellipsis or isinstance(constant, (str, bytes))
+
+
+def short(path: str) -> str:
+    """Return a path as short as it can be written."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:
+        return path
+    return relative if not relative.startswith("..") else path

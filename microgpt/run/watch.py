@@ -18,6 +18,7 @@ from importlib.machinery import SourceFileLoader
 from typing import Any
 
 from microgpt.run import adopt, functions, loops
+from microgpt.run.mentions import short
 
 
 class Watch:
@@ -55,7 +56,7 @@ class Watch:
         cls = self._build_class(body, name, *bases, **keywords)
         if not adopt.is_candidate(cls):
             return cls
-        place = f"{_short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
+        place = f"{short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
         if (
             "__init__" not in cls.__dict__
             and "dataclasses" in sys.modules
@@ -91,7 +92,7 @@ class Watch:
         name = cls.__name__
         for _, other, adoption in self.adoptions:  # defined again, in a notebook
             if other == name and scope.get(name) is adoption.cls:
-                adoption.family.guards = [(scope, name, adoption.cls)]
+                adoption.retire()
         try:
             adoption = adopt.adopted(cls, name, scope)
         except adopt.Refused as refused:
@@ -178,7 +179,7 @@ class Watch:
             f"{place}: {name} is replaced by {what}" for place, name, what in functions.replaced
         ]
         for loop in sorted(loops.compiled, key=lambda loop: (loop.filename, loop.line)):
-            place = f"{_short(loop.filename)}:{loop.line}"
+            place = f"{short(loop.filename)}:{loop.line}"
             result.append(f"{place}: the loop is replaced by vector operations")
         result += [
             f"{place}: {name} is left as it is: {reason}" for place, name, reason in self.refusals
@@ -205,12 +206,3 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 def _is_about_gradients(source: bytes | str) -> bool:
     return (b".grad" in source) if isinstance(source, bytes) else ".grad" in source
-
-
-def _short(path: str) -> str:
-    """Return a path as short as it can be written."""
-    try:
-        relative = os.path.relpath(path)
-    except ValueError:
-        return path
-    return relative if not relative.startswith("..") else path

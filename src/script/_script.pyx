@@ -531,10 +531,11 @@ cdef inline PyObject *binary_node(
 ) except NULL:
     cdef PyObject *node = take((<Node>a).family, op, 2)
     if data_int:
-        if unlikely(fabs(data) > MAX_INT):
-            data_int = 0
-        else:
-            data = data + 0.0  # no int is -0.0
+        if unlikely(fabs(data) >= MAX_INT):
+            x, y = data_of(a), data_of(b)
+            box(<Node>node, 0, x + y if op == ADD else x * y)
+            (<Node>node).flags |= DATA_BOXED
+        data = data + 0.0  # no int is -0.0
     (<Node>node).c_data = data
     if data_int and not settings[(<Node>a).family].to_float:
         (<Node>node).flags |= DATA_INT

@@ -1,0 +1,192 @@
+"""Two classes of nodes in one script, one of them in a function."""
+
+import math
+import random
+
+
+class Value:
+    __slots__ = ("data", "grad", "_children", "_local_grads")
+
+    def __init__(self, data, children=(), local_grads=()):
+        self.data = data
+        self.grad = 0
+        self._children = children
+        self._local_grads = local_grads
+
+    def __add__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, (self, other), (1, 1))
+
+    def __mul__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, (self, other), (other.data, self.data))
+
+    def __pow__(self, other):
+        return Value(self.data**other, (self,), (other * self.data ** (other - 1),))
+
+    def log(self):
+        return Value(math.log(self.data), (self,), (1 / self.data,))
+
+    def exp(self):
+        return Value(math.exp(self.data), (self,), (math.exp(self.data),))
+
+    def relu(self):
+        return Value(max(0, self.data), (self,), (float(self.data > 0),))
+
+    def __neg__(self):
+        return self * -1
+
+    def __radd__(self, other):
+        return self + other
+
+    def __sub__(self, other):
+        return self + (-other)
+
+    def __rsub__(self, other):
+        return other + (-self)
+
+    def __rmul__(self, other):
+        return self * other
+
+    def __truediv__(self, other):
+        return self * other**-1
+
+    def __rtruediv__(self, other):
+        return other * self**-1
+
+    def backward(self):
+        topo = []
+        visited = set()
+
+        def build_topo(v):
+            if v not in visited:
+                visited.add(v)
+                for child in v._children:
+                    build_topo(child)
+                topo.append(v)
+
+        build_topo(self)
+        self.grad = 1
+        for v in reversed(topo):
+            for child, local_grad in zip(v._children, v._local_grads):
+                child.grad += local_grad * v.grad
+
+
+random.seed(7)
+w = [Value(random.gauss(0, 1)) for _ in range(20)]
+m = [0.0] * len(w)
+for step in range(4):
+    loss = sum((wi * 0.5 - 0.25) ** 2 for wi in w) + (w[0] * w[1]).exp() * 0.1
+    loss.backward()
+    for i, p in enumerate(w):
+        m[i] = 0.9 * m[i] + p.grad
+        p.data -= 0.05 * m[i]
+        p.grad = 0
+    print(step, loss.data, [p.data for p in w[:3]])
+
+
+def inside():
+    class Value:
+        """A number, its gradient, and the function that hands the gradient on."""
+
+        def __init__(self, data, _children=(), _op=""):
+            self.data = data
+            self.grad = 0
+            self._backward = lambda: None
+            self._prev = _children
+            self._op = _op
+
+        def __add__(self, other):
+            other = other if isinstance(other, Value) else Value(other)
+            out = Value(self.data + other.data, (self, other), "+")
+
+            def _backward():
+                self.grad += out.grad
+                other.grad += out.grad
+
+            out._backward = _backward
+            return out
+
+        def __mul__(self, other):
+            other = other if isinstance(other, Value) else Value(other)
+            out = Value(self.data * other.data, (self, other), "*")
+
+            def _backward():
+                self.grad += other.data * out.grad
+                other.grad += self.data * out.grad
+
+            out._backward = _backward
+            return out
+
+        def __pow__(self, other):
+            assert isinstance(other, (int, float)), "a power is a number"
+            out = Value(self.data**other, (self,), f"**{other}")
+
+            def _backward():
+                self.grad += (other * self.data ** (other - 1)) * out.grad
+
+            out._backward = _backward
+            return out
+
+        def relu(self):
+            out = Value(0 if self.data < 0 else self.data, (self,), "ReLU")
+
+            def _backward():
+                self.grad += (out.data > 0) * out.grad
+
+            out._backward = _backward
+            return out
+
+        def backward(self):
+            topo = []
+            visited = set()
+
+            def build_topo(v):
+                if v not in visited:
+                    visited.add(v)
+                    for child in v._prev:
+                        build_topo(child)
+                    topo.append(v)
+
+            build_topo(self)
+            self.grad = 1
+            for v in reversed(topo):
+                v._backward()
+
+        def __neg__(self):
+            return self * -1
+
+        def __radd__(self, other):
+            return self + other
+
+        def __sub__(self, other):
+            return self + (-other)
+
+        def __rsub__(self, other):
+            return other + (-self)
+
+        def __rmul__(self, other):
+            return self * other
+
+        def __truediv__(self, other):
+            return self * other**-1
+
+        def __rtruediv__(self, other):
+            return other * self**-1
+
+        def __repr__(self):
+            return f"Value(data={self.data}, grad={self.grad})"
+
+    a, b = Value(1.5), Value(-2)
+    c = (a * b + b**2).relu() - 1
+    c.backward()
+    print(a, b, c, c._op, len(c._prev))
+    return Value
+
+
+Other = inside()
+print(Other is Value, type(Other(1.0) + 1).__name__, (Value(1.0) + 1).data)
+try:
+    print(type(Value(1.0) + Other(2.0)).__name__)
+except Exception as error:
+    print(type(error).__name__)
