@@ -79,8 +79,7 @@ def test_replay(scalar, oracle, timed, count):
     timed("forward and backward again", f"{count:,} mixed operations", again)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_rows(scalar, oracle, timed, threads):
+def test_rows(scalar, oracle, timed):
     rows = [[random.Random(i).gauss(0, 1), i / 500] for i in range(513)]
 
     def begin(engine):
@@ -108,12 +107,12 @@ def test_rows(scalar, oracle, timed, threads):
         tape = scalar.Tape(network(scalar, inputs, weights), inputs=inputs)
 
         def again():
-            return tape.run(rows, threads=threads)
+            return tape.run(rows)
 
     assert bits(*again(), *(w.grad for w in weights)) == specified
     timed(
         "a row of a 2-16-16-1 network",
-        f"{threads} thread{'s' * (threads > 1)}",
+        "eight rows at a time",
         again,
         count=len(rows),
     )

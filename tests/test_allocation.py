@@ -164,6 +164,7 @@ def unchanged(state):
 
 def observe(state, result):
     x, w, out, tape = state
+    tape.refresh()
     return numbers([*x, *w, out]), result
 
 def record(state):

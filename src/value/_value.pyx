@@ -26,7 +26,8 @@ from libc.string cimport memcpy, memset
 from classes cimport class_info, info_of, ours, remember_members
 from make cimport (
     compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add,
-    make_constant, make_leaf, make_maximum, make_mul, make_neg, make_unary, make_where,
+    are_ints, make_constant, make_leaf, make_maximum, make_mul, make_neg, make_relu, make_unary,
+    make_where,
     number_object, number_plus, raise_of_unary, release_children,
 )
 from node cimport (
@@ -262,9 +263,11 @@ cdef class Value:
 
     def __add__(left, right):
         cdef ClassInfo *a = ours(<PyObject *>left)
-        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
+        if type(left) is not type(right):
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
         if a is not NULL:
             if b is not NULL:
                 return OWNED(make_add(a, node_of(left), node_of(right)))
@@ -280,9 +283,11 @@ cdef class Value:
 
     def __mul__(left, right):
         cdef ClassInfo *a = ours(<PyObject *>left)
-        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
+        if type(left) is not type(right):
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
         if a is not NULL:
             if b is not NULL:
                 return OWNED(make_mul(a, node_of(left), node_of(right)))
@@ -298,9 +303,11 @@ cdef class Value:
 
     def __sub__(left, right):
         cdef ClassInfo *a = ours(<PyObject *>left)
-        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
+        if type(left) is not type(right):
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
         if a is not NULL:
             if b is not NULL:
                 negated = OWNED(make_neg(b, node_of(right)))
@@ -315,9 +322,11 @@ cdef class Value:
 
     def __truediv__(left, right):
         cdef ClassInfo *a = ours(<PyObject *>left)
-        cdef ClassInfo *b = a if type(left) is type(right) else ours(<PyObject *>right)
+        cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
+        if type(left) is not type(right):
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
         if a is not NULL:
             if b is not NULL:
                 inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
@@ -364,10 +373,7 @@ cdef class Value:
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
-        cdef ClassInfo *info = info_of(node_of(self))
-        if info.rectify:
-            return OWNED(make_unary(RECTIFY, info, node_of(self), 0.0, False))
-        return OWNED(make_unary(RELU, info, node_of(self), 0.0, False))
+        return OWNED(make_relu(info_of(node_of(self)), node_of(self)))
 
     def tanh(self):
         """Return the hyperbolic tangent."""
@@ -667,7 +673,7 @@ cdef int compute(Node *node) except -1:
     cdef int raises
     cdef double y = 0.0
     if node.op == ADD:
-        ints = add_rule(&node.data, a.data, b.data, ints_of_two(a, b))
+        ints = add_rule(&node.data, a.data, b.data, are_ints(a, b))
         if not info.float_slope:
             ints |= FIRST_INT | SECOND_INT
     elif node.op == MUL:
@@ -1091,15 +1097,15 @@ cdef int play_back(Tape tape) except -1:
     if tape.state == FAILED:
         raise RuntimeError("the last forward of this Tape raised: there is nothing to play back")
     if tape.state == FORWARD_DONE and not tape.by_nodes and not has_negative_zero(program):
-        for i in range(program.n_kept):
-            program.grads[i] = program.infos[i].node.grad
+        read_grads(program)
         memset(
             program.grads + program.n_kept, 0,
             (program.n_grads - program.n_kept) * sizeof(double),
         )
         program.grads[program.root_grad] = 1.0
         play_rows(program, program.edges, program.data, program.grads, NULL, 1)
-        write_grads(program, program.data, 1)
+        see_ints(program, program.data, 1)
+        write_grads(program)
         tape.state = BACKWARD_DONE
         return 0
     if tape.state == FORWARD_DONE and tape.by_nodes:
@@ -1117,23 +1123,39 @@ cdef int play_back(Tape tape) except -1:
     return 0
 
 
-cdef void write_grads(Program *program, const double *data, Py_ssize_t lanes) noexcept:
-    """Write the leaves' gradients; data, (n_data, lanes), tells which of them are ints."""
+cdef void read_grads(Program *program) noexcept:
+    """Read the leaves' gradients, to which the program adds."""
+    cdef Py_ssize_t i
+    for i in range(program.n_kept):
+        program.grads[i] = program.infos[i].node.grad
+        program.infos[i].stays_int = True
+
+
+cdef void see_ints(Program *program, const double *data, const Py_ssize_t lanes) noexcept:
+    """See where a slope, a relu's number in data, (n_data, lanes), was no int."""
     cdef Py_ssize_t i, lane
     cdef NodeInfo *info
-    cdef bint is_int
     for i in range(program.n_kept):
         info = program.infos + i
-        if not info.is_reached:
-            continue
-        is_int = info.grad_kind != FLOATS and fabs(program.grads[i]) <= MAX_INT and (
-            info.node.flags & GRAD_INT or program.root_grad == <uint32_t>i
-        )
-        if is_int and info.grad_kind == EITHER:  # slope times int, the slope a relu's number
+        if info.grad_kind == EITHER:
             for lane in range(lanes):
                 if data[lanes * info.factor + lane] != 0.0:
-                    is_int = False
-        set_grad(info.node, program.grads[i], is_int)
+                    info.stays_int = False
+
+
+cdef void write_grads(Program *program) noexcept:
+    """Write the leaves' gradients."""
+    cdef Py_ssize_t i
+    cdef NodeInfo *info
+    for i in range(program.n_kept):
+        info = program.infos + i
+        if info.is_reached:
+            set_grad(
+                info.node, program.grads[i],
+                info.grad_kind != FLOATS and fabs(program.grads[i]) <= MAX_INT
+                and (info.grad_kind == INTS or info.stays_int)
+                and (info.node.flags & GRAD_INT or program.root_grad == <uint32_t>i),
+            )
 
 
 cdef inline bint is_negative_zero(double x) noexcept:
@@ -1197,11 +1219,11 @@ cdef class RowWorkspace:
         return True
 
     cdef void add(self, Program *program) noexcept:
-        """Add the terms to the leaves' gradients, row after row."""
+        """Add the terms to the leaves' gradients in the program, row after row."""
         cdef double grad
         cdef Py_ssize_t i, lane, j, start = 0
         for i in range(program.n_kept):
-            grad = program.infos[i].node.grad
+            grad = program.grads[i]
             for lane in range(LANES):
                 for j in range(start, program.ends[i]):
                     grad += self.terms[LANES * j + lane]
@@ -1209,7 +1231,7 @@ cdef class RowWorkspace:
             start = program.ends[i]
         if program.root_grad < program.n_kept:  # the root is a leaf
             program.grads[program.root_grad] = 1.0
-        write_grads(program, self.data, LANES)
+        see_ints(program, self.data, LANES)
 
 
 cdef array rows_of(object batch, Py_ssize_t n_inputs):
@@ -1233,12 +1255,16 @@ cdef array rows_of(object batch, Py_ssize_t n_inputs):
     return rows
 
 
+cdef enum:
+    ROWS_AT_ONCE = 256  # before signals are looked for
+
+
 cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
     """Do `forward` and `backward` for every row, and return the losses."""
     cdef array losses = array("d", [0.0]) * n_rows
     cdef double *c_losses = losses.data.as_doubles
     cdef const double *c_rows = rows.data.as_doubles
-    cdef Py_ssize_t done = 0, n = len(tape.inputs)
+    cdef Py_ssize_t done = 0, start, n = len(tape.inputs)
     cdef RowWorkspace workspace = None
     cdef Program *program = NULL
     while done < n_rows:
@@ -1248,12 +1274,17 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
             program = tape.program
             if workspace is None or workspace.n_compiled != tape.n_compiled:
                 workspace = RowWorkspace(tape)
-            if not has_negative_zero(program) and workspace.compute(
-                program, c_rows + done * n, c_losses + done
-            ):
-                workspace.add(program)
-                done += LANES
-                continue
+            if not has_negative_zero(program):
+                read_grads(program)
+                start = done
+                while n_rows - done > LANES and done - start < ROWS_AT_ONCE and (
+                    workspace.compute(program, c_rows + done * n, c_losses + done)
+                ):
+                    workspace.add(program)
+                    done += LANES
+                write_grads(program)
+                if done > start:
+                    continue
         c_losses[done] = tape.forward(rows[done * n:(done + 1) * n])
         tape.backward()
         done += 1
@@ -1348,9 +1379,7 @@ cdef bint write_product_ints(Node *node, Terms *terms) noexcept:
         made = mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, ints)
         if made:
             write_ints(terms, k, <uint16_t>(made & ~<uint32_t>DATA_INT))
-        is_int = add_rule(
-            &total, total, number, (FIRST_INT if is_int else 0) | (SECOND_INT if made & DATA_INT else 0)
-        )
+        is_int = add_rule(&total, total, number, is_int and made & DATA_INT)
     return is_int
 
 
@@ -1368,10 +1397,7 @@ cdef object sum_of_values(ClassInfo *info, Node **a, Py_ssize_t n):
         term[k] = Term(a[k], NULL, a[k].data, 0.0)
         if a[k].flags & DATA_INT:
             write_ints(terms, k, FIRST_INT)
-        is_int = add_rule(
-            &total, total, a[k].data,
-            (FIRST_INT if is_int else 0) | (SECOND_INT if a[k].flags & DATA_INT else 0),
-        )
+        is_int = add_rule(&total, total, a[k].data, is_int and a[k].flags & DATA_INT)
     terms.n = n
     terms.fresh = info.fresh
     terms.adds_ints = not info.float_slope

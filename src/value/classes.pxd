@@ -8,7 +8,7 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 
 from node cimport (
-    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, type_of, value_type,
+    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, type_of, value_info, value_type,
 )
 
 
@@ -26,7 +26,6 @@ cdef extern from *:
     static void *value_init = NULL;
     static void *value_new = NULL;
     static ClassInfo no_info;
-    static ClassInfo *value_info = NULL;  /* of Value itself */
     """
     enum: N_MEMBERS
     const char *member_names[13]
@@ -36,7 +35,6 @@ cdef extern from *:
     void *value_init
     void *value_new
     ClassInfo no_info
-    ClassInfo *value_info
     PyObject *_PyType_Lookup(PyTypeObject *, PyObject *) noexcept
     bint PyType_IsSubtype(PyTypeObject *, PyTypeObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)

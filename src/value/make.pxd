@@ -18,7 +18,8 @@ from node cimport (
     new_node, refcount, release_block, type_of, unlikely, value_type,
 )
 from rules cimport (
-    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, maximum_rule, mul_rule, unary_name,
+    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule,
+    unary_name,
     where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
@@ -27,7 +28,9 @@ from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_
 
 cdef inline uint16_t kept_ints(ClassInfo *info, uint32_t ints) noexcept:
     """Return which results are ints in a class; its settings may say that data never is."""
-    return <uint16_t>(ints if info.keeps_ints else ints & ~<uint32_t>DATA_INT)
+    if unlikely(ints & DATA_INT and not info.keeps_ints):
+        ints &= ~<uint32_t>DATA_INT
+    return <uint16_t>ints
 
 
 cdef inline object number_object(double x, bint is_int):
@@ -54,7 +57,11 @@ cdef inline Node *make_constant(ClassInfo *info, double data, bint is_int) excep
 
 
 cdef inline uint32_t ints_of_two(Node *a, Node *b) noexcept:
-    return (FIRST_INT if a.flags & DATA_INT else 0) | (SECOND_INT if b.flags & DATA_INT else 0)
+    return (a.flags & DATA_INT) << 2 | (b.flags & DATA_INT) << 3  # FIRST_INT, SECOND_INT
+
+
+cdef inline bint are_ints(Node *a, Node *b) noexcept:
+    return a.flags & b.flags & DATA_INT
 
 
 cdef inline int sync_both(Node *a, Node *b) except -1:
@@ -79,7 +86,7 @@ cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except NULL:
     if unlikely(a.op == SUM) and a is not b and type_of(a) == info.result and can_grow(a):
         return grow_sum(info, a, b)
     sync_both(a, b)
-    ints = add_rule(&y, a.data, b.data, ints_of_two(a, b))
+    ints = add_rule(&y, a.data, b.data, are_ints(a, b))
     if not info.float_slope:
         ints |= FIRST_INT | SECOND_INT
     node = new_node(info, kept_ints(info, ints), ADD, 2)
@@ -172,6 +179,24 @@ cdef inline Node *make_unary(
     node.data = y
     node.slope[0] = slope
     node.slope[1] = k
+    incref(a)
+    node.child[0] = a
+    return node
+
+
+cdef inline Node *make_relu(ClassInfo *info, Node *a) except NULL:
+    """Return a node of `relu`, as make_unary does, which is not compiled for each operation."""
+    cdef Node *node
+    cdef double y, slope
+    cdef uint32_t ints
+    if unlikely(info.rectify):
+        return make_unary(RECTIFY, info, a, 0.0, False)
+    sync_node(a)
+    ints = (a.flags & DATA_INT) << 2  # FIRST_INT
+    relu_rule(&y, &slope, a.data, &ints, False)
+    node = new_node(info, kept_ints(info, ints), RELU, 1)
+    node.data = y
+    node.slope[0] = slope
     incref(a)
     node.child[0] = a
     return node

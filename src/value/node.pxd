@@ -28,12 +28,12 @@ cdef extern from *:
     struct Terms;
     struct Block;
     #define NODE_FIELDS                                                          \\
-        union { double data; struct Node *next; };                               \\
-        union { double grad; struct Terms *sum_terms; };                         \\
         uint32_t place;      /* a mark during a walk; 1 + a site during compiling */ \\
         uint8_t op;                                                              \\
         uint8_t n;           /* children, or IN_BLOCK */                         \\
         uint16_t flags;                                                          \\
+        union { double grad; struct Terms *sum_terms; }; /* beside the flags, which tell its type */ \\
+        union { double data; struct Node *next; };                               \\
         union { struct Node *child[2]; struct Terms *terms; struct Block *block; }; \\
         double slope[2];                                                         \\
         PyObject *attributes; /* a dict, of classes with attributes=True; or NULL */
@@ -240,6 +240,7 @@ cdef extern from *:
     } ClassInfo;
     #define N_BUCKETS 64
     static ClassInfo *info_buckets[N_BUCKETS];
+    static ClassInfo *value_info = NULL;  /* of Value itself */
     #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
     """
     ctypedef struct ClassInfo:
@@ -256,6 +257,7 @@ cdef extern from *:
         uint8_t in_lists
         uint8_t is_ours
         uint8_t makes_ours
+    ClassInfo *value_info
     ClassInfo **bucket_of(void *)
 
 
@@ -355,10 +357,29 @@ cdef inline Node *new_node(ClassInfo *info, uint32_t flags, Op op, uint8_t n) ex
 
     flags are those beside the class's own.
     """
+    global n_free
+    cdef Node *node
+    if unlikely(info != value_info or n_free == 0):
+        return new_node_slow(info, flags, op, n)
+    n_free -= 1
+    node = free_nodes[n_free]
+    node.grad = 0.0
+    node.place = 0
+    node.op = op
+    node.n = n
+    node.flags = <uint16_t>(GRAD_INT | flags)
+    begin_life(node, value_type)
+    return node
+
+
+cdef inline Node *new_node_slow(
+    ClassInfo *info, uint32_t flags, Op op, uint8_t n
+) except NULL:
     global n_allocated
     cdef Node *node
+    flags |= info.fresh
     if info.is_simple:
-        node = take_node(info.result, <uint16_t>(info.fresh | flags), op, n)
+        node = take_node(info.result, <uint16_t>flags, op, n)
         if unlikely(node is NULL):
             raise_no_node()
         return node
@@ -368,7 +389,7 @@ cdef inline Node *new_node(ClassInfo *info, uint32_t flags, Op op, uint8_t n) ex
     n_allocated += 1
     node.op = op
     node.n = n
-    node.flags = <uint16_t>(info.fresh | flags)
+    node.flags = <uint16_t>flags
     return node
 
 

@@ -88,6 +88,7 @@ cdef struct NodeInfo:
     bint is_negative  # whether its int may be below 0
     uint8_t grad_kind
     bint is_reached  # whether grad_kind is known
+    bint stays_int   # of a leaf whose grad_kind is EITHER: whether nothing but ints was added
 
 
 cdef struct Program:
@@ -258,7 +259,7 @@ cdef inline bint add_node(Program *program, Node *node) noexcept:
     ):
         return False
     program.infos[program.n_infos] = NodeInfo(
-        node, 0, 0, NONE, NONE, NONE, NONE, False, FLOATS, False, FLOATS, False
+        node, 0, 0, NONE, NONE, NONE, NONE, False, FLOATS, False, FLOATS, False, False
     )
     program.n_infos += 1
     incref(node)

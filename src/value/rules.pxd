@@ -54,10 +54,10 @@ cdef inline bint product_fits(double y, double a, double b) noexcept nogil:
     )
 
 
-cdef inline uint32_t add_rule(double *y, double a, double b, uint32_t ints) noexcept nogil:
-    """y = a + b; the local gradients are 1. Return which results are ints."""
+cdef inline uint32_t add_rule(double *y, double a, double b, bint ints) noexcept nogil:
+    """y = a + b; the local gradients are 1. ints: both are; return whether y is, as DATA_INT."""
     y[0] = a + b
-    return DATA_INT if ints == BOTH_INT and sum_fits(y[0], a, b) else 0
+    return DATA_INT if unlikely(ints) and sum_fits(y[0], a, b) else 0
 
 
 cdef inline uint32_t mul_rule(

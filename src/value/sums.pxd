@@ -161,8 +161,7 @@ cdef inline Node *start_sum(ClassInfo *info, Node *first, bint starts_int) excep
     terms.owner = node
     terms.fresh = info.fresh
     terms.starts_int = starts_int
-    ints = (FIRST_INT if first.flags & DATA_INT else 0) | (SECOND_INT if starts_int else 0)
-    ints = <uint16_t>add_rule(&total, first.data, 0.0, ints)
+    ints = <uint16_t>add_rule(&total, first.data, 0.0, first.flags & DATA_INT and starts_int)
     take_term(terms, first)
     become_sum(node, terms, total, ints)
     return node
@@ -199,9 +198,9 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
             memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)
         terms.capacity = 4 * capacity
         partial.terms = terms
-    ints = (FIRST_INT if partial.flags & DATA_INT else 0)
-    ints |= (SECOND_INT if last.flags & DATA_INT else 0)
-    ints = <uint16_t>add_rule(&total, partial.data, last.data, ints)
+    ints = <uint16_t>add_rule(
+        &total, partial.data, last.data, partial.flags & last.flags & DATA_INT
+    )
     take_term(terms, last)
     partial.flags = ABSORBED | (partial.flags & DATA_INT)
     terms.partial = partial
@@ -356,7 +355,7 @@ cdef inline bint expand_sum(Node *node) noexcept:
         number = term[k].slope_a
         if term[k].b is NULL:
             products[k] = term[k].a
-            made = SECOND_INT if ints else 0
+            made = DATA_INT if ints else 0
         else:
             # the slope by a is b's number
             made = <uint16_t>mul_rule(
@@ -372,11 +371,10 @@ cdef inline bint expand_sum(Node *node) noexcept:
                 products[k], MUL, term[k].a, term[k].b, term[k].slope_a, term[k].slope_b, ints
             )
             products[k].grad = inner_grad
-            made = SECOND_INT if made else 0
-        if additions[k].flags & DATA_INT:
-            made |= FIRST_INT
         if additions[k + 1] != node:
-            made = <uint16_t>add_rule(&number, additions[k].data, number, made)
+            made = <uint16_t>add_rule(
+                &number, additions[k].data, number, additions[k].flags & made & DATA_INT
+            )
             additions[k + 1].grad = inner_grad
             if additions[k + 1] != partial:
                 additions[k + 1].data = number

@@ -11,8 +11,8 @@ MUTANTS = [
         "test_value.py test_replay.py",
         ("return fabs(y) < TWO_53 or fabs(y) == TWO_53 and y - a == b", "return fabs(y) <= TWO_53"),
         (
-            "return DATA_INT if ints == BOTH_INT and sum_fits(y[0], a, b) else 0",
-            "return DATA_INT if ints == BOTH_INT else 0",
+            "return DATA_INT if unlikely(ints) and sum_fits(y[0], a, b) else 0",
+            "return DATA_INT if unlikely(ints) else 0",
         ),
         ("    by_a[0] = b\n    by_b[0] = a\n", "    by_a[0] = a\n    by_b[0] = b\n"),
         ("            y[0] += 0.0  # no int is -0.0\n", ""),
