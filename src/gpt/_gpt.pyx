@@ -24,7 +24,7 @@ from barrier cimport Barrier, barrier_wait, pthread_join, pthread_t, start_threa
 from clock cimport now
 from generator cimport WORDS, Generator
 from layers cimport softmax_forward
-from memory cimport zeros
+from memory cimport free_zeros, zeros
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
 )
@@ -63,7 +63,7 @@ cdef class Buffer:
         self.n = n
 
     def __dealloc__(self):
-        free(self.at)
+        free_zeros(self.at)
 
 
 cdef class View:

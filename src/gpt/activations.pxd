@@ -10,7 +10,7 @@ from libc.stdlib cimport calloc, free
 from barrier cimport Barrier
 from generator cimport Generator, draw_number
 from layers cimport linear_scratch
-from memory cimport zeros
+from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
 
 
@@ -217,7 +217,7 @@ cdef inline bint begin_batch(
     arena.used = 0
     assign_buffers(acts, &arena)
     if arena.used > acts.arena_size:
-        free(acts.arena)
+        free_zeros(acts.arena)
         acts.arena = <double *>zeros(arena.used * sizeof(double))
         acts.arena_size = arena.used if acts.arena != NULL else 0
     if acts.arena == NULL:
@@ -264,5 +264,5 @@ cdef inline void draw_mask(Activations *acts, double *mask, Py_ssize_t n) noexce
 cdef inline void free_buffers(Activations *acts) noexcept nogil:
     """Give the memory back."""
     free(acts.ints)
-    free(acts.arena)
+    free_zeros(acts.arena)
     free(acts.layers)

@@ -3,3 +3,4 @@
 
 cdef extern from "memory.h" nogil:
     void *zeros(size_t n_bytes)
+    void free_zeros(void *p)

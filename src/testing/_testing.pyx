@@ -7,10 +7,9 @@ instruction set; it is not installed.
 cimport cython
 from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
-from libc.stdlib cimport free
 
 from clock cimport now
-from memory cimport zeros
+from memory cimport free_zeros, zeros
 from powers cimport inverse_power, other_square, root_is_doubtful
 from scalar cimport FIRST, SECOND, invert
 from simd cimport (
@@ -265,5 +264,5 @@ def stream(Py_ssize_t n, double seconds):
         for k in range(1, 8):
             sums[0] = sums[0] + sums[k]
         vec_store(y, sums[0])
-        free(w)
+        free_zeros(w)
     return best if y[0] > 0.0 else 0.0
