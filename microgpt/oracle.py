@@ -231,13 +231,13 @@ class Value:
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        return self._result("exp", math.exp(self._data), (self,), lambda out: (out._data,))
+        return self._result("exp", math.exp(self._data), (self,), lambda y: (float(y._data),))
 
     def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         x = self._data
         if self._settings.relu == "positive":
-            return self._result("relu", x if x > 0 else 0, (self,), lambda out: (float(x > 0),))
+            return self._result("relu", x if x > 0 else 0, (self,), lambda out: (float(out._data > 0),))
         data = 0 if x < 0 else x
         return self._result("relu", data, (self,), lambda out: (int(out._data > 0),))
 

@@ -787,3 +787,28 @@ def test_sum_starts_from_zero(scalar):
 def test_outcome_tells_values_from_errors(scalar):
     assert outcome(scalar.Value, 1) == ("Value", bits(1.0, 0.0))
     assert outcome(scalar.Value, "1") is TypeError
+
+
+@pytest.mark.parametrize("relu", ["positive", "not negative"])
+def test_late_local_gradients_follow_a_number_that_was_edited(scalar, relu):
+    class Late(scalar.Value, late=True, relu=relu):
+        __slots__ = ()
+
+    for make in (Late.relu, Late.exp, Late.tanh, Late.sigmoid):
+        for before in (2.0, -3.0):
+            for after in (3, -1, 0.5):
+                x = Late(before)
+                y = make(x)
+                y.data = after
+                (slope,) = y._local_grads
+                expected = {
+                    "relu": float(after > 0),
+                    "exp": float(after),
+                    "tanh": 1.0 - after**2,
+                    "sigmoid": after * (1.0 - after),
+                }[make.__name__]
+                assert bits(slope) == bits(expected)
+                whole = make is Late.relu and relu == "not negative"
+                assert type(slope) is (int if whole else float)
+                y.backward()
+                assert bits(x.grad) == bits(expected)

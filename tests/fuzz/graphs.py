@@ -440,7 +440,10 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
             machine.nodes += [node for node in made if isinstance(node, engine.Value)]
         else:
             machine.seen.append((name, type(made).__name__))
-    machine.nodes[-1].backward()
+    try:
+        machine.nodes[-1].backward()
+    except ArithmeticError as error:  # of a late local gradient
+        machine.seen.append(("backward", *told(error)))
     made = [node for array in machine.arrays for node in array]
     machine.seen.append([_number(node.data) for node in machine.nodes + made])
     machine.seen.append([_number(node.grad) for node in machine.nodes + made])
@@ -459,7 +462,11 @@ def _nodes(roots: list[Any]) -> list[Any]:
                 number[id(child)] = len(found)
                 found.append(child)
             places.append(number[id(child)])
-        numbers = [_number(x) for x in (node.data, node.grad, *node._local_grads)]
+        numbers = [_number(x) for x in (node.data, node.grad)]
+        try:
+            numbers += [_number(x) for x in node._local_grads]
+        except ArithmeticError as error:
+            numbers.append(told(error))
         shown.append((type(node).__name__, numbers, places))
     return shown
 
