@@ -4,7 +4,7 @@ from math import inf, nan
 
 import fuzz
 import pytest
-from fuzz import graphs, models
+from fuzz import classes, graphs, models
 
 # Programs that once showed a difference, by what it was.
 FOUND = {
@@ -82,6 +82,13 @@ def test_each_step_of_a_model_meets_each_extreme(name):
     for k in EXTREMES:
         program = [("set", 5, 0, k), ("loss", 3, 1, 1.0), ("backward", 0, 0, 1.0), (name, 1, 2, k)]
         assert fuzz.compare(models, program)[1] is None, k
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_programs_over_classes_of_any_settings_show_the_same(compiled_scalar, oracle, seed):
+    for number in range(40 * seed, 40 * seed + 40):
+        expected, found = (classes.show(made, number) for made in (oracle, compiled_scalar))
+        assert found == expected, number
 
 
 @pytest.mark.fuzz

@@ -812,3 +812,24 @@ def test_late_local_gradients_follow_a_number_that_was_edited(scalar, relu):
                 assert type(slope) is (int if whole else float)
                 y.backward()
                 assert bits(x.grad) == bits(expected)
+
+
+def test_late_slope_of_a_tanh_that_was_edited_raises_as_the_square_does(scalar):
+    class Late(scalar.Value, late=True):
+        __slots__ = ()
+
+    y = Late(0.5).tanh()
+    y.data = 1e200
+    with pytest.raises(OverflowError):
+        y.backward()
+
+
+def test_last_term_of_a_sum_gets_the_roots_int_gradient_from_a_class_of_float_gradients(scalar):
+    class Heavy(scalar.Value, grad=0.0):
+        __slots__ = ()
+
+    first, last = scalar.Value(3.0), scalar.Value(4.0)
+    total = sum([Heavy(1.0), first, last])
+    total.backward()
+    assert (first.grad, type(first.grad)) == (1.0, float)  # through a partial sum's, a float
+    assert (last.grad, type(last.grad)) == (1, int)

@@ -12,8 +12,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, IS_COUNTED, LATE,
-    LEAF, MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, UNUSUAL, WHERE, Block, Terms,
-    ClassInfo, Node, Op, TypeSlots, children_of, Py_TPFLAGS_HEAPTYPE, decref, free_node, incref,
+    LEAF, MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block,
+    Terms, ClassInfo, Node, Op, TypeSlots, children_of, Py_TPFLAGS_HEAPTYPE, decref, free_node, incref,
     is_simple, new_block,
     new_node, refcount, release_block, type_of, unlikely, value_type,
 )
@@ -207,6 +207,8 @@ cdef inline int raise_of_unary(uint32_t op, object x, object k, int raises) exce
     if op != POW:
         if raises & RAISES_NUMBER:
             raise_math_error(unary_name(op), x)
+        if op == TANH:  # its own number, edited, has a square that overflows
+            raise_pow_error(1e200, 2)
         1 / x  # of a logarithm, where backward reads the number
     else:
         if not raises & RAISES_NUMBER:

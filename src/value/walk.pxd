@@ -315,7 +315,9 @@ cdef inline void play_int(Node *node, Py_ssize_t start, Py_ssize_t stop) noexcep
     node.flags |= PLAYED
     for j in range(stop - 1, start - 1, -1):
         ints = term_ints(terms, j)
-        if not terms.inner_int:
+        if j == terms.n - 1 and term[j].b is NULL and terms.adds_ints:
+            add_int_part(term[j].a, 1.0, True, grad)  # a child of the root itself
+        elif not terms.inner_int:
             add_float_term(term + j, grad)
         elif term[j].b is NULL:
             add_int_part(term[j].a, 1.0, True, grad)
