@@ -237,7 +237,8 @@ class Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         x = self._data
         if self._settings.relu == "positive":
-            return self._result("relu", x if x > 0 else 0, (self,), lambda out: (float(out._data > 0),))
+            data = x if x > 0 else 0
+            return self._result("relu", data, (self,), lambda y: (float(y._data > 0),))
         data = 0 if x < 0 else x
         return self._result("relu", data, (self,), lambda out: (int(out._data > 0),))
 

@@ -291,8 +291,8 @@ MUTANTS = [
             "(_number(k * _power(self._data, k) / self._data),)",
         ),
         ("lambda _: (1 / self._data,))", "lambda _: (self._data**-2 * self._data,))"),
-        ("x if x > 0 else 0, (self,)", "max(x, 0), (self,)"),
-        ("lambda out: (float(x > 0),)", "lambda out: (float(x >= 0),)"),
+        ("            data = x if x > 0 else 0\n", "            data = max(x, 0)\n"),
+        ("lambda y: (float(y._data > 0),)", "lambda y: (float(y._data >= 0),)"),
         ("data = 0 if x < 0 else x\n", "data = x if x > 0 else 0\n"),
         ("(1.0 - y._data**2,)", "(1.0 - y._data * y._data,)"),
         (
