@@ -1,12 +1,14 @@
 """The fused engine: a whole training step on flat buffers, without Python objects.
 
-The mathematics is in layers.pxd (the model's functions), matmul.pxd (their products),
-powers.pxd, trace.pxd (a batch's activations), model.pxd (the step) and optimizer.pxd
-(Adam). Here is the door: `Network` holds the weights, `Pass` runs documents forward and
-backward, `Moments` updates the weights, `Trainer` does all three many times, `Sampler`
-draws token by token. Arguments are checked here; the mathematics trusts them.
+weights.pxd lists the weights, activations.pxd what a batch computes from them. layers.pxd has
+the model's functions, matmul.pxd their products, model.pxd puts them together, optimizer.pxd is
+Adam, training.pxd takes many steps on many threads. This file is the interface to Python:
+`Network` holds the weights, `Pass` runs documents forward and backward, `Moments` updates the
+weights, `Trainer` does all three many times, `Sampler` draws token by token. Arguments are
+checked here; the kernels trust them.
 
-This file is compiled once for each instruction set, from the same lines.
+It is compiled once for each instruction set. It has more than 500 lines because classes in
+files of their own would each be a module of their own, three times.
 """
 
 import math
@@ -19,14 +21,14 @@ from libc.math cimport INFINITY, pow
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from activations cimport Activations, Layer, Sizes, begin_batch, draw_masks, free_buffers
+from activations cimport Activations, Layer, begin_batch, draw_masks, free_buffers
 from barrier cimport Barrier, barrier_wait, pthread_join, pthread_t, start_thread
 from clock cimport now
 from generator cimport WORDS, Generator
 from layers cimport softmax_forward
 from memory cimport free_zeros, zeros
 from model cimport (
-    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
+    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, matrix_of,
 )
 from optimizer cimport (
     SQUARES, AdamStep, adam_step, clip_factor, first_that_raises, multiply, sum_of_squares,
@@ -34,6 +36,7 @@ from optimizer cimport (
 from scalar cimport floats
 from simd cimport LANES, PANEL, divisor_of, padded, runs_avx2, runs_avx512
 from training cimport L1_WEIGHTS, Job, rows_at_once, worker_loop
+from weights cimport Sizes, matrix_count
 
 
 def runs(str simd):
@@ -67,7 +70,7 @@ cdef class Buffer:
 
 
 cdef class View:
-    """Show a part of a buffer to whoever takes buffers, without a copy.
+    """A part of a buffer, which Python reads through the buffer protocol without a copy.
 
     Shapes:  up to three dimensions, the last one contiguous
     """
@@ -329,10 +332,11 @@ cdef class Pass:
         cdef Py_ssize_t i
         with nogil:
             backward_inputs(acts, self.copied.at, 0, acts.m, 0)
-            for i in range(3 + 6 * acts.sizes.n_layer):
-                matrix = next_matrix(acts, matrix, i)
+            for i in range(matrix_count(&acts.sizes)):
+                matrix = matrix_of(acts, i)
                 backward_weights(
-                    acts, &matrix, self.network.grad.at + matrix.start, 0, matrix.n_out, True
+                    acts, &matrix, self.network.grad.at + matrix.shape.start, 0,
+                    matrix.shape.n_out, True,
                 )
 
 
@@ -430,7 +434,7 @@ cdef struct Worker:
 
 
 cdef void *run_worker(void *argument) noexcept nogil:
-    """Work as one of the team until it is closed."""
+    """Take the steps of each job with the other threads, until the trainer is closed."""
     cdef Worker *worker = <Worker *>argument
     while True:
         barrier_wait(worker.barrier)
@@ -441,7 +445,7 @@ cdef void *run_worker(void *argument) noexcept nogil:
 
 
 cdef class Trainer:
-    """Take many steps in one call, by a team of threads that waits between the calls.
+    """Take many steps in one call, by threads that wait between the calls.
 
     Without moments it only evaluates.
 

@@ -1,7 +1,7 @@
 """What a batch leaves behind in memory between its forward and its backward pass.
 
-`Trace` holds every activation, and room for its gradient, in one block: it grows
-for a larger batch, and is kept from step to step.
+`Activations` names them, with their shapes and those of their gradients. All lie in one block of
+memory, the arena, which grows for a larger batch and is kept from step to step.
 """
 
 cimport cython
@@ -12,20 +12,7 @@ from generator cimport Generator, draw_number
 from layers cimport linear_scratch
 from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
-
-
-cdef struct Sizes:
-    Py_ssize_t vocab_size
-    Py_ssize_t n_embd
-    Py_ssize_t n_head
-    Py_ssize_t n_layer
-    Py_ssize_t block_size
-    Py_ssize_t n_params
-    double inverse_n  # n_embd ** -1
-    double inverse_root  # (head_dim ** 0.5) ** -1
-    Py_ssize_t row  # n_embd, 4 * n_embd and vocab_size in whole vectors
-    Py_ssize_t mlp_row
-    Py_ssize_t vocab_row
+from weights cimport Sizes
 
 
 cdef struct Layer:  # (m, n_embd) unless it says otherwise
@@ -96,7 +83,7 @@ cdef struct Activations:
     double dropout
     Generator *generator
     double *embedding_mask  # (m, n_embd), with dropout
-    double *scratches  # for what each thread keeps for a moment
+    double *scratches  # scratch memory of each thread
     Py_ssize_t scratch_size
 
 
@@ -106,13 +93,13 @@ cdef struct Arena:
 
 
 cdef inline double *arena_take(Arena *arena, Py_ssize_t n) noexcept nogil:
-    """Return the next n numbers of the slab, or NULL while it is only being measured."""
+    """Return the next n numbers of the arena, or NULL while only its size is computed."""
     arena.used += padded(n)
     return arena.start + arena.used - padded(n) if arena.start != NULL else NULL
 
 
 cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
-    """Give every activation of m positions its place in the slab."""
+    """Point every activation of m positions to its numbers in the arena."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t m = acts.m
     cdef Py_ssize_t maps = acts.maps[acts.n_documents]

@@ -12,7 +12,7 @@ a zero of either sign to one changes nothing.
 cimport cython
 from libc.math cimport exp, log
 
-from matmul cimport chains
+from matmul cimport Product, multiply_matrices
 from powers cimport powers
 from simd cimport (
     LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_store, vec_store_part,
@@ -21,9 +21,9 @@ from simd cimport (
 
 
 cdef enum:
-    K_BLOCK = 128  # steps of a sum at once: their panel fits into the nearest cache
+    K_BLOCK = 128  # steps of a sum at once: their panel fits into L1
     OUT_BLOCK = 256  # outputs at once, before they are transposed back
-    L2_WEIGHTS = 32768  # weights that fit into the second nearest cache
+    L2_WEIGHTS = 32768  # weights that fit into L2
 
 
 cdef inline void embedding_forward(
@@ -109,14 +109,17 @@ cdef inline void linear_forward(
     """
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t width, k, size
+    cdef Product p
     if 2 < m <= PANEL:
         transpose(scratch, x, m, n_in, padded(m), x_row)
         while start < n_out:
             size = min(<Py_ssize_t>OUT_BLOCK, n_out - start)
-            chains(
-                scratch + n_in * PANEL, w + start * n_in, scratch, size, m, n_in, padded(m), n_in,
-                1, padded(m), False, True, w + (start + TILE_ROWS) * n_in, TILE_ROWS,
+            p = Product(
+                c=scratch + n_in * PANEL, a=w + start * n_in, b=scratch, m=size, n=m, k=n_in,
+                c_row=padded(m), a_row=n_in, a_step=1, b_step=padded(m), add=False,
+                whole=True, fetch=w + (start + TILE_ROWS) * n_in, fetch_step=TILE_ROWS,
             )
+            multiply_matrices(&p)
             transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
             start += OUT_BLOCK
         return
@@ -126,10 +129,12 @@ cdef inline void linear_forward(
         while k < n_in:
             size = min(<Py_ssize_t>K_BLOCK, n_in - k)
             transpose(scratch, w + start * n_in + k, width, size, padded(width), n_in)
-            chains(
-                y + start, x + k, scratch, m, width, size, y_row, x_row, 1, padded(width), k > 0,
-                True, NULL, 0,
+            p = Product(
+                c=y + start, a=x + k, b=scratch, m=m, n=width, k=size,
+                c_row=y_row, a_row=x_row, a_step=1, b_step=padded(width), add=k > 0,
+                whole=True, fetch=NULL, fetch_step=0,
             )
+            multiply_matrices(&p)
             k += K_BLOCK
         start += PANEL
 
@@ -153,14 +158,17 @@ cdef inline void linear_backward_input(
     cdef Py_ssize_t most = rows_in_l2(n_in)
     cdef Py_ssize_t rows
     cdef const double *fetch
+    cdef Product p
     while n_out > 0:
         rows = min(most, n_out)
         n_out -= rows
         fetch = w + (n_out - most) * n_in if m <= TILE_ROWS and n_out >= most else NULL
-        chains(
-            dx, dy + n_out + rows - 1, w + (n_out + rows - 1) * n_in, m, n_in, rows, dx_row, dy_row,
-            -1, -n_in, add, True, fetch, PANEL,
+        p = Product(
+            c=dx, a=dy + n_out + rows - 1, b=w + (n_out + rows - 1) * n_in, m=m, n=n_in, k=rows,
+            c_row=dx_row, a_row=dy_row, a_step=-1, b_step=-n_in, add=add,
+            whole=True, fetch=fetch, fetch_step=PANEL,
         )
+        multiply_matrices(&p)
         add = True
 
 
@@ -174,10 +182,13 @@ cdef inline void linear_backward_weights(
     Order:   positions last to first, the last document first
     Writes:  dw. Adds to: dw if add
     """
-    chains(
-        dw, dy + (m - 1) * dy_row, x + (m - 1) * x_row, n_out, n_in, m, n_in, 1, -dy_row, -x_row,
-        add, False, NULL, 0,
+    cdef Product p
+    p = Product(
+        c=dw, a=dy + (m - 1) * dy_row, b=x + (m - 1) * x_row, m=n_out, n=n_in, k=m,
+        c_row=n_in, a_row=1, a_step=-dy_row, b_step=-x_row, add=add,
+        whole=False, fetch=NULL, fetch_step=0,
     )
+    multiply_matrices(&p)
 
 
 @cython.cdivision(True)
@@ -329,86 +340,111 @@ cdef inline void add_scaled(
         i += LANES
 
 
-cdef inline void attention_forward(
-    double *y, double *weights, double *dropped, const double *mask, double *exps, double *totals,
-    double *inverses, const double *q, const double *k, const double *v, double *scores,
-    double inverse_root, Py_ssize_t first, Py_ssize_t last, Py_ssize_t head_dim, Py_ssize_t row,
-    Py_ssize_t weights_row,
-) noexcept nogil:
-    """Write one head's weighted sums of values, for positions first up to last of a document.
+cdef struct Head:  # one attention head of one document
+    Py_ssize_t m  # positions
+    Py_ssize_t head_dim
+    Py_ssize_t row  # between positions of q, k, v, y and their gradients
+    Py_ssize_t weights_row  # between positions of weights, exps, dropped, mask
+    double inverse_root
+    const double *q  # (m, head_dim)
+    const double *k
+    const double *v
+    double *y
+    double *weights  # (m, m): row t over the positions up to t, then zero
+    double *exps
+    double *totals  # (m,), of exps
+    double *inverses  # (m,), totals ** -1
+    const double *mask  # (m, m), of dropout, or NULL
+    double *dropped  # weights after dropout, or weights
+    double *dq  # (m, head_dim)
+    double *dk
+    double *dv
+    const double *dy
+    double *scores  # (m,), scratch
 
-    Shapes:  y, q, k, v (m, head_dim); weights, exps (m, m), zero where a position
-             would look ahead; totals (m,), of exps, and inverses; scores (m,); dropped and
-             mask as weights, mask NULL and dropped weights without dropout
+
+cdef inline void attention_forward(
+    const Head *h, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Write the weighted sums of values, for positions first up to last.
+
     Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
              over positions up to the own; weight * v summed over positions
+    Writes:  y, weights, exps, totals, inverses, dropped
     """
     cdef Py_ssize_t t, s, j
     cdef double score
     cdef double *w
+    cdef double *dropped
+    cdef const double *q
+    cdef const double *k
     for t in range(first, last):
+        q = h.q + t * h.row
         for s in range(t + 1):
+            k = h.k + s * h.row
             score = 0.0
-            for j in range(head_dim):
-                score += q[t * row + j] * k[s * row + j]
-            scores[s] = score * inverse_root
-        totals[t] = exps_forward(exps + t * weights_row, scores, t + 1)
-    powers(inverses + first, totals + first, last - first, -1.0)
+            for j in range(h.head_dim):
+                score += q[j] * k[j]
+            h.scores[s] = score * h.inverse_root
+        h.totals[t] = exps_forward(h.exps + t * h.weights_row, h.scores, t + 1)
+    powers(h.inverses + first, h.totals + first, last - first, -1.0)
     for t in range(first, last):
-        w = weights + t * weights_row
+        w = h.weights + t * h.weights_row
+        dropped = h.dropped + t * h.weights_row
         for s in range(t + 1):
-            w[s] = exps[t * weights_row + s] * inverses[t]
-        if mask != NULL:
+            w[s] = h.exps[t * h.weights_row + s] * h.inverses[t]
+        if h.mask != NULL:
             for s in range(t + 1):
-                dropped[t * weights_row + s] = w[s] * mask[t * weights_row + s]
-        weighted_sum(y + t * row, dropped + t * weights_row, v, t + 1, 1, head_dim, row)
+                dropped[s] = w[s] * h.mask[t * h.weights_row + s]
+        weighted_sum(h.y + t * h.row, dropped, h.v, t + 1, 1, h.head_dim, h.row)
 
 
-cdef inline void attention_backward(
-    double *dq, double *dk, double *dv, const double *dy, const double *weights,
-    const double *mask, const double *exps, const double *totals, const double *inverses,
-    const double *q, const double *k, const double *v, double *dscores, double inverse_root,
-    Py_ssize_t m, Py_ssize_t head_dim, Py_ssize_t row, Py_ssize_t weights_row,
-) noexcept nogil:
-    """Write the gradients of one head's queries, keys and values for one document.
+cdef inline void attention_backward(const Head *h) noexcept nogil:
+    """Write the gradients of queries, keys and values.
 
-    Shapes:  as attention_forward, weights after dropout; dscores (m,)
     Order:   a key or value gets its terms from the last position down to its
              own; a weight's gradient is summed over head_dim right to left; the
              total's and a query's over positions last to first
     Writes:  dq, dk, dv
     """
     cdef Py_ssize_t t, s, j
+    cdef Py_ssize_t row = h.row
+    cdef Py_ssize_t head_dim = h.head_dim
     cdef double dweight, dtotal, inverse, dinverse
     cdef double squares[LANES]
-    cdef const double *w
+    cdef double *dscores = h.scores
+    cdef const double *dropped
     cdef const double *e
-    for t in range(m):
+    cdef const double *v
+    cdef const double *dy
+    for t in range(h.m):
         for j in range(head_dim):
-            dk[t * row + j] = 0.0
-            dv[t * row + j] = 0.0
-    for t in range(m - 1, -1, -1):
-        w = weights + t * weights_row
-        e = exps + t * weights_row
-        inverse = inverses[t]
-        if t == m - 1 or t % LANES == LANES - 1:
+            h.dk[t * row + j] = 0.0
+            h.dv[t * row + j] = 0.0
+    for t in range(h.m - 1, -1, -1):
+        dropped = h.dropped + t * h.weights_row
+        e = h.exps + t * h.weights_row
+        dy = h.dy + t * row
+        inverse = h.inverses[t]
+        if t == h.m - 1 or t % LANES == LANES - 1:
             s = t - t % LANES
-            powers(squares, totals + s, t + 1 - s, -2.0)
+            powers(squares, h.totals + s, t + 1 - s, -2.0)
         dinverse = -squares[t % LANES]
         dtotal = 0.0
         for s in range(t, -1, -1):
+            v = h.v + s * row
             dweight = 0.0
             for j in range(head_dim - 1, -1, -1):
-                dweight += v[s * row + j] * dy[t * row + j]
-            if mask != NULL:
-                dweight = 0.0 + mask[t * weights_row + s] * dweight
-            add_scaled(dv + s * row, dy + t * row, w[s], head_dim)
+                dweight += v[j] * dy[j]
+            if h.mask != NULL:
+                dweight = 0.0 + h.mask[t * h.weights_row + s] * dweight
+            add_scaled(h.dv + s * row, dy, dropped[s], head_dim)
             dtotal += dinverse * (e[s] * dweight)
             dscores[s] = inverse * dweight
         for s in range(t, -1, -1):
-            dscores[s] = inverse_root * (e[s] * (dscores[s] + dtotal))
-            add_scaled(dk + s * row, q + t * row, dscores[s], head_dim)
-        weighted_sum(dq + t * row, dscores + t, k + t * row, t + 1, -1, head_dim, row)
+            dscores[s] = h.inverse_root * (e[s] * (dscores[s] + dtotal))
+            add_scaled(h.dk + s * row, h.q + t * row, dscores[s], head_dim)
+        weighted_sum(h.dq + t * row, dscores + t, h.k + t * row, t + 1, -1, head_dim, row)
 
 
 cdef inline void softmax_forward(

@@ -24,45 +24,54 @@ cdef extern from "tile.h" nogil:
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
 
 
+cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
+    double *c  # (m, n), rows c_row apart
+    const double *a  # (m, k), rows a_row apart, columns a_step
+    const double *b  # (k, n), rows b_step apart, readable up to whole vectors
+    Py_ssize_t m
+    Py_ssize_t n
+    Py_ssize_t k
+    Py_ssize_t c_row
+    Py_ssize_t a_row
+    Py_ssize_t a_step  # negative, as b_step, for a sum in descending order
+    Py_ssize_t b_step
+    bint add  # whether the sums continue those in c
+    bint whole  # whether c may be written up to whole vectors
+    const double *fetch  # what is read next, or NULL: fetch_step numbers for each k of a tile
+    Py_ssize_t fetch_step
+
+
 @cython.cdivision(True)
-cdef inline void chains(
-    double *c, const double *a, const double *b, Py_ssize_t m_n, Py_ssize_t n_n, Py_ssize_t k_n,
-    Py_ssize_t c_row, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step,
-    bint add, bint whole, const double *fetch, Py_ssize_t fetch_step,
-) noexcept nogil:
-    """Write c[m, n] = sum over k of a[m, k] * b[k, n], or continue the sums in c.
+cdef inline void multiply_matrices(const Product *p) noexcept nogil:
+    """Compute a product.
 
-    Element a[m, k] is at a[m * a_row + k * a_step], b[k, n] at b[k * b_step + n]:
-    a step may be negative, for a sum in descending order. From fetch on, fetch_step
-    numbers for each step of a tile are brought near: a processor that reads rows a few
-    numbers at a time does not guess what comes next.
+    Memory that is read in steps is prefetched: no processor predicts such reads.
 
-    Shapes:  c (m, n), a (m, k), b (k, n); b is readable up to whole vectors
     Order:   k first to last, from 0, or from c if add
-    Writes:  c, with garbage up to whole vectors if whole, else nothing after n
+    Writes:  c
     """
     cdef Tile t
     cdef Py_ssize_t m, vecs, rows
     cdef Py_ssize_t n = 0
-    t.k_n = k_n
-    t.c_row = c_row
-    t.a_row = a_row
-    t.a_step = a_step
-    t.b_step = b_step
-    t.add = add
-    t.fetch = fetch
-    t.fetch_step = fetch_step
-    while n < n_n:
-        vecs = min(<Py_ssize_t>PANEL, padded(n_n - n)) // LANES
-        t.last = LANES if whole else min(<Py_ssize_t>LANES, n_n - n - (vecs - 1) * LANES)
-        t.b = b + n
+    t.k_n = p.k
+    t.c_row = p.c_row
+    t.a_row = p.a_row
+    t.a_step = p.a_step
+    t.b_step = p.b_step
+    t.add = p.add
+    t.fetch = p.fetch
+    t.fetch_step = p.fetch_step
+    while n < p.n:
+        vecs = min(<Py_ssize_t>PANEL, padded(p.n - n)) // LANES
+        t.last = LANES if p.whole else min(<Py_ssize_t>LANES, p.n - n - (vecs - 1) * LANES)
+        t.b = p.b + n
         m = 0
-        while m < m_n:
-            rows = min(<Py_ssize_t>TILE_ROWS, m_n - m)
-            t.c = c + m * c_row + n
-            t.a = a + m * a_row
+        while m < p.m:
+            rows = min(<Py_ssize_t>TILE_ROWS, p.m - m)
+            t.c = p.c + m * p.c_row + n
+            t.a = p.a + m * p.a_row
             tile(t, rows, vecs)
             if t.fetch != NULL:
-                t.fetch += k_n * fetch_step
+                t.fetch += p.k * p.fetch_step
             m += rows
         n += PANEL

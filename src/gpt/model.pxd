@@ -1,6 +1,6 @@
 """The whole step: the model's functions put together, forward and backward.
 
-The forward pass leaves all activations in a `Trace` for the backward pass, which
+The forward pass leaves all activations in `Activations` for the backward pass, which
 has two halves: `backward_inputs` goes through the activations, layer by layer,
 `backward_weights` through the weights, matrix by matrix.
 """
@@ -8,16 +8,20 @@ has two halves: `backward_inputs` goes through the activations, layer by layer,
 cimport cython
 from libc.string cimport memcpy, memset
 
-from activations cimport Activations, Layer, Sizes
+from activations cimport Activations, Layer
 from barrier cimport barrier_wait
 from layers cimport (
-    attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
+    Head, attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
     dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
     linear_backward_weights, linear_forward, relu_backward, relu_forward, residual_forward,
     rmsnorm_backward, rmsnorm_forward, softmax_forward,
 )
 from powers cimport powers
 from simd cimport padded
+from weights cimport (
+    ATTN_WK, ATTN_WO, ATTN_WQ, ATTN_WV, LM_HEAD, MLP_FC1, PER_LAYER, WPE, LayerWeights, Shape,
+    Sizes, layer_weights, shape_of,
+)
 
 
 cdef inline void forward(
@@ -25,8 +29,8 @@ cdef inline void forward(
 ) noexcept nogil:
     """Write the logits of positions first up to last, and all that leads to them.
 
-    Of other positions keys and values are read: those before first have been
-    through, or other threads of the team are at them.
+    Of other positions keys and values are read: those before first are computed, or
+    other threads compute them until the barrier.
 
     Shapes:  w (n_params,), 0 <= first <= last <= m
     """
@@ -41,12 +45,10 @@ cdef inline void forward(
     cdef double *x = acts.layers[0].x + at
     cdef double *mid
     cdef double *scratch = acts.scratches + thread * acts.scratch_size
-    cdef const double *wpe = w + net.vocab_size * n
-    cdef const double *lm_head = wpe + net.block_size * n
-    cdef const double *wq = lm_head + net.vocab_size * n
-    cdef const double *fc1
+    cdef LayerWeights weights
     embedding_forward(
-        acts.embedding + at, w, wpe, acts.tokens + first, acts.positions + first, m, n, row
+        acts.embedding + at, w, w + shape_of(net, WPE).start, acts.tokens + first,
+        acts.positions + first, m, n, row,
     )
     if acts.dropout > 0.0:
         dropout_forward(acts.embedding + at, acts.embedding_mask + at, m * row)
@@ -56,16 +58,16 @@ cdef inline void forward(
     for i in range(net.n_layer):
         layer = &acts.layers[i]
         mid = layer.mid + at
-        fc1 = wq + 4 * n * n
+        weights = layer_weights(net, w, i)
         rmsnorm_forward(
             layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, net.inverse_n, m, n, row
         )
-        linear_forward(layer.q + at, layer.norm1 + at, wq, scratch, m, n, n, row, row)
-        linear_forward(layer.k + at, layer.norm1 + at, wq + n * n, scratch, m, n, n, row, row)
-        linear_forward(layer.v + at, layer.norm1 + at, wq + 2 * n * n, scratch, m, n, n, row, row)
+        linear_forward(layer.q + at, layer.norm1 + at, weights.wq, scratch, m, n, n, row, row)
+        linear_forward(layer.k + at, layer.norm1 + at, weights.wk, scratch, m, n, n, row, row)
+        linear_forward(layer.v + at, layer.norm1 + at, weights.wv, scratch, m, n, n, row, row)
         barrier_wait(&acts.barrier)
-        heads_forward(acts, layer, first, last, scratch)
-        linear_forward(mid, layer.attended + at, wq + 3 * n * n, scratch, m, n, n, row, row)
+        heads_forward(acts, layer, first, last, thread)
+        linear_forward(mid, layer.attended + at, weights.wo, scratch, m, n, n, row, row)
         if acts.dropout > 0.0:
             dropout_forward(mid, layer.attn_mask + at, m * row)
         residual_forward(mid, x, m, n, row)
@@ -74,78 +76,90 @@ cdef inline void forward(
             row,
         )
         linear_forward(
-            layer.hidden + mlp_at, layer.norm2 + at, fc1, scratch, m, 4 * n, n, net.mlp_row, row
+            layer.hidden + mlp_at, layer.norm2 + at, weights.fc1, scratch, m, 4 * n, n,
+            net.mlp_row, row,
         )
         relu_forward(layer.hidden + mlp_at, m * net.mlp_row)
         x = (acts.layers[i + 1].x if i + 1 < net.n_layer else acts.out) + at
         linear_forward(
-            x, layer.hidden + mlp_at, fc1 + 4 * n * n, scratch, m, n, 4 * n, row, net.mlp_row
+            x, layer.hidden + mlp_at, weights.fc2, scratch, m, n, 4 * n, row, net.mlp_row
         )
         if acts.dropout > 0.0:
             dropout_forward(x, layer.mlp_mask + at, m * row)
         residual_forward(x, mid, m, n, row)
-        wq += 12 * n * n
     linear_forward(
-        acts.logits + first * net.vocab_row, x, lm_head, scratch, m, net.vocab_size, n,
-        net.vocab_row, row,
+        acts.logits + first * net.vocab_row, x, w + shape_of(net, LM_HEAD).start, scratch, m,
+        net.vocab_size, n, net.vocab_row, row,
     )
 
 
 @cython.cdivision(True)
+cdef inline Head head_of(
+    const Activations *acts, const Layer *layer, Py_ssize_t d, Py_ssize_t number, int thread
+) noexcept nogil:
+    """Return one head of a document in a layer."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t start = acts.starts[d]
+    cdef Py_ssize_t m = acts.starts[d + 1] - start
+    cdef Py_ssize_t head_dim = net.n_embd // net.n_head
+    cdef Py_ssize_t at = start * net.row + number * head_dim
+    cdef Py_ssize_t totals_at = start * net.n_head + number * m
+    cdef Py_ssize_t map_at = acts.maps[d] + number * m * padded(m)
+    cdef Head head
+    head.m = m
+    head.head_dim = head_dim
+    head.row = net.row
+    head.weights_row = padded(m)
+    head.inverse_root = net.inverse_root
+    head.q = layer.q + at
+    head.k = layer.k + at
+    head.v = layer.v + at
+    head.y = layer.attended + at
+    head.weights = layer.weights + map_at
+    head.exps = layer.exps + map_at
+    head.totals = layer.totals + totals_at
+    head.inverses = layer.inverses + totals_at
+    head.mask = layer.weights_mask + map_at if acts.dropout > 0.0 else NULL
+    head.dropped = layer.dropped + map_at
+    head.dq = layer.dq + at
+    head.dk = layer.dk + at
+    head.dv = layer.dv + at
+    head.dy = acts.dnorm + at
+    head.scores = acts.scratches + thread * acts.scratch_size
+    return head
+
+
 cdef inline void heads_forward(
-    Activations *acts, Layer *layer, Py_ssize_t first, Py_ssize_t last, double *scores
+    const Activations *acts, const Layer *layer, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
     """Run positions first up to last through a layer's attention, per document and head."""
-    cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t head_dim = net.n_embd // net.n_head
-    cdef Py_ssize_t d, h, start, size, at, map_at, head_at
+    cdef Py_ssize_t d, i, start
+    cdef Head head
     for d in range(acts.n_documents):
         start = acts.starts[d]
-        size = acts.starts[d + 1] - start
-        if start >= last or start + size <= first:
+        if start >= last or acts.starts[d + 1] <= first:
             continue
-        for h in range(net.n_head):
-            at = start * net.row + h * head_dim
-            head_at = start * net.n_head + h * size
-            map_at = acts.maps[d] + h * size * padded(size)
-            attention_forward(
-                layer.attended + at, layer.weights + map_at, layer.dropped + map_at,
-                layer.weights_mask + map_at if acts.dropout > 0.0 else NULL, layer.exps + map_at,
-                layer.totals + head_at, layer.inverses + head_at, layer.q + at, layer.k + at,
-                layer.v + at, scores, net.inverse_root, max(first - start, 0),
-                min(last - start, size), head_dim, net.row, padded(size),
-            )
+        for i in range(acts.sizes.n_head):
+            head = head_of(acts, layer, d, i, thread)
+            attention_forward(&head, max(first - start, 0), min(last - start, head.m))
 
 
 @cython.cdivision(True)
 cdef inline void heads_backward(
-    Activations *acts, Layer *layer, const double *dy, int thread
+    Activations *acts, const Layer *layer, int thread
 ) noexcept nogil:
-    """Run the gradient of a layer's attention back into queries, keys and values.
+    """Run acts.dnorm, the gradient of a layer's attention, back into queries, keys and values.
 
-    Positions depend on each other here, so the team shares documents and heads.
+    Positions depend on each other here, so the threads share documents and heads.
     """
-    cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t head_dim = net.n_embd // net.n_head
-    cdef Py_ssize_t d, h, start, size, at, map_at, head_at
+    cdef Py_ssize_t d, i
+    cdef Head head
     barrier_wait(&acts.barrier)
     for d in range(acts.n_documents):
-        start = acts.starts[d]
-        size = acts.starts[d + 1] - start
-        for h in range(net.n_head):
-            if (d * net.n_head + h) % acts.barrier.size != thread:
-                continue
-            at = start * net.row + h * head_dim
-            head_at = start * net.n_head + h * size
-            map_at = acts.maps[d] + h * size * padded(size)
-            attention_backward(
-                layer.dq + at, layer.dk + at, layer.dv + at, dy + at, layer.dropped + map_at,
-                layer.weights_mask + map_at if acts.dropout > 0.0 else NULL,
-                layer.exps + map_at, layer.totals + head_at, layer.inverses + head_at,
-                layer.q + at, layer.k + at, layer.v + at,
-                acts.scratches + thread * acts.scratch_size, net.inverse_root, size, head_dim,
-                net.row, padded(size),
-            )
+        for i in range(acts.sizes.n_head):
+            if (d * acts.sizes.n_head + i) % acts.barrier.size == thread:
+                head = head_of(acts, layer, d, i, thread)
+                attention_backward(&head)
     barrier_wait(&acts.barrier)
 
 
@@ -239,12 +253,12 @@ cdef inline void backward_inputs(
     cdef double *dmid
     cdef double *dhidden
     cdef double *dnorm = acts.dnorm + at
-    cdef const double *lm_head = w + (net.vocab_size + net.block_size) * n
-    cdef const double *wq = lm_head + net.vocab_size * n + net.n_layer * 12 * n * n
-    cdef const double *head
-    loss_backward(acts, acts.layers[net.n_layer - 1].dout, lm_head, first, last)
+    cdef LayerWeights weights
+    loss_backward(
+        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start, first, last
+    )
     for i in range(net.n_layer - 1, -1, -1):
-        wq -= 12 * n * n
+        weights = layer_weights(net, w, i)
         layer = &acts.layers[i]
         dx = layer.dout + at
         dmid = layer.dmid + at
@@ -252,10 +266,10 @@ cdef inline void backward_inputs(
         if acts.dropout > 0.0:
             dropout_backward(layer.dmlp + at, dx, layer.mlp_mask + at, m * row)
         linear_backward_input(
-            dhidden, layer.dmlp + at, wq + 8 * n * n, m, n, 4 * n, mlp_row, row, False
+            dhidden, layer.dmlp + at, weights.fc2, m, n, 4 * n, mlp_row, row, False
         )
         relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
-        linear_backward_input(dnorm, dhidden, wq + 4 * n * n, m, 4 * n, n, row, mlp_row, False)
+        linear_backward_input(dnorm, dhidden, weights.fc1, m, 4 * n, n, row, mlp_row, False)
         memcpy(dmid, dx, m * row * sizeof(double))
         rmsnorm_backward(
             dmid, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at, net.inverse_n,
@@ -264,21 +278,22 @@ cdef inline void backward_inputs(
         if acts.dropout > 0.0:
             dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
         linear_backward_input(
-            dnorm, layer.dattn + at, wq + 3 * n * n, m, n, n, row, row, False
+            dnorm, layer.dattn + at, weights.wo, m, n, n, row, row, False
         )
-        heads_backward(acts, layer, acts.dnorm, thread)
+        heads_backward(acts, layer, thread)
         h = n
         while h:
             h -= head_dim
-            head = wq + h * n
             linear_backward_input(
-                dnorm, layer.dv + at + h, head + 2 * n * n, m, head_dim, n, row, row,
+                dnorm, layer.dv + at + h, weights.wv + h * n, m, head_dim, n, row, row,
                 h + head_dim < n,
             )
             linear_backward_input(
-                dnorm, layer.dk + at + h, head + n * n, m, head_dim, n, row, row, True
+                dnorm, layer.dk + at + h, weights.wk + h * n, m, head_dim, n, row, row, True
             )
-            linear_backward_input(dnorm, layer.dq + at + h, head, m, head_dim, n, row, row, True)
+            linear_backward_input(
+                dnorm, layer.dq + at + h, weights.wq + h * n, m, head_dim, n, row, row, True
+            )
         dx = (acts.layers[i - 1].dout if i else acts.dx) + at
         memcpy(dx, dmid, m * row * sizeof(double))
         rmsnorm_backward(
@@ -296,65 +311,46 @@ cdef inline void backward_inputs(
 
 
 cdef struct Matrix:  # one of the weight matrices, with what its gradient is made of
-    Py_ssize_t start  # where it is among the weights
-    Py_ssize_t n_out
-    Py_ssize_t n_in
+    Shape shape
     const Py_ssize_t *ids  # an embedding's rows, else NULL
     const double *dy
     Py_ssize_t dy_row
-    const double *x
+    const double *x  # NULL of an embedding
     Py_ssize_t x_row
 
 
-cdef inline Matrix linear_matrix(
-    Matrix before, Py_ssize_t n_out, Py_ssize_t n_in, const double *dy, Py_ssize_t dy_row,
-    const double *x, Py_ssize_t x_row,
-) noexcept nogil:
-    """Return the matrix that lies behind another one."""
-    cdef Matrix matrix
-    matrix.start = before.start + before.n_out * before.n_in
-    matrix.n_out = n_out
-    matrix.n_in = n_in
-    matrix.ids = NULL
-    matrix.dy = dy
-    matrix.dy_row = dy_row
-    matrix.x = x
-    matrix.x_row = x_row
-    return matrix
-
-
-cdef inline Matrix next_matrix(const Activations *acts, Matrix before, Py_ssize_t i) noexcept nogil:
-    """Return matrix i, in the order of `Config.shapes`, given the one before."""
+@cython.cdivision(True)
+cdef inline Matrix matrix_of(const Activations *acts, Py_ssize_t i) noexcept nogil:
+    """Return matrix i, in the order of `Config.shapes`."""
     cdef const Sizes *net = &acts.sizes
     cdef const Layer *layer
     cdef Matrix matrix
-    cdef Py_ssize_t n = net.n_embd
-    cdef Py_ssize_t row = net.row
-    if i < 2:
-        matrix.start = 0 if i == 0 else net.vocab_size * n
-        matrix.n_out = net.vocab_size if i == 0 else net.block_size
-        matrix.n_in = n
-        matrix.ids = acts.tokens if i == 0 else acts.positions
+    matrix.shape = shape_of(net, i)
+    matrix.ids = NULL
+    matrix.x = NULL
+    matrix.dy_row = matrix.x_row = net.row
+    if i <= WPE:
+        matrix.ids = acts.positions if i == WPE else acts.tokens
         matrix.dy = acts.dembedding
-        matrix.dy_row = row
-        matrix.x = NULL
-        matrix.x_row = 0
         return matrix
-    if i == 2:
-        return linear_matrix(
-            before, net.vocab_size, n, acts.dlogits, net.vocab_row, acts.out, row
-        )
-    layer = &acts.layers[(i - 3) // 6]
-    i = (i - 3) % 6
-    if i == 4:
-        return linear_matrix(before, 4 * n, n, layer.dhidden, net.mlp_row, layer.norm2, row)
-    if i == 5:
-        return linear_matrix(before, n, 4 * n, layer.dmlp, row, layer.hidden, net.mlp_row)
-    return linear_matrix(
-        before, n, n,
-        layer.dq if i == 0 else layer.dk if i == 1 else layer.dv if i == 2 else layer.dattn, row,
-        layer.norm1 if i < 3 else layer.attended, row,
-    )
+    if i == LM_HEAD:
+        matrix.x, matrix.dy, matrix.dy_row = acts.out, acts.dlogits, net.vocab_row
+        return matrix
+    layer = &acts.layers[(i - ATTN_WQ) // PER_LAYER]
+    i = ATTN_WQ + (i - ATTN_WQ) % PER_LAYER
+    if i == ATTN_WQ:
+        matrix.x, matrix.dy = layer.norm1, layer.dq
+    elif i == ATTN_WK:
+        matrix.x, matrix.dy = layer.norm1, layer.dk
+    elif i == ATTN_WV:
+        matrix.x, matrix.dy = layer.norm1, layer.dv
+    elif i == ATTN_WO:
+        matrix.x, matrix.dy = layer.attended, layer.dattn
+    elif i == MLP_FC1:
+        matrix.x, matrix.dy, matrix.dy_row = layer.norm2, layer.dhidden, net.mlp_row
+    else:
+        matrix.x, matrix.dy, matrix.x_row = layer.hidden, layer.dmlp, net.mlp_row
+    return matrix
 
 
 cdef inline void backward_weights(
@@ -366,7 +362,7 @@ cdef inline void backward_weights(
     Order:   positions last to first, the last document first
     Writes:  dw (last - first, n_in). Adds to: dw if add
     """
-    cdef Py_ssize_t n_in = matrix.n_in
+    cdef Py_ssize_t n_in = matrix.shape.n_in
     if matrix.ids != NULL:
         if not add:
             memset(dw, 0, (last - first) * n_in * sizeof(double))

@@ -1,8 +1,8 @@
 """Adam on flat buffers: every square and root is the power that the oracle asks libm for.
 
-`powers.pxd` says where a vector's square or root may differ from pow's: in a few
-lanes of a hundred pow is one of two neighbours. Where both lead to the same weight
-it is all one, where they may not, pow itself is called.
+`powers.pxd` says where a vector's square or root may differ from pow's: in a few lanes
+of a hundred, pow is one of two neighbours. If both candidates round to the same weight,
+either is used; otherwise pow is called.
 """
 
 cimport cython

@@ -15,7 +15,7 @@
 typedef struct {
     double *c;
     const double *a, *b;
-    const double *fetch; /* what will be read later, fetched meanwhile, or NULL */
+    const double *fetch; /* what is read next, prefetched, or NULL */
     Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step;
     Py_ssize_t last; /* lanes of the last vector that are written */
     int add;         /* continue the chains in c, instead of from 0 */
@@ -68,7 +68,8 @@ static inline __attribute__((always_inline)) void tile_rows(Tile t, Py_ssize_t r
     }
 }
 
-static void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {
+/* Not inlined: in its only caller, the compiler would keep less of a tile in registers. */
+static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {
     switch (vecs) {
     case 1: tile_rows(t, rows, 1); break;
     case 2: tile_rows(t, rows, 2); break;

@@ -1,8 +1,8 @@
-"""Many steps, by one thread or a team of them, with the same bits.
+"""Many steps, by any number of threads, with the same bits.
 
-Forward and backward, the team shares the positions. Then it shares the weights:
-each thread takes rows of every matrix, computes their gradients and updates them
-while they are still near. No sum is ever divided between threads.
+Forward and backward, the threads share the positions. Then they share the weights:
+each takes rows of every matrix, computes their gradients and updates them while they
+are in its L1 cache. No sum is divided between threads.
 """
 
 cimport cython
@@ -13,17 +13,18 @@ from barrier cimport barrier_wait
 from clock cimport now
 from generator cimport Generator
 from model cimport (
-    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, next_matrix,
+    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, matrix_of,
 )
 from optimizer cimport (
     SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, first_that_raises, multiply,
     numbers_are_small,
 )
 from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max_size, vec_set, vec_store
+from weights cimport WPE, matrix_count
 
 
 cdef enum:
-    L1_WEIGHTS = 8192  # weights that are updated together, while their gradients are near
+    L1_WEIGHTS = 8192  # weights updated together, while their gradients are in L1
 
 
 cdef struct Job:
@@ -62,7 +63,7 @@ cdef struct Job:
 cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
     """Take steps until they are done, the time is over or one of them would raise.
 
-    Every thread of the team calls this once, with its number.
+    Every thread calls this once, with its number.
     """
     cdef Activations *acts = &job.acts
     cdef Py_ssize_t first, last
@@ -151,7 +152,7 @@ cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
     """Compute the gradients of this thread's rows of every matrix, and update the weights.
 
     A step that raises changes no weight. Where none can, each block of rows is
-    updated while its gradients are near; else all gradients are computed first.
+    updated while its gradients are in L1; else all gradients are computed first.
     """
     cdef const Activations *acts = &job.acts
     cdef Py_ssize_t n_params = acts.sizes.n_params
@@ -161,14 +162,14 @@ cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
     cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
     cdef double squares = 0.0
     cdef double factor = 1.0
-    for i in range(3 + 6 * acts.sizes.n_layer):
-        matrix = next_matrix(acts, matrix, i)
-        row = matrix.n_out * thread // size
-        last = matrix.n_out * (thread + 1) // size
+    for i in range(matrix_count(&acts.sizes)):
+        matrix = matrix_of(acts, i)
+        row = matrix.shape.n_out * thread // size
+        last = matrix.shape.n_out * (thread + 1) // size
         while row < last:
-            rows = last - row if job.whole else min(last - row, rows_at_once(matrix.n_in))
-            start = matrix.start + row * matrix.n_in
-            n = rows * matrix.n_in
+            rows = last - row if job.whole else min(last - row, rows_at_once(matrix.shape.n_in))
+            start = matrix.shape.start + row * matrix.shape.n_in
+            n = rows * matrix.shape.n_in
             grad = job.grad + start if job.whole else job.gradients + thread * job.gradients_size
             backward_weights(acts, &matrix, grad, row, row + rows, job.add)
             if not job.whole:
@@ -236,17 +237,17 @@ cdef inline bint updates_cannot_overflow(
     cdef vec x = vec_set(1.0)
     cdef double bound[LANES]
     cdef Matrix matrix
-    for i in range(3 + 6 * acts.sizes.n_layer):
-        matrix = next_matrix(acts, matrix, i)
-        if i == 1:
+    for i in range(matrix_count(&acts.sizes)):
+        matrix = matrix_of(acts, i)
+        if i == WPE:  # of the same dy as WTE
             continue
         for k in range(first, last):
             dy = largest(
                 dy, matrix.dy + k * matrix.dy_row,
-                matrix.n_in if matrix.ids != NULL else matrix.n_out,
+                matrix.shape.n_in if matrix.ids != NULL else matrix.shape.n_out,
             )
             if matrix.x != NULL:
-                x = largest(x, matrix.x + k * matrix.x_row, matrix.n_in)
+                x = largest(x, matrix.x + k * matrix.x_row, matrix.shape.n_in)
     vec_store(bound, dy)
     for i in range(1, LANES):
         bound[0] = max(bound[0], bound[i])

@@ -55,7 +55,7 @@ MUTANTS = [
         ("t = job.t + job.done\n", "t = job.t\n"),
         ("job.rates[job.done]", "job.rates[0]"),
         ("pow(adam.beta1, t + 1.0)", "pow(adam.beta1, t)"),
-        ("row = matrix.n_out * thread // size", "row = 0"),
+        ("row = matrix.shape.n_out * thread // size", "row = 0"),
         ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signal_does_not_wait"),
         Equivalent(
             "return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)",
@@ -171,9 +171,9 @@ MUTANTS = [
         "src/gpt/matmul.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
-        ("padded(n_n - n)) // LANES", "padded(n_n - n)) // LANES * 0 + 1"),
-        ("t.last = LANES if whole else", "t.last = LANES if True else"),
-        ("t.add = add", "t.add = False"),
+        ("padded(p.n - n)) // LANES", "padded(p.n - n)) // LANES * 0 + 1"),
+        ("t.last = LANES if p.whole else", "t.last = LANES if True else"),
+        ("t.add = p.add", "t.add = False"),
         (
             "            m += rows\n        n += PANEL",
             "            m += rows\n        n += PANEL - LANES",
@@ -284,8 +284,8 @@ MUTANTS = [
             "what is read behind the last row is not used; .ci/sanitize sees the read",
         ),
         (
-            "y_row, x_row, 1, padded(width), k > 0,\n",
-            "y_row, x_row, 1, padded(width), False,\n",
+            "b_step=padded(width), add=k > 0,",
+            "b_step=padded(width), add=False,",
             "test_fused.py -k graphs or wide",
         ),
         ("        add = True\n", "        add = add\n", "test_fused.py -k graphs or wide"),
@@ -318,21 +318,21 @@ MUTANTS = [
             "they differ for NaN among the logits, which makes the total and so all of them NaN",
         ),
         (
-            "w[s] = exps[t * weights_row + s] * inverses[t]",
-            "w[s] = exps[t * weights_row + s] / totals[t]",
+            "w[s] = h.exps[t * h.weights_row + s] * h.inverses[t]",
+            "w[s] = h.exps[t * h.weights_row + s] / h.totals[t]",
         ),
         (
             "            for j in range(head_dim - 1, -1, -1):\n                dweight",
             "            for j in range(head_dim):\n                dweight",
         ),
         (
-            "        for s in range(t, -1, -1):\n            dweight = 0.0",
-            "        for s in range(t + 1):\n            dweight = 0.0",
+            "        for s in range(t, -1, -1):\n            v = ",
+            "        for s in range(t + 1):\n            v = ",
         ),
         ("dtotal += dinverse * (e[s] * dweight)", "dtotal += dinverse * e[s] * dweight"),
         (
-            "dscores[s] = inverse_root * (e[s] * (dscores[s] + dtotal))",
-            "dscores[s] = inverse_root * e[s] * (dscores[s] + dtotal)",
+            "dscores[s] = h.inverse_root * (e[s] * (dscores[s] + dtotal))",
+            "dscores[s] = h.inverse_root * e[s] * (dscores[s] + dtotal)",
         ),
         (
             "log(prob) * -1.0 if not prob <= 0.0 else -1.0",
@@ -382,13 +382,13 @@ MUTANTS = [
             "test_fused.py -k threads and avx512",
         ),
         (
-            "if (d * net.n_head + h) % acts.barrier.size != thread:",
-            "if h % acts.barrier.size != thread:",
+            "if (d * acts.sizes.n_head + i) % acts.barrier.size == thread:",
+            "if i % acts.barrier.size == thread:",
             "test_fused.py -k threads and avx512",
         ),
         (
-            "layer.norm1 if i < 3 else layer.attended, row,",
-            "layer.norm1 if i < 4 else layer.attended, row,",
+            "matrix.x, matrix.dy = layer.attended, layer.dattn",
+            "matrix.x, matrix.dy = layer.norm1, layer.dattn",
         ),
         ("if not add:\n            memset", "if False:\n            memset"),
     ),

@@ -1,0 +1,94 @@
+"""The weights, listed once: in the order of `Config.shapes`, each matrix row by row."""
+
+cimport cython
+
+
+cdef struct Sizes:
+    Py_ssize_t vocab_size
+    Py_ssize_t n_embd
+    Py_ssize_t n_head
+    Py_ssize_t n_layer
+    Py_ssize_t block_size
+    Py_ssize_t n_params
+    double inverse_n  # n_embd ** -1
+    double inverse_root  # (head_dim ** 0.5) ** -1
+    Py_ssize_t row  # n_embd, 4 * n_embd and vocab_size in whole vectors
+    Py_ssize_t mlp_row
+    Py_ssize_t vocab_row
+
+
+cdef enum:  # the matrices' numbers; those of layer i are 6 * i more
+    WTE
+    WPE
+    LM_HEAD
+    ATTN_WQ
+    ATTN_WK
+    ATTN_WV
+    ATTN_WO
+    MLP_FC1
+    MLP_FC2
+    PER_LAYER = 6
+
+
+cdef struct Shape:
+    Py_ssize_t start  # of its weights among all
+    Py_ssize_t n_out
+    Py_ssize_t n_in
+
+
+cdef struct LayerWeights:
+    const double *wq  # (n_embd, n_embd)
+    const double *wk
+    const double *wv
+    const double *wo
+    const double *fc1  # (4 * n_embd, n_embd)
+    const double *fc2  # (n_embd, 4 * n_embd)
+
+
+cdef inline Py_ssize_t matrix_count(const Sizes *net) noexcept nogil:
+    """Return the number of matrices."""
+    return ATTN_WQ + PER_LAYER * net.n_layer
+
+
+@cython.cdivision(True)
+cdef inline Shape shape_of(const Sizes *net, Py_ssize_t i) noexcept nogil:
+    """Return where matrix i lies, and its rows and columns."""
+    cdef Py_ssize_t n = net.n_embd
+    cdef Shape shape
+    shape.start = 0
+    shape.n_out = net.vocab_size
+    shape.n_in = n
+    if i == WTE:
+        return shape
+    shape.start += net.vocab_size * n
+    if i == WPE:
+        shape.n_out = net.block_size
+        return shape
+    shape.start += net.block_size * n
+    if i == LM_HEAD:
+        return shape
+    shape.start += net.vocab_size * n + (i - ATTN_WQ) // PER_LAYER * 12 * n * n
+    i = ATTN_WQ + (i - ATTN_WQ) % PER_LAYER
+    shape.start += (i - ATTN_WQ) * n * n
+    shape.n_out = n
+    if i == MLP_FC1:
+        shape.n_out = 4 * n
+    elif i == MLP_FC2:
+        shape.start += 3 * n * n  # mlp_fc1 is four times the others before it
+        shape.n_in = 4 * n
+    return shape
+
+
+cdef inline LayerWeights layer_weights(
+    const Sizes *net, const double *w, Py_ssize_t layer
+) noexcept nogil:
+    """Return the matrices of a layer among all weights w."""
+    cdef Py_ssize_t before = PER_LAYER * layer
+    cdef LayerWeights weights
+    weights.wq = w + shape_of(net, before + ATTN_WQ).start
+    weights.wk = w + shape_of(net, before + ATTN_WK).start
+    weights.wv = w + shape_of(net, before + ATTN_WV).start
+    weights.wo = w + shape_of(net, before + ATTN_WO).start
+    weights.fc1 = w + shape_of(net, before + MLP_FC1).start
+    weights.fc2 = w + shape_of(net, before + MLP_FC2).start
+    return weights
