@@ -105,11 +105,16 @@ def load(
              what is wrong in it; MemoryError if the model cannot fit; as `engine.load`
     """
     content = read(path, engine_name)
+    return model_of(content, engine_name), content.tokenizer
+
+
+def model_of(content: Content, engine_name: str | None = None) -> Model:
+    """Return the model of what a file holds, on an engine."""
     model_class = engine.load(engine_name or engine.NAME).models[content.model]
     model: Model = model_class(**dataclasses.asdict(content.config), rng=NoRandom())
     model.set_weights(content.weights)
     model.tokenizer = content.tokenizer
-    return model, content.tokenizer
+    return model
 
 
 def load_gpt(

@@ -7,9 +7,11 @@ weights) for those who don't want to. Whatever the engine, this file and
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt import functions
@@ -23,10 +25,11 @@ Context = tuple[Cache, Cache, Callable[[list[Value]], list[Value]]]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+    from typing_extensions import Self
 
     from microgpt.look import Look
 else:
-    ArrayLike = Look = Any  # so that annotations can be evaluated without numpy
+    ArrayLike = Look = Self = Any  # so that annotations can be evaluated without numpy
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,33 @@ class GPT(Model):
     def _drop(self, x: list[Value]) -> list[Value]:
         scale, draw = 1 / (1 - self.dropout), self.dropout_rng.random
         return [xi * (0.0 if draw() < self.dropout else scale) for xi in x]
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the model and its tokenizer as one safetensors file; return the file.
+
+        Raises:  ValueError if the model has no tokenizer; as `checkpoint.save`
+        """
+        from microgpt import checkpoint
+
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer to save with it: set model.tokenizer")
+        return checkpoint.save(path, self, self.tokenizer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return a model and its tokenizer from a file, or from the directory of a run.
+
+        Raises:  as `checkpoint.load`
+        """
+        from microgpt import checkpoint
+
+        content = checkpoint.read(path)
+        if content.model != cls.name:
+            raise ValueError(f"{path}: holds a model of the kind {content.model}")
+        model = cls(**vars(content.config), rng=checkpoint.NoRandom())
+        model.set_weights(content.weights)
+        model.tokenizer = content.tokenizer
+        return model
 
     def _repr_html_(self) -> str:
         from microgpt.pages import model_html

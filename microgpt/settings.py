@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from microgpt.adam import SCHEDULES, Adam
 from microgpt.data import SPLITS
 from microgpt.message import one_line, quoted, suggestion
 from microgpt.model import MAX_THREADS, Sizes
@@ -101,9 +102,35 @@ class Settings:
     block_size: int = _setting(
         16, "the most characters that it sees at once", "model", least=1, scope="bits"
     )
+    dropout: float = _setting(
+        0.0,
+        "share of the activations that a training step sets to zero",
+        "model",
+        least=0,
+        below=1,
+        scope="bits",
+    )
+    init_std: float = _setting(
+        0.08, "standard deviation of the first weights", "model", least=0, scope="bits"
+    )
     # optimizer
     learning_rate: float = _setting(
-        0.01, "at the first step; falls linearly to zero", "optimizer (Adam)", least=0, scope="bits"
+        0.01, "the largest rate of the schedule", "optimizer (Adam)", least=0, scope="bits"
+    )
+    schedule: str = _setting(
+        "linear",
+        "how the rate falls to --min-lr after the warmup: linear, cosine, or constant, not at all",
+        "optimizer (Adam)",
+        choices=SCHEDULES,
+        metavar="HOW",
+        scope="bits",
+    )
+    warmup: int = _setting(
+        0, "steps in which the rate rises to --learning-rate", "optimizer (Adam)", least=0,
+        scope="bits",
+    )  # fmt: skip
+    min_lr: float = _setting(
+        0.0, "the rate at the end of the schedule", "optimizer (Adam)", least=0, scope="bits"
     )
     beta1: float = _setting(
         0.85, "decay of the gradients' mean", "optimizer (Adam)", least=0, below=1, scope="bits"
@@ -113,6 +140,21 @@ class Settings:
     )
     eps_adam: float = _setting(
         1e-8, "added to the root of the squares' mean", "optimizer (Adam)", least=0, scope="bits"
+    )
+    weight_decay: float = _setting(
+        0.0,
+        "share of the rate by which weights shrink in a step, as in AdamW",
+        "optimizer (Adam)",
+        least=0,
+        scope="bits",
+    )
+    clip: float | None = _setting(
+        None,
+        "scale the gradient down to this norm where it is larger",
+        "optimizer (Adam)",
+        kind=float,
+        above=0,
+        scope="bits",
     )
     # evaluation
     eval_every: int | None = _setting(
@@ -171,7 +213,11 @@ class Settings:
     # sampling
     num_samples: int = _setting(20, "how many samples", "sampling", least=0, scope="samples")
     temperature: float = _setting(
-        0.5, "below 1 cautious, above 1 wild", "sampling", above=0, scope="samples"
+        0.5,
+        "below 1 cautious, above 1 wild; 0 always takes the likeliest character",
+        "sampling",
+        least=0,
+        scope="samples",
     )
     top_k: int | None = _setting(
         None,
@@ -180,6 +226,27 @@ class Settings:
         kind=int,
         least=1,
         scope="samples",
+    )
+    top_p: float | None = _setting(
+        None,
+        "draw from the likeliest characters whose probabilities make up this share",
+        "sampling",
+        kind=float,
+        above=0,
+        most=1,
+        scope="samples",
+    )
+    length: int | None = _setting(
+        None,
+        "the most characters of a sample, its prompt included, also beyond --block-size "
+        "(default: --block-size)",
+        "sampling",
+        kind=int,
+        least=1,
+        scope="samples",
+    )
+    stop: str = _setting(
+        "", "end a sample where this text was made", "sampling", metavar="TEXT", scope="samples"
     )
     prompt: str = _setting(
         "", "what each sample starts with", "sampling", metavar="TEXT", scope="samples"
@@ -193,6 +260,7 @@ class Settings:
                 raise type(error)(f"{name} {error}") from None
             object.__setattr__(self, name, value)
         self.config(vocab_size=1)
+        Adam([], **self.adam())
         for name in ("eval_every", "patience"):
             if self.val is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} needs a held-out set: give val")
@@ -209,13 +277,18 @@ class Settings:
         for name in ("n_embd", "n_hidden", "n_head", "n_layer"):
             if name not in own and getattr(self, name) != FIELDS[name].default:
                 raise ValueError(f"model {self.model} has no {name}")
+        if self.dropout and self.model != "gpt":
+            raise ValueError(f"model {self.model} has no dropout")
         sizes = {name: getattr(self, name) for name in own - {"vocab_size"}}
         found: Sizes = config(vocab_size=vocab_size, **sizes)
         return found
 
     def adam(self) -> dict[str, Any]:
         """Return the optimizer's arguments."""
-        names = ("learning_rate", "beta1", "beta2", "eps_adam", "num_steps")
+        names = (
+            *("learning_rate", "beta1", "beta2", "eps_adam", "num_steps"),
+            *("schedule", "warmup", "min_lr", "weight_decay", "clip"),
+        )
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -227,6 +300,11 @@ class Settings:
         """Return the steps between saves, evaluations or log lines: ten a run by default."""
         given: int | None = getattr(self, name)
         return given if given is not None else -(-self.num_steps // 10)
+
+    def made(self) -> dict[str, float]:
+        """Return the model's arguments beside its configuration."""
+        dropout = {"dropout": self.dropout} if self.model == "gpt" else {}
+        return {"init_std": self.init_std, **dropout}
 
     def replaced(self, **changes: Any) -> Settings:
         """Return these settings with some changed."""
@@ -311,7 +389,7 @@ def parsed(field: dataclasses.Field[Any], text: str) -> Any:
     return checked(field, value)
 
 
-def from_mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+def from_mapping(values: Any, name: str) -> dict[str, Any]:
     """Return the settings that a mapping holds, checked one by one; name is its source's.
 
     Raises:  ValueError that names the source and the setting
@@ -369,10 +447,13 @@ def _check_range(value: float, rules: Mapping[str, Any]) -> None:
     if isinstance(value, float):
         fits = math.isfinite(value)
         fits = fits and (least is None or value >= least) and (above is None or value > above)
+        fits = fits and (most is None or value <= most)
         if fits and (below is None or value < below):
             return
         if below is not None and above is not None:
             range_ = f"above {above} and below {below}"
+        elif most is not None:
+            range_ = f"above {above} and at most {most}"
         elif above == 0:
             range_ = "a positive number"
         elif below is not None:

@@ -26,8 +26,10 @@ from typing import Any, BinaryIO, NamedTuple
 from microgpt import __version__, checkpoint, data, memory, sampling
 from microgpt import engine as engines
 from microgpt import settings as table
+from microgpt.adam import sum_of_squares
 from microgpt.message import quoted
 from microgpt.model import Model
+from microgpt.sampling import Sample
 from microgpt.settings import FIELDS, Settings
 from microgpt.tokenizer import CharTokenizer
 
@@ -56,7 +58,7 @@ class Watch:
     def evaluated(self, step: int, loss: float, best: bool) -> object:
         """Hear of the held-out loss after so many steps, and whether it is the lowest."""
 
-    def sampled(self, step: int, texts: Sequence[str]) -> object:
+    def sampled(self, step: int, samples: Sequence[Sample]) -> object:
         """Hear of samples after so many steps."""
 
 
@@ -118,7 +120,10 @@ class Training:
         self.tokenizer = CharTokenizer(corpus.chars)
         config = settings.config(self.tokenizer.vocab_size)
         memory.check(config, self.engine.NAME, _positions(corpus.training, settings))
-        self.model: Model = self.engine.models[settings.model](**vars(config), rng=self.rng)
+        model = self.engine.models[settings.model]
+        self.model: Model = model(**vars(config), rng=self.rng, **settings.made())
+        self.model.dropout_rng = random.Random(f"dropout {settings.seed}")
+        self.model.tokenizer = self.tokenizer
         self.adam = self.engine.Adam(self.model.params, **settings.adam())
         self.history = [[0, settings.num_steps]]
         self.best: tuple[int, float] | None = None
@@ -126,6 +131,7 @@ class Training:
         self.stale = 0  # evaluations since the best
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.seconds = 0.0
+        self.norm: float | None = None  # of the last step's gradient, where it was computed
         self._saved: int | None = None
         self.held_out = self._encoded(corpus.held_out)
         self._prepare()
@@ -174,6 +180,7 @@ class Training:
         run.adam.t, run.history = state["step"], state["history"]
         run.adam.num_steps = settings.num_steps
         run.rng.setstate(state["rng"])
+        run.model.dropout_rng.setstate(state["dropout_rng"])
         run.best, run.stale = state["best"], state["stale"]
         run._saved = state["step"]
         if run.best is not None and (Path(directory) / checkpoint.BEST).exists():
@@ -239,14 +246,17 @@ class Training:
             self.recent.append(loss)
             self.seconds = time.monotonic() - begin
             if log is not None:
-                log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds)
+                log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds, self.norm)
             watch.step(t, loss)
 
         try:
             stopped = False
             while not (stopped or self.is_finished):
+                stop = self._next_stop()
                 try:
-                    self._fit_to(self._next_stop(), on_step)
+                    self._fit_to(stop - (log is not None), on_step)
+                    if log is not None:
+                        self._step_with_norm(on_step)
                 except Stop:
                     stopped = True
                 self._pause(watch, log)  # what is due after the last step, stopped or not
@@ -302,13 +312,14 @@ class Training:
         """
         if not self.held_out:
             raise ValueError("nothing is held out: give the setting val")
-        return evaluate(self.model, self.held_out)[0]
+        return self.model.evaluate(self.held_out, threads=self.settings.threads).loss
 
     def best_model(self) -> Model:
         """Return the model of the lowest held-out loss, or the present one."""
         if self.best_weights is None or (self.best and self.best[0] == self.step):
             return self.model
         model = type(self.model)(**vars(self.model.config), rng=checkpoint.NoRandom())
+        model.tokenizer = self.tokenizer
         model.set_weights(self.best_weights)
         return model
 
@@ -331,6 +342,21 @@ class Training:
                 threads=self.settings.threads,
                 bos=self.settings.split != "windows",
             )
+
+    def _step_with_norm(self, on_step: OnStep) -> None:
+        """Take one step as `fit` does, and compute the norm of its gradient on the way."""
+        t, size, model = self.step, self.settings.batch_size, self.model
+        batch = [self.tokens[(t * size + b) % len(self.tokens)] for b in range(size)]
+        with model._draws_for_a_step():
+            loss = model.loss(batch[0]) if size == 1 else model.batch_loss(batch)
+            loss.backward()
+            norm = math.sqrt(sum_of_squares(model.gradients()))
+            self.adam.step()
+        self.norm = norm if math.isfinite(norm) else None
+        try:
+            on_step(t, loss.data)
+        finally:
+            self.norm = None
 
     def _next_stop(self) -> int:
         """Return the step after which something else than training is to be done."""
@@ -370,8 +396,8 @@ class Training:
         every = self.settings.sample_every
         if every is not None and step % every == 0 and not last:
             rng = random.Random(self.settings.seed)  # the run's own stream is not touched
-            texts = list(sampling.samples(self.model, self.tokenizer, rng, self.settings))
-            watch.sampled(step, texts)
+            drawn = list(sampling.samples(self.model, self.tokenizer, rng, self.settings))
+            watch.sampled(step, drawn)
 
     def _retreat(self, step: int) -> None:
         """Go back to the last whole step, at most `step`, whose weights are finite."""
@@ -403,7 +429,7 @@ class Training:
         return [self.tokenizer.encode_document(text[:size]) for text in documents]
 
     def _rate(self, t: int) -> float:
-        return float(self.adam.learning_rate * (1 - t / self.adam.num_steps))
+        return float(self.adam.rate(t))
 
     def _tokens_of_step(self, t: int) -> int:
         size, count = self.settings.batch_size, len(self.tokens)
@@ -439,6 +465,7 @@ class Training:
             "step": self.step,
             "history": self.history,
             "rng": self.rng.getstate(),
+            "dropout_rng": self.model.dropout_rng.getstate(),
             "best": self.best,
             "stale": self.stale,
             "documents": len(self.corpus.training),
@@ -452,7 +479,8 @@ class Log:
     """The log of a run: a JSON object a step, in lines that all have the same keys.
 
     step counts from 1; loss, and val_loss where it was evaluated, in nats per token; rate,
-    the learning rate; tokens, those that the step predicted; seconds of training so far.
+    the learning rate; norm, of the gradient before clipping, at the steps after which the
+    run is saved or evaluated; tokens, those that the step predicted; seconds of training.
     """
 
     def __init__(self, path: Path, lines: int, seconds: float) -> None:
@@ -466,13 +494,22 @@ class Log:
         self._line = ""  # of the last step, which `held_out` may add to
         self._flushed = self._seconds = seconds
 
-    def step(self, t: int, loss: float, rate: float, tokens: int, seconds: float) -> None:
+    def step(
+        self,
+        t: int,
+        loss: float,
+        rate: float,
+        tokens: int,
+        seconds: float,
+        norm: float | None = None,
+    ) -> None:
         """Add the line of step t, counted from 0."""
         self._write()
         took, self._seconds = seconds - self._seconds, seconds
         speed = round(tokens / took) if took > 0 else "null"
         self._line = (
             f'{{"step": {t + 1}, "loss": {loss!r}, "val_loss": null, "rate": {rate!r}, '
+            f'"norm": {"null" if norm is None else repr(norm)}, '
             f'"tokens": {tokens}, "tokens_per_second": {speed}, "seconds": {seconds:.6f}}}\n'
         )
         if seconds - self._flushed > 1:
@@ -541,15 +578,6 @@ def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dic
     return lines
 
 
-def evaluate(model: Model, documents: Sequence[Sequence[int]]) -> tuple[float, int]:
-    """Return the loss over documents, in nats per token, and the number of tokens.
-
-    Order:   total nats over total tokens, documents first to last
-    """
-    found = model.evaluate(documents)
-    return found.loss, found.tokens
-
-
 class _LossError(ArithmeticError):
     pass
 
@@ -584,10 +612,18 @@ def _check_changes(settings: Settings, changes: dict[str, Any]) -> None:
             )
 
 
+def settings_of(run: dict[str, Any]) -> Settings:
+    """Return the settings of a checkpoint's run.
+
+    Raises:  ValueError if one is unknown or wrong
+    """
+    return Settings(**table.from_mapping(run.get("settings"), "its settings"))
+
+
 def _state(run: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
     """Return the settings and the state of a checkpoint's run, with every value checked."""
     state = dict(run)
-    settings = Settings(**table.from_mapping(run["settings"], "its settings"))
+    settings = settings_of(run)
     for name in ("step", "stale", "documents", "held_out"):
         if type(state[name]) is not int or state[name] < 0:
             raise ValueError(f"its {name} is {quoted(state[name])}")
@@ -603,12 +639,13 @@ def _state(run: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
         raise ValueError("its history does not lead to its settings")
     if not begins[-1] <= state["step"] <= settings.num_steps:
         raise ValueError(f"its step is {state['step']}, its history {quoted(history)}")
-    version, numbers, gauss = state["rng"]
-    state["rng"] = (version, tuple(numbers), gauss)
-    try:
-        random.Random().setstate(state["rng"])
-    except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"its random state is none: {error}") from None
+    for name in ("rng", "dropout_rng"):
+        version, numbers, gauss = state[name]
+        state[name] = (version, tuple(numbers), gauss)
+        try:
+            random.Random().setstate(state[name])
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"its {name} is no state of random.Random: {error}") from None
     if state["best"] is not None:
         step, loss = state["best"]
         if type(step) is not int or type(loss) is not float:

@@ -161,9 +161,9 @@ class Candidate:
         """Return the samples drawn now, by number."""
         run, seen = self.run, Observed()
         try:
-            texts = sampling.samples(run.model, run.tokenizer, run.rng, self.settings)
-            for i, text in enumerate(texts):
-                seen[f"sample {i + 1}"] = text
+            drawn = sampling.samples(run.model, run.tokenizer, run.rng, self.settings)
+            for i, sample in enumerate(drawn):
+                seen[f"sample {i + 1}"] = sample.text
         except Exception as error:  # any is an observation
             seen["exception"] = type(error).__name__
         return seen

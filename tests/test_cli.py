@@ -269,8 +269,8 @@ def test_installed_command_is_the_module(tmp_path):
         (["train", "--beta2", "-0.1"], "--beta2: must be at least 0 and below 1"),
         (["train", "--eps-adam", "inf"], "--eps-adam: must be a finite number of at least 0"),
         (["train", "--num-samples", "-1"], "--num-samples: must be at least 0, not -1"),
-        (["train", "--temperature", "0"], "--temperature: must be a positive number, not 0"),
-        (["train", "--temperature", "nan"], "--temperature: must be a positive number, not nan"),
+        (["train", "--temperature", "-1"], "--temperature: must be a finite number of at least 0"),
+        (["train", "--temperature", "nan"], "--temperature: must be a finite number of at least 0"),
         (["sample"], "the following arguments are required: DIR"),
         (["sample", "m", "--top-k", "0"], "--top-k: must be at least 1, not 0"),
         (["sample", "m", "--temperature", "cold"], "must be a number, not 'cold'"),
@@ -331,6 +331,7 @@ TAKES = {"--seed": {"-1"}}
 NO_PATH = ["", "\0", "a\0b", "x" * 5000, "no/such/place", "/dev/null/x", "--", "--seed"]
 NO_NAME = ["", "x", "Python", "python ", "-", "cython,fused", "../python", "\0", "\udcff"]
 NONSENSE = {"--data": NO_PATH, "--losses": NO_PATH, "--out": ["", "\0", "x" * 5000, "--", "--seed"]}
+NONSENSE |= {"--val": ["", "\0", "2", "no/such/place"], "--stop": ["\0", "\udcff", "É"]}
 NONSENSE |= {"--engine": NO_NAME, "--prompt": ["\0", "\udcff", "É", "a" * 5000]}
 
 

@@ -50,8 +50,9 @@ engine._MODULES["wrong"] = "wrong_oracle"
 load = engine.load
 
 def patched(name):
-    made = load(name)
-    if name == "wrong":
+    made = load(name)  # the same each time
+    if name == "wrong" and not vars(made).setdefault("is_patched", False):
+        made.is_patched = True
         exec(patch, {"made": made, "Adam": adam.Adam, "math": math})
     return made
 

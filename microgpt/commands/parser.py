@@ -60,7 +60,18 @@ def run(argv: Sequence[str]) -> int:
 
 def build() -> Parser:
     """Return the parser of all commands."""
-    from microgpt.commands import export, look, plot, report, sample, train, verify
+    from microgpt.commands import (
+        evaluate,
+        export,
+        log,
+        look,
+        plot,
+        report,
+        sample,
+        score,
+        train,
+        verify,
+    )
 
     parser = Parser(
         prog="microgpt",
@@ -76,6 +87,9 @@ def build() -> Parser:
     modules: dict[str, Any] = {
         "train": train,
         "sample": sample,
+        "eval": evaluate,
+        "score": score,
+        "log": log,
         "verify": verify,
         "look": look,
         "plot": plot,

@@ -6,10 +6,12 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from microgpt.message import one_line
+from microgpt.sampling import Sample
+from microgpt.settings import Settings
 
 # All controls but tab and newline: a model of unknown origin does not get to steer a terminal.
 _CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
@@ -26,12 +28,25 @@ def is_terminal(stream: Any) -> bool:
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
-def print_samples(texts: Iterable[str], *, quiet: bool) -> None:
-    """Print samples numbered as the original does, or bare if quiet."""
+def print_samples(
+    samples: Iterable[Sample], settings: Settings, mark: Callable[[str], str] | None = None
+) -> None:
+    """Print samples numbered as the original does, or bare if quiet.
+
+    "..." stands after those that were cut by length, where that is not the original's.
+    mark is a function of a text that says where it is known from.
+    """
+    quiet = settings.quiet
+    shows_cut = settings.length is not None or settings.split != "lines"
     escapes = _CONTROLS if sys.stdout.isatty() else {}
-    for i, text in enumerate(texts):
-        text = text.translate(escapes)
-        print(text if quiet else f"sample {i + 1:2d}: {text}")
+    for i, (text, ended_by) in enumerate(samples):
+        shown = text.translate(escapes)
+        if not quiet:
+            cut = " ..." if shows_cut and ended_by == "length" else ""
+            shown = f"sample {i + 1:2d}: {shown}{cut}"
+        if mark is not None:
+            shown += f"\t{mark(text)}" if quiet else f" ({mark(text)})"
+        print(shown)
 
 
 class Bar:

@@ -15,6 +15,7 @@ from microgpt import settings as table
 from microgpt.commands import parser
 from microgpt.commands.signals import Boundary
 from microgpt.commands.terminal import Bar, appending, is_terminal, note, print_samples
+from microgpt.sampling import Sample
 from microgpt.settings import FIELDS, Settings
 from microgpt.training import LOG, Training, TrainingError, Watch
 
@@ -158,8 +159,8 @@ def _train(training: Training) -> int:
         if settings.num_samples:
             kind = "new, hallucinated names" if settings.data in (None, "original") else "new text"
             print(f"\n--- inference ({kind}) ---")
-    texts = sampling.samples(training.best_model(), training.tokenizer, training.rng, settings)
-    print_samples(texts, quiet=settings.quiet)
+    drawn = sampling.samples(training.best_model(), training.tokenizer, training.rng, settings)
+    print_samples(drawn, settings)
     return 0
 
 
@@ -262,11 +263,11 @@ class Report(Watch):
         word = ", the lowest" if best else ""
         self._print(f"step {step:4d} | held-out loss {loss:.4f}{word}")
 
-    def sampled(self, step: int, texts: Sequence[str]) -> None:
+    def sampled(self, step: int, samples: Sequence[Sample]) -> None:
         """Show samples."""
         self._print(f"--- samples after step {step} ---")
         if not self._settings.quiet:
-            print_samples(texts, quiet=False)
+            print_samples(samples, self._settings)
 
     def _print(self, text: str) -> None:
         if not self._settings.quiet:

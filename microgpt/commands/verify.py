@@ -39,6 +39,7 @@ NUM_STEPS = 10
 PROCESS = {
     "overwrite",
     "prompt",
+    "stop",
     "log_every",
     "save_every",
     "sample_every",
