@@ -20,22 +20,21 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.math cimport fabs, pow, signbit
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
+from libc.string cimport memset
 
 from classes cimport class_info, info_of, ours, remember_members
 from make cimport (
-    compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add,
-    are_ints, make_constant, make_leaf, make_maximum, make_mul, make_neg, make_relu, make_unary,
-    make_where,
-    number_object, number_plus, raise_of_unary, release_children,
+    are_ints, compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add, make_constant,
+    make_leaf, make_maximum, make_mul, make_neg, make_relu, make_unary, make_where, number_object,
+    number_plus, raise_of_unary, release_children,
 )
 from node cimport (
-    ADD, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, LOG,
-    MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, STALE, SUM, TANH,
-    WHERE, Block, ClassInfo, HAS_MORE, Node, NodeFields, Op, Term, Terms, TypeSlots, children_of, decref,
-    incref, is_int_slope, is_simple, n_allocated, n_free, new_block, new_node, set_grad,
-    slopes_of, type_of, unlikely, value_type, PyType_Modified,
+    ADD, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE, IN_BLOCK, LATE,
+    LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, STALE,
+    SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, PyType_Modified, Term, Terms, TypeSlots,
+    children_of, decref, incref, is_int_slope, n_allocated, n_free, new_block, new_node, set_grad,
+    set_value_type, slopes_of, type_of, value_type,
 )
 from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
@@ -46,11 +45,9 @@ from rules cimport (
     unary_name,
 )
 from scalar cimport c_pow
-from sums cimport (
-    become_sum, new_terms, raise_stale, sync_children, sync_node, term_of, write_ints,
-)
+from sums cimport become_sum, new_terms, raise_stale, sync_children, sync_node, term_of, write_ints
 from walk cimport (
-    FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, DONE, late_slopes, play,
+    DONE, FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, late_slopes, play,
     raise_unwalked, trim, unmark, walk,
 )
 
@@ -1330,7 +1327,7 @@ cdef inline Node **nodes_in(object items, Py_ssize_t *n, ClassInfo **info) excep
 
 
 cdef tuple own_values(object items, ClassInfo **info):
-    """Return a copy, which nothing else can change, of items as `nodes_in` takes them; else None."""
+    """Return a copy of items that nothing else can change, as `nodes_in` takes them; else None."""
     cdef Py_ssize_t n
     if type(items) is not list and type(items) is not tuple:
         return None
@@ -1507,7 +1504,7 @@ cdef list probabilities(ClassInfo *info, tuple logits):
 
 
 cdef object plain_softmax(object logits):
-    """Return the plain function's result; of other classes' logits too a replay finds the largest."""
+    """Return the plain function's result, in which a replay finds the largest logit too."""
     cdef Node *a
     cdef Node *constant
     if type(logits) is not list and type(logits) is not tuple:
@@ -1825,9 +1822,8 @@ def write_values(list values, array grads, array data=None):
 
 cdef int set_up() except -1:
     """Let Value be what its settings say: nodes, made and freed by the functions above."""
-    global value_type
     cdef TypeSlots *slots = <TypeSlots *>Value
-    value_type = <PyTypeObject *>Value
+    set_value_type(<PyTypeObject *>Value)
     (<dict><object>slots.tp_dict)["_settings"] = oracle.Settings(results=Value)
     (<dict><object>slots.tp_dict)["__init_subclass__"] = classmethod(init_subclass)
     slots.tp_dealloc = dealloc_value

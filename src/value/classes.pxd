@@ -8,7 +8,8 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 
 from node cimport (
-    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, type_of, value_info, value_type,
+    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, set_value_info, type_of, value_info,
+    value_type,
 )
 
 
@@ -123,7 +124,7 @@ cdef inline void fill_info(ClassInfo *info) noexcept:
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:
     """Remember the members of Value as they are compiled."""
-    global settings_key, value_info, value_init, value_new
+    global settings_key, value_init, value_new
     cdef Py_ssize_t i
     cdef object name
     import sys
@@ -134,5 +135,5 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
     settings_key = forever(sys.intern("_settings"))
     value_init = (<TypeSlots *>kind).tp_init
     value_new = (<TypeSlots *>kind).tp_new
-    value_info = find_info(kind)
+    set_value_info(find_info(kind))
     return 0

@@ -8,19 +8,16 @@ from cpython.mem cimport PyMem_Free
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.math cimport signbit
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, IS_COUNTED, LATE,
-    LEAF, MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block,
-    Terms, ClassInfo, Node, Op, TypeSlots, children_of, Py_TPFLAGS_HEAPTYPE, decref, free_node, incref,
-    is_simple, new_block,
+    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, IN_BLOCK, IS_COUNTED, LATE, LEAF, MAXIMUM, MUL,
+    NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block, ClassInfo, Node,
+    Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, decref, free_node, incref, is_simple, new_block,
     new_node, refcount, release_block, type_of, unlikely, value_type,
 )
 from rules cimport (
-    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule,
-    unary_name,
-    where_rule,
+    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule, unary_name, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
 from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
@@ -322,7 +319,7 @@ cdef inline void dealloc(PyObject *object_) noexcept:
 
 
 cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:
-    """Return whether subtype_dealloc drops the reference to the class, or leaves it to `dealloc`."""
+    """Return whether subtype_dealloc drops the reference to the class, not `dealloc`."""
     cdef TypeSlots *base = <TypeSlots *>kind
     while base.tp_dealloc != (<TypeSlots *>value_type).tp_dealloc:
         base = <TypeSlots *>base.tp_base

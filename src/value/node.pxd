@@ -1,25 +1,25 @@
 """A node of a graph as a C struct, and the memory of nodes.
 
 `Node` is what a `Value` object is in memory. All machinery works on `Node *`; only
-_value.pyx knows the Python classes. What lies below what: node, then rules (which
+_value.pyx knows the Python classes. What lies below what: node, classes, then rules (which
 knows only numbers), sums, make, walk, program, rows; each cimports only modules before it.
 
 A field with several meanings is a union:
 
-| field      | usually                  | else                                                     |
-| ---------- | ------------------------ | -------------------------------------------------------- |
-| `data`     | the number               | `next`: of a node being freed, the next one to free      |
-| `grad`     | the gradient             | `sum_terms`: of a product inside a sum, the sum's terms  |
-| `child`    | up to two children       | `terms` of a SUM; `block` where n is IN_BLOCK, and of a NEG_MAX |
-| `slope`    | the local gradients      | slope[1] of a POW: its exponent                          |
+| field   | usually             | else |
+| ------- | ------------------- | -------------------------------------------------------------- |
+| `data`  | the number          | `next`: of a node being freed, the next one to free |
+| `grad`  | the gradient        | `sum_terms`: of a product inside a sum, the sum's terms |
+| `child` | up to two children  | `terms` of a SUM; `block` of a NEG_MAX, or where n is IN_BLOCK |
+| `slope` | the local gradients | slope[1] of a POW: its exponent |
 
 An int is kept as a double and a flag; a result beyond 2**53 is a float.
 """
 
-from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 
 cdef extern from *:
@@ -28,11 +28,11 @@ cdef extern from *:
     struct Terms;
     struct Block;
     #define NODE_FIELDS                                                          \\
-        uint32_t place;      /* a mark during a walk; 1 + a site during compiling */ \\
+        uint32_t place;  /* a mark during a walk; 1 + an index while compiling */ \\
         uint8_t op;                                                              \\
         uint8_t n;           /* children, or IN_BLOCK */                         \\
         uint16_t flags;                                                          \\
-        union { double grad; struct Terms *sum_terms; }; /* beside the flags, which tell its type */ \\
+        union { double grad; struct Terms *sum_terms; }; /* beside its type */   \\
         union { double data; struct Node *next; };                               \\
         union { struct Node *child[2]; struct Terms *terms; struct Block *block; }; \\
         double slope[2];                                                         \\
@@ -71,6 +71,7 @@ cdef extern from *:
     static Py_ssize_t n_free = 0;
     static Py_ssize_t n_allocated = 0;  /* nodes that have memory, the free ones among them */
     static PyTypeObject *value_type = NULL;
+    #define set_value_type(type) (value_type = (type))
     """
     ctypedef struct Node:
         double data
@@ -96,6 +97,7 @@ cdef extern from *:
     Py_ssize_t n_free
     Py_ssize_t n_allocated
     PyTypeObject *value_type
+    void set_value_type(PyTypeObject *)
     bint unlikely(bint) nogil
 
     void incref "Py_INCREF"(void *)
@@ -241,6 +243,7 @@ cdef extern from *:
     #define N_BUCKETS 64
     static ClassInfo *info_buckets[N_BUCKETS];
     static ClassInfo *value_info = NULL;  /* of Value itself */
+    #define set_value_info(info) (value_info = (info))
     #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
     """
     ctypedef struct ClassInfo:
@@ -258,6 +261,7 @@ cdef extern from *:
         uint8_t is_ours
         uint8_t makes_ours
     ClassInfo *value_info
+    void set_value_info(ClassInfo *)
     ClassInfo **bucket_of(void *)
 
 

@@ -15,14 +15,13 @@ type that can be read, has no program: its nodes are computed one by one.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
-from libc.math cimport signbit
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from node cimport (
     ADD, CONSTANT, DATA_INT, EXP, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW,
-    RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, WHERE, Block, Node, children_of, decref, incref,
+    RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, WHERE, Node, children_of, decref, incref,
 )
 from rules cimport is_unary
 from walk cimport Entry, grow

@@ -7,9 +7,7 @@ functions are inlined. Rows are vectors, never the terms of a sum.
 
 from libc.stdint cimport uint32_t
 
-from node cimport (
-    ADD, EXP, LOG, MAXIMUM, MUL, NONE, POW, RECTIFY, RELU, SIGMOID, TANH, WHERE,
-)
+from node cimport ADD, EXP, LOG, MAXIMUM, MUL, NONE, POW, RECTIFY, RELU, SIGMOID, TANH, WHERE
 from program cimport ONE, PLACE, TWO, Edge, Group, Product, Program, Step
 from rules cimport apply_unary, maximum_rule, where_rule
 

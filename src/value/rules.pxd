@@ -19,7 +19,7 @@ from libc.math cimport exp, fabs, isinf, log, tanh
 from libc.stdint cimport uint32_t
 
 from node cimport (
-    ADD, DATA_INT, EXP, FIRST_INT, LOG, MUL, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, unlikely,
+    DATA_INT, EXP, FIRST_INT, LOG, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, unlikely,
 )
 from scalar cimport BOTH, FIRST, NO_ERROR, SECOND, PowError, c_sigmoid, invert, pow_or_error
 
@@ -32,7 +32,6 @@ cdef enum:
     RAISES_NUMBER = 1  # Python raises when it computes the number
     RAISES_SLOPE = 2   # when it computes the local gradient
     BOTH_INT = FIRST_INT | SECOND_INT
-
 
 
 cdef extern from *:
@@ -77,7 +76,7 @@ cdef inline uint32_t mul_rule(
 
 cdef inline bint int_power(double *y, double x, double k) noexcept nogil:
     """Write the int x to the power of the int k, at least 0; False if beyond 53 bits."""
-    cdef int i
+    cdef int _i
     cdef double before
     y[0] = 1.0
     if k == 0.0 or x == 1.0:
@@ -90,7 +89,7 @@ cdef inline bint int_power(double *y, double x, double k) noexcept nogil:
         return True
     if k > 53.0:
         return False
-    for i in range(<int>k):
+    for _i in range(<int>k):
         before = y[0]
         y[0] *= x
         if not product_fits(y[0], before, x):

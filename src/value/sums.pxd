@@ -14,13 +14,13 @@ gone through. A node that is STALE is refused by `sync_node` too.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport signbit
-from libc.stdint cimport uint8_t, uint16_t
+from libc.stdint cimport uint16_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, MUL, PLAYED,
-    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref,
-    new_node, refcount, set_grad, take_node, type_of, unlikely,
+    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, PLAYED, SECOND_INT,
+    STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref, new_node,
+    refcount, take_node, type_of, unlikely,
 )
 from rules cimport add_rule, mul_rule
 

@@ -1,13 +1,13 @@
 """The walk over a graph, and the chain rule along it."""
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from make cimport data_object, raise_of_unary
 from node cimport (
-    ADD, CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LATE, LEAF, MUL, NEG_MAX,
-    PLAYED, POW, SECOND_INT, STALE, SUM, Node, Term, Terms, children_of, is_int_slope, set_grad,
-    slopes_of, unlikely,
+    CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, LATE, LEAF, MUL, NEG_MAX, PLAYED, POW,
+    SECOND_INT, STALE, SUM, Node, Term, Terms, children_of, is_int_slope, set_grad, slopes_of,
+    unlikely,
 )
 from rules cimport RAISES_SLOPE, apply_unary, is_unary, product_fits, sum_fits
 from sums cimport expand_sum, raise_stale, term_ints, term_of
