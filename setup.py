@@ -47,7 +47,7 @@ if os.environ.get("MICROGPT_TESTING") == "1":  # of tests/testing.py alone: neve
         if name.startswith("_gpt")
     }
 
-INCLUDE = ["src", "src/shared", "src/gpt"]
+INCLUDE = ["src", "src/shared", "src/gpt", "src/testing"]
 
 # Not MSVC, which has no vector types: CC there is clang for MinGW.
 WINDOWS = {"build": {"compiler": "mingw32"}} if os.name == "nt" else {}

@@ -29,3 +29,11 @@ def test_no_counter_example_among_two_million(fused):
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_no_counter_example_among_hundreds_of_millions(fused, seed):
     attack(fused.SIMD, 50_000_000, seed * 0x9E3779B97F4A7C15 % 2**64)
+
+
+def test_the_loop_that_measures_the_peak_multiplies_and_adds(fused):
+    module = testing.load(fused.SIMD)
+    for rounds in (1, 1000):
+        vectors, plain = module.peak_sums(rounds)
+        assert vectors == plain > 0.0
+    assert module.peak(0.01) > 1e6

@@ -169,34 +169,29 @@ def attack_inverses(Py_ssize_t n, unsigned long long seed):
     return {-1.0: (certain[0], wrong[0]), -2.0: (certain[1], wrong[1])}
 
 
-def peak(double seconds):
-    """Return how many multiply-then-adds a second this instruction set reaches at best.
+cdef extern from "peak.h" nogil:
+    enum: ACCUMULATORS
+    double multiply_and_add(long rounds)
+    double multiply_and_add_plainly(long rounds)
 
-    Sixteen vectors in registers, each multiplied and then added to, again and again:
-    more than the two units' latencies together, so that neither ever waits.
-    """
-    cdef vec x[16]
-    cdef vec factor = vec_set(0.999999)
-    cdef vec term = vec_set(1e-6)
-    cdef double total = 0.0
+
+def peak(double seconds):
+    """Return how many multiply-then-adds a second this instruction set reaches at best."""
     cdef double best = 0.0
+    cdef double total = 0.0
     cdef double until = now() + seconds
     cdef double start
-    cdef double y[8]
-    cdef Py_ssize_t _, k
     with nogil:
-        for k in range(16):
-            x[k] = vec_set(0.1 * k)
         while now() < until:
             start = now()
-            for _ in range(20000):
-                for k in range(16):
-                    x[k] = x[k] * factor + term
-            best = max(best, 20000.0 * 16.0 * LANES / (now() - start))
-        for k in range(16):
-            vec_store(y, x[k])
-            total += y[0]
+            total += multiply_and_add(20000)
+            best = max(best, 20000.0 * ACCUMULATORS * LANES / (now() - start))
     return best if total > 0.0 else 0.0
+
+
+def peak_sums(long rounds):
+    """Return what the loop of `peak` adds up to, by vectors and in plain C."""
+    return multiply_and_add(rounds), multiply_and_add_plainly(rounds)
 
 
 @cython.cdivision(True)
