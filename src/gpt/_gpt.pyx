@@ -50,7 +50,7 @@ cdef class Buffer:
     """Hold n doubles, zero at first.
 
     Shapes:  (n,), writable through `View`
-    Raises:  MemoryError if there is no room for them
+    Raises:  MemoryError if they do not fit
     """
 
     cdef double *at
@@ -232,7 +232,7 @@ cdef class Pass:
 
     The weights are copied, because a graph of `Value`s keeps those it was made with.
 
-    Raises:  ValueError as `GPT.loss`, and where the logarithm of a probability of zero is asked
+    Raises:  ValueError as `GPT.loss`, and for the logarithm of a probability of zero
     """
 
     cdef Activations acts
@@ -480,7 +480,7 @@ cdef class Trainer:
         self.workers = <Worker *>calloc(threads, sizeof(Worker))
         if self.job.raises == NULL or self.workers == NULL:
             raise MemoryError()
-        # The team grows by each that has started: a helper that comes early waits for the rest.
+        # The barrier grows with each thread: one that arrives early waits for the rest.
         for i in range(1, threads):
             self.workers[i].job = &self.job
             self.workers[i].barrier = &self.barrier
@@ -564,7 +564,7 @@ cdef class Trainer:
 
         Units:   nats, the total of the documents before these, to which these are added
         Shapes:  returns (nats, tokens predicted, documents done)
-        Raises:  ValueError where the logarithm of a probability of zero is asked
+        Raises:  ValueError for the logarithm of a probability of zero
         """
         cdef Job *job = &self.job
         job.data = self.network.data.at

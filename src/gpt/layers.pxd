@@ -4,9 +4,9 @@ Every row of a buffer is one position; the positions of a batch follow each
 other, document after document. A function takes m of them at once, because
 positions depend on each other in the attention alone.
 
-The order in each `backward` is the order in which the oracle's walk, reversed,
-comes to the terms: see docs/order.md. Gradients start from 0.0, so that adding
-a zero of either sign to one changes nothing.
+Each `backward` adds its terms in the order of the oracle's backward pass: see
+docs/order.md. Gradients start from 0.0, so that adding a zero of either sign to one
+changes nothing.
 """
 
 cimport cython
@@ -89,7 +89,7 @@ cdef inline void transpose(
 
 
 cdef inline Py_ssize_t linear_scratch(Py_ssize_t n_in) noexcept nogil:
-    """Return how many numbers `linear_forward` needs room for."""
+    """Return the number of scratch numbers that `linear_forward` needs."""
     return (max(n_in, <Py_ssize_t>K_BLOCK) + OUT_BLOCK) * PANEL
 
 
@@ -103,7 +103,7 @@ cdef inline void linear_forward(
     number of several positions, or the rows of w are, so that it holds the same
     input of several outputs: whichever is less to do.
 
-    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), room (room_of_linear(n_in),)
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), scratch (linear_scratch(n_in),)
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
@@ -152,7 +152,7 @@ cdef inline void linear_backward_input(
     """Write the gradient of a linear layer's input, or continue it.
 
     Shapes:  dx (m, n_in), dy (m, n_out), w (n_out, n_in)
-    Order:   rows of w last to first: the walk pulls the outputs first to last
+    Order:   rows of w last to first: the oracle visits the outputs first to last
     Writes:  dx, up to whole vectors. Adds to: dx if add
     """
     cdef Py_ssize_t most = rows_in_l2(n_in)

@@ -204,8 +204,8 @@ cdef inline void loss_backward(
     """Write the gradient of the logits, and of what they are computed from.
 
     Order:   dx gets the rows of lm_head last to first without the target's, then
-             that one: the walk comes to probs[target] before the total
-    Writes:  trace.dlogits, dx
+             that one: the oracle visits probs[target] before the total
+    Writes:  acts.dlogits, dx
     """
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd

@@ -25,7 +25,7 @@ cdef extern from *:
 
 cdef enum:
     SQUARES = 1024  # numbers of a block of `sum_of_squares`
-    FETCHED = 512  # numbers ahead of which memory is asked for weights and moments
+    FETCHED = 512  # how many numbers ahead weights and moments are prefetched
 
 
 cdef struct AdamStep:
@@ -220,8 +220,8 @@ cdef inline Py_ssize_t adam_vectors(
     """Update whole vectors of n parameters; return how many were updated.
 
     What is left is less than a vector, or begins with one that is not for vectors.
-    Roots and quotients take long: three updates are under way while one is begun. The
-    loop in the middle asks nothing, so that the compiler keeps its constants at hand.
+    Roots and quotients have long latencies: three earlier updates go through them while one
+    is begun. The middle loop has no branch on k, so that its constants stay in registers.
     """
     cdef Settings s = settings_of(a)
     cdef Py_ssize_t whole = n - n % LANES
