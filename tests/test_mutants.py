@@ -18,7 +18,6 @@ def test_there_are_mutants_of_every_part():
         assert any(name.endswith(kind) for name in files), kind
 
 
-@pytest.mark.slow  # until src/value and src/gpt are there
 @pytest.mark.parametrize("file", sorted({mutant.file for mutant in MUTANTS}))
 def test_each_edit_finds_its_place(file):
     source = ROOT / file
@@ -31,7 +30,6 @@ def test_each_edit_finds_its_place(file):
             assert mutant.before != mutant.after, title(mutant)
 
 
-@pytest.mark.slow  # until src/value and src/gpt are there
 def test_each_mutant_names_tests_that_are_there():
     for mutant in MUTANTS:
         files, _, expression = mutant.tests.partition(" -k ")
