@@ -7,6 +7,7 @@ import sys
 import time
 
 import pexpect
+import pyte
 import pytest
 from command import COMMAND, environment, interruptible, run, running
 
@@ -173,6 +174,24 @@ def test_a_terminal_is_told_that_it_is_read_from(folder):
     child.read()
     child.close()
     assert child.exitstatus == 0
+
+
+@pytest.mark.parametrize("columns", [100, 60, 50, 40, 25])
+def test_the_bar_is_one_line_after_an_interrupt_at_any_width(folder, columns):
+    screen = pyte.Screen(columns, 40)
+    stream = pyte.ByteStream(screen)
+    flags = ["--num-steps", "10000000", "--num-samples", "0"]
+    child = terminal(folder, "train", *SMALL, *flags, dimensions=(40, columns))
+    child.expect(r"step +\d\d\d+")
+    stream.feed(child.before + child.after)
+    time.sleep(0.5)
+    child.sendintr()
+    stream.feed(child.read())
+    child.close()
+    assert child.exitstatus == 130
+    lines = [line.rstrip() for line in screen.display if line.strip()]
+    assert [line.startswith("step ") for line in lines].count(True) == 1, lines
+    assert not any("…" in line for line in lines)
 
 
 @pytest.mark.parametrize("columns", [100, 50])

@@ -67,21 +67,28 @@ class Bar:
 
         self.console = Console(file=stream, highlight=False)
         digits = len(str(num_steps))
+        # What fits beside ^C, the most telling first, each with the space before it.
+        rest = self.console.width - 3 - (2 * digits + 8)
+        fits = {}
+        for name, width in (
+            ("loss", 12),
+            ("time", 8),
+            ("bar", MIN_BAR + 1),
+            ("rate", 16),
+            ("left", 13),
+        ):
+            fits[name] = rest >= width
+            rest -= width
+        bar_width = MIN_BAR + max(0, min(rest, MAX_BAR - MIN_BAR))
+        step_text = f"step {{task.completed:{digits}d}}"
         columns: list[Any] = [
-            TextColumn(f"step {{task.completed:{digits}d}} / {num_steps}"),
-            TextColumn("loss {task.fields[loss]}"),
-            TimeElapsedColumn(),
+            TextColumn(f"{step_text} / {num_steps}" if fits["loss"] else step_text),
+            *([BarColumn(bar_width=bar_width)] if fits["bar"] else []),
+            *([TextColumn("loss {task.fields[loss]}")] if fits["loss"] else []),
+            *([TextColumn("{task.fields[rate]} steps/s")] if fits["rate"] else []),
+            *([TimeElapsedColumn()] if fits["time"] else []),
+            *([TextColumn("left"), TimeRemainingColumn()] if fits["left"] else []),
         ]
-        # What is left beside these, the spaces between them and ^C: the bar, then the rest.
-        rest = self.console.width - (2 * digits + 8) - 1 - 11 - 1 - 7 - 3
-        bar = BarColumn(bar_width=MIN_BAR)
-        if (rest := rest - 1 - MIN_BAR) >= 0:
-            columns.insert(1, bar)
-        if (rest := rest - 16) >= 0:
-            columns.insert(3, TextColumn("{task.fields[rate]} steps/s"))
-        if (rest := rest - 13) >= 0:
-            columns += [TextColumn("left"), TimeRemainingColumn()]
-            bar.bar_width = MIN_BAR + min(rest, MAX_BAR - MIN_BAR)
         self._progress = Progress(*columns, console=self.console, refresh_per_second=4)
         self._task = self._progress.add_task(
             "", total=num_steps, completed=step, loss="-", rate="-"
