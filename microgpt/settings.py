@@ -209,6 +209,9 @@ class Settings:
     sample_every: int | None = _setting(
         None, "print samples every N steps too", "output", kind=int, least=1
     )
+    tensorboard: bool = _setting(
+        False, "write TensorBoard's event files into --out too (needs tensorboardX)", "output"
+    )
     quiet: bool = _setting(False, "print the bare samples alone", "output")
     # sampling
     num_samples: int = _setting(20, "how many samples", "sampling", least=0, scope="samples")
@@ -261,6 +264,8 @@ class Settings:
             object.__setattr__(self, name, value)
         self.config(vocab_size=1)
         Adam([], **self.adam())
+        if self.tensorboard and self.out is None:
+            raise ValueError("tensorboard needs a directory: give out")
         for name in ("eval_every", "patience"):
             if self.val is None and getattr(self, name) is not None:
                 raise ValueError(f"{name} needs a held-out set: give val")

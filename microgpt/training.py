@@ -36,7 +36,7 @@ from microgpt.tokenizer import CharTokenizer
 LOG = "log.jsonl"
 RECENT = 100  # losses of the running mean
 # Settings that belong to a process, not to its run: they are not saved.
-UNSAVED = {"engine", "threads", "out", "overwrite", "losses", "quiet"}
+UNSAVED = {"engine", "threads", "out", "overwrite", "losses", "quiet", "tensorboard"}
 
 OnStep = Callable[[int, float], object]
 

@@ -296,3 +296,28 @@ def test_text_that_does_not_suffice_is_named(folder, flags, complaint):
     status, _, err = run("train", *flags, cwd=folder)
     assert (status, err.count("\n")) == (1, 1)
     assert complaint in err
+
+
+def test_event_files_have_the_losses(folder, tmp_path):
+    import tensorboardX
+
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    train = ["train", "--data", folder / "names.txt", *flags, "--num-steps=20", "--val=0.2"]
+    status, _, err = run(*train, "--out", "run", "--tensorboard", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    (path,) = (tmp_path / "run").glob("events.out.tfevents.*")
+    found = {}
+    content = path.read_bytes()
+    while content:  # length, checksum, event, checksum
+        size = int.from_bytes(content[:8], "little")
+        event = tensorboardX.proto.event_pb2.Event.FromString(content[12 : 12 + size])
+        for value in event.summary.value:
+            found[value.tag.replace("_", "-"), event.step] = value.simple_value
+        content = content[16 + size :]
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    logged = {line["step"]: line for line in map(json.loads, lines)}
+    assert found["loss", 20] == pytest.approx(logged[20]["loss"], 1e-6)
+    assert found["rate", 5] == pytest.approx(logged[5]["rate"], 1e-6)
+    assert found["held-out-loss", 20] == pytest.approx(logged[20]["val_loss"], 1e-6)
+    status, _, err = run(*train, "--tensorboard", cwd=tmp_path)
+    assert (status, "tensorboard needs a directory" in err) == (2, True)

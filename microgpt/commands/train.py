@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, sampling
+from microgpt import checkpoint, extras, sampling
 from microgpt import settings as table
 from microgpt.commands import parser
 from microgpt.commands.signals import Boundary
@@ -223,6 +223,7 @@ class Report(Watch):
         self._boundary = boundary
         self._bar: Bar | None = None
         self._losses: Any = None
+        self._events: Any = None
         self._files = contextlib.ExitStack()
         loud = not self._settings.quiet
         self._has_bar = loud and self._settings.log_every is None and is_terminal(sys.stdout)
@@ -231,6 +232,9 @@ class Report(Watch):
     def __enter__(self) -> Report:
         if self._settings.losses is not None:
             self._losses = self._files.enter_context(appending(self._settings.losses))
+        if self._settings.tensorboard:
+            self._events = _event_file(f"{self._settings.out}")
+            self._files.callback(self._events.close)
         if self._has_bar:
             bar = Bar(self._settings.num_steps, self._training.step, sys.stdout)
             self._bar = self._files.enter_context(bar)
@@ -243,6 +247,9 @@ class Report(Watch):
         """Show a step, and end training if a signal came while it ran."""
         if self._losses is not None:
             self._losses.write(f"{loss.hex()}\n")
+        if self._events is not None and self._is_shown(t + 1):
+            self._events.add_scalar("loss", loss, t + 1)
+            self._events.add_scalar("rate", self._training.adam.rate(t), t + 1)
         if self._bar is not None:
             self._bar.advance(t, loss)
         elif self._has_lines and self._is_shown(t + 1):
@@ -260,6 +267,8 @@ class Report(Watch):
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
         """Show a held-out loss."""
+        if self._events is not None:
+            self._events.add_scalar("held-out loss", loss, step)
         word = ", the lowest" if best else ""
         self._print(f"step {step:4d} | held-out loss {loss:.4f}{word}")
 
@@ -272,6 +281,15 @@ class Report(Watch):
     def _print(self, text: str) -> None:
         if not self._settings.quiet:
             print(text)  # above the bar: rich moves it
+
+
+def _event_file(directory: str) -> Any:
+    """Return a writer of TensorBoard's event files.
+
+    Raises:  ImportError that says what to install
+    """
+    writer: Any = extras.need("tensorboardX", "--tensorboard", "tensorboard").SummaryWriter
+    return writer(directory)
 
 
 def _same_file(a: str, b: str) -> bool:

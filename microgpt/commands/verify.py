@@ -40,6 +40,7 @@ PROCESS = {
     "overwrite",
     "prompt",
     "stop",
+    "tensorboard",
     "log_every",
     "save_every",
     "sample_every",
