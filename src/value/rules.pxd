@@ -3,10 +3,10 @@
 Construction, replays on nodes and rows side by side all call these functions. To add an
 operation, say sin:
 
-1. `SIN` in node.pxd's `Op`; if it takes one number, before `TANH`.
-2. its rule here, a line in `apply_unary`, and its name in `unary_name`.
-3. the same expression in microgpt/functions.py (the oracle's side) and a function that
-   calls `make_unary(SIN, ...)` in _value.pyx; the stub; a test in tests/test_functions.py.
+1. its name in `Op` of node.pxd: of one number, before `TANH`;
+2. its rule here, and a line each in `apply_unary` and `unary_name`;
+3. its method in the oracle and in _value.pyx (and the stub), and a test: `UNARY` of
+   tests/test_value.py compares all numbers, `EXPRESSIONS` of tests/fuzz whole programs.
 
 A rule of one number gets `late`: where it is true `y` is a node's number as it is now, and
 only the local gradient is wanted. `ints` says by FIRST_INT and SECOND_INT which operands are
