@@ -4,7 +4,8 @@ Construction, replays on nodes and rows side by side all call these functions. T
 operation, say sin:
 
 1. its name in `Op` of node.pxd: of one number, before `TANH`;
-2. its rule here, and a line each in `apply_unary` and `unary_name`;
+2. its rule here, a line each in `apply_unary` and `unary_name`, and one in `compute_rows` of
+   rows.pxd, which compiles each operation for itself: a tape replays 6 % faster by it;
 3. its method in the oracle and in _value.pyx (and the stub), and a test: `UNARY` of
    tests/test_value.py compares all numbers, `EXPRESSIONS` of tests/fuzz whole programs.
 
