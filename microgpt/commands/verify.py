@@ -8,12 +8,7 @@ import math
 import statistics
 import sys
 from collections.abc import Iterator
-
-from rich import box
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from microgpt import checkpoint, verify
 from microgpt.commands import parser, train
@@ -21,6 +16,9 @@ from microgpt.commands.terminal import appending
 from microgpt.settings import FIELDS
 from microgpt.training import OnStep
 from microgpt.verify import ORACLE, Candidate
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SUMMARY = "check on this machine that all engines agree, or that a saved run comes out again"
 EXAMPLES = """\
@@ -88,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         checkpoint.save(settings.out, oracle.run.model, oracle.run.tokenizer)
     if settings.quiet and not differ:
         return 0
+    from rich.console import Console
+
     # In a pipe nothing is folded, however narrow the terminal behind it.
     console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
     console.print(_table(oracle, others, missing))
@@ -113,6 +113,10 @@ def _verify_run(directory: str, engine_name: str | None, quiet: bool) -> int:
 
 
 def _table(oracle: Candidate, others: list[Candidate], missing: list[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.ROUNDED)
     table.add_column("engine", style="bold")
     table.add_column("time a step", justify="right")
@@ -148,6 +152,9 @@ def _time(seconds: float) -> str:
 @contextlib.contextmanager
 def _progress(num_steps: int | None, quiet: bool) -> Iterator[OnStep]:
     """Yield a function of (step, loss) that draws a bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
     bar = Progress(
         TextColumn(
             "step {task.completed} / {task.total}" if num_steps else "step {task.completed}"
