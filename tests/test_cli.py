@@ -238,6 +238,15 @@ def test_installed_command_is_the_module(tmp_path):
     [
         (["frobnicate"], "invalid choice: 'frobnicate'"),
         (["train", "--frobnicate"], "unrecognized arguments: --frobnicate"),
+        (["tran"], "; did you mean train?"),
+        (["help"], "; did you mean --help?"),
+        (["train", "--steps", "4"], "unrecognized arguments: --steps 4; did you mean --num-steps?"),
+        (["train", "--datas", "x"], "; did you mean --data?"),
+        (["train", "-data", "x"], "; did you mean --data?"),
+        (["train", "colors.txt"], "colors.txt; did you mean --data colors.txt?"),
+        (["train", "--engine", "fusd"], "; did you mean fused?"),
+        (["train", "--split", "line"], "; did you mean lines?"),
+        (["train", "--seed", "9" * 5000], "must be a whole number, not '99999"),
         (["train", "more"], "unrecognized arguments: more"),
         (["train", "a\nb"], r"unrecognized arguments: a\nb"),
         (["train", "--data"], "expected one argument"),
@@ -282,6 +291,7 @@ def test_nonsense_on_the_command_line_is_one_line_and_status_2(flags, complaint,
     status, out, err = run(*flags, cwd=tmp_path)
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
+    assert len(err) < 400
     assert re.match(r"microgpt( train| sample| verify)?: ", err)
     assert err.endswith(" --help)\n")
     assert list(tmp_path.iterdir()) == []
@@ -384,6 +394,36 @@ def test_model_is_kept_where_its_directory_vanished_while_training(folder):
     assert process.returncode == 130
     assert err.endswith(" of 10000000 steps; saved model/model.safetensors\n")
     checkpoint.load(folder / "model")
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (["--threads", "2", "--engine", "python"], "the python engine has one thread: --threads 2"),
+        (["--threads", "1000"], "--threads 1000 is more than the "),
+    ],
+)
+def test_threads_that_do_nothing_or_harm_get_a_word(folder, compiled, flags, word):
+    if NAME != "fused":
+        pytest.skip("has one thread")
+    train = ["train", *SMALL, "--num-steps", "1", "--num-samples", "0", *flags]
+    status, _, err = run(*train, cwd=folder)
+    assert (status, err.count("\n")) == (0, 1)
+    assert word in err
+    assert run(*train, "--quiet", cwd=folder)[2] == ""
+
+
+def test_settings_and_held_out_text_are_never_overwritten(folder):
+    (folder / "run.toml").write_text("seed = 1\n")
+    for flags in (
+        ["--config", "run.toml", "--losses", "run.toml"],
+        ["--val=text", "--losses=text"],
+    ):
+        status, _, err = run("train", *flags, cwd=folder)
+        assert (status, err.count("\n")) == (2, 1)
+        assert "--losses would overwrite --" in err
+    assert (folder / "run.toml").read_text() == "seed = 1\n"
+    assert (folder / "text").read_text() == TEXT
 
 
 def test_losses_never_overwrite_the_data(folder):

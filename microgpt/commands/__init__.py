@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
-class UsageError(Exception):
-    """A wrong command line or environment: exit status 2."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; return its exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
@@ -57,9 +53,6 @@ def failed(error: BaseException) -> int:
     if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
         _abandon(sys.stdout)
         return 141
-    if isinstance(error, UsageError):
-        complain(str(error))
-        return 2
     if isinstance(error, MemoryError):
         complain(str(error) or "out of memory: lower --n-embd, --n-layer or --batch-size")
     elif isinstance(error, OSError):

@@ -70,16 +70,16 @@ def run(options: argparse.Namespace) -> int:
         if options.print_config:
             print(settings.to_toml(), end="")
             return 0
-        check_files(options.parser, settings)
+        check_files(options.parser, settings, options.config)
         check_out(options.parser, settings)
         training = Training(settings)
     return _train(training)
 
 
-def check_files(command: parser.Parser, settings: Settings) -> None:
+def check_files(command: parser.Parser, settings: Settings, config: str | None = None) -> None:
     """Refuse settings by which a file that is read would be written; say what is waited for."""
-    for name in ("data", "val"):
-        source = getattr(settings, name)
+    sources = {"data": settings.data, "val": settings.val, "config": config}
+    for name, source in sources.items():
         if isinstance(source, str) and settings.losses and _same_file(settings.losses, source):
             command.error(f"--losses would overwrite --{name}: name another file")
     if settings.data == "-" and sys.stdin is not None and sys.stdin.isatty():
