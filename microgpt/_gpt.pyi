@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -6,6 +7,7 @@ from typing_extensions import Self
 from microgpt.gpt import Config
 
 def runs(simd: str) -> bool: ...
+def step_arrays(adam: Any, data: array[float], grads: array[float]) -> None: ...
 
 class Buffer:
     n: int
