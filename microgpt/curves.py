@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from microgpt import checkpoint, training
+from microgpt import checkpoint, log
 from microgpt.settings import FIELDS, scope
 
 AXES = ("steps", "seconds", "tokens")
@@ -34,9 +34,9 @@ class Run:
         if self.content.run is None:
             raise ValueError(f"{directory}: a model without a run has no log")
         self.settings: dict[str, Any] = self.content.run["settings"]
-        self.lines = training.read_log(self.directory / training.LOG)
+        self.lines = log.read_log(self.directory / log.LOG)
         if not self.lines:
-            raise ValueError(f"{directory}: its {training.LOG} has no step")
+            raise ValueError(f"{directory}: its {log.LOG} has no step")
         self.label = os.path.basename(os.path.normpath(directory))
 
     def curve(self, name: str, axis: str = "steps") -> Curve:

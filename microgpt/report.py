@@ -18,7 +18,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, curves, extras, pages, training
+from microgpt import checkpoint, curves, extras, pages
+from microgpt.corpus import Corpus
 from microgpt.look import Look, label, text_tokens
 from microgpt.pictures import COLORS
 from microgpt.settings import FIELDS, Settings
@@ -380,12 +381,12 @@ def _log(directory: Path) -> tuple[curves.Run | None, str]:
         return None, str(error)
 
 
-def _corpus(run: dict[str, Any] | None) -> tuple[training.Corpus | None, str]:
+def _corpus(run: dict[str, Any] | None) -> tuple[Corpus | None, str]:
     """Return the text that a run was trained on, or why it is not at hand."""
     if run is None:
         return None, "the model was saved without its run."
     try:
-        corpus = training.Corpus.of(Settings(**run["settings"]))
+        corpus = Corpus.of(Settings(**run["settings"]))
     except (OSError, ValueError) as error:
         return None, f"its text cannot be read ({error})."
     if corpus.sha256 != run["sha256"]:

@@ -12,28 +12,29 @@ with a held-out set `best.safetensors`, the checkpoint of the lowest held-out lo
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import os
 import random
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-from microgpt import __version__, checkpoint, data, memory, sampling
+from microgpt import __version__, checkpoint, memory, sampling
 from microgpt import engine as engines
 from microgpt import settings as table
+from microgpt import state as states
 from microgpt.adam import sum_of_squares
+from microgpt.corpus import Corpus
+from microgpt.log import LOG, Log, read_log
 from microgpt.message import quoted
 from microgpt.model import Model
 from microgpt.sampling import Sample
 from microgpt.settings import FIELDS, Settings
 from microgpt.tokenizer import CharTokenizer
 
-LOG = "log.jsonl"
 RECENT = 100  # losses of the running mean
 # Settings that belong to a process, not to its run: they are not saved.
 UNSAVED = {"engine", "threads", "out", "overwrite", "losses", "quiet", "tensorboard"}
@@ -60,45 +61,6 @@ class Watch:
 
     def sampled(self, step: int, samples: Sequence[Sample]) -> object:
         """Hear of samples after so many steps."""
-
-
-class Corpus(NamedTuple):
-    """The documents of a run in the order in which it trains on them.
-
-    chars are those of all documents; sha256 is `data.checksum` of all in this order; rng
-    is the state of the run's random stream after the shuffle.
-    """
-
-    training: list[str]
-    held_out: list[str]
-    chars: list[str]
-    sha256: str
-    rng: Any
-
-    @classmethod
-    def of(cls, settings: Settings) -> Corpus:
-        """Return the corpus that settings name.
-
-        Order:   the documents are shuffled by random.Random(seed), then the last ones are
-                 held out
-        Raises:  as `data.documents`; ValueError if nothing is left to train on
-        """
-        documents = data.documents(settings.data, settings.split, settings.block_size)
-        rng = random.Random(settings.seed)
-        rng.shuffle(documents)
-        held_out: list[str] = []
-        if isinstance(settings.val, str):
-            held_out = data.documents(settings.val, settings.split, settings.block_size)
-        elif settings.val is not None:
-            count = max(1, int(len(documents) * settings.val))
-            if count >= len(documents):
-                raise ValueError(
-                    f"val {settings.val} of {len(documents)} documents leaves none to train on"
-                )
-            documents, held_out = documents[:-count], documents[-count:]
-        chars = sorted(set().union(*documents, *held_out))
-        digest = data.checksum([*documents, "", *held_out])
-        return cls(documents, held_out, chars, digest, rng.getstate())
 
 
 class Training:
@@ -157,7 +119,7 @@ class Training:
             raise ValueError(f"{path}: holds a model without a run, which cannot be resumed")
         changes = dict(changes or {})
         try:
-            settings, state = _state(content.run)
+            settings, state = states.checked(content.run)
             num_steps = changes.pop("num_steps", settings.num_steps)
             _check_changes(settings, changes)
             settings = settings.replaced(**changes, out=os.fspath(directory))
@@ -475,109 +437,6 @@ class Training:
         }
 
 
-class Log:
-    """The log of a run: a JSON object a step, in lines that all have the same keys.
-
-    step counts from 1; loss, and val_loss where it was evaluated, in nats per token; rate,
-    the learning rate; norm, of the gradient before clipping, at the steps after which the
-    run is saved or evaluated; tokens, those that the step predicted; seconds of training.
-    """
-
-    def __init__(self, path: Path, lines: int, seconds: float) -> None:
-        self._path = path
-        self._file: BinaryIO = open(path, "r+b" if lines else "wb")  # noqa: SIM115
-        if lines:
-            for _ in range(lines):
-                self._file.readline()
-            self._file.seek(self._file.tell())
-            self._file.truncate()
-        self._line = ""  # of the last step, which `held_out` may add to
-        self._flushed = self._seconds = seconds
-
-    def step(
-        self,
-        t: int,
-        loss: float,
-        rate: float,
-        tokens: int,
-        seconds: float,
-        norm: float | None = None,
-    ) -> None:
-        """Add the line of step t, counted from 0."""
-        self._write()
-        took, self._seconds = seconds - self._seconds, seconds
-        speed = round(tokens / took) if took > 0 else "null"
-        self._line = (
-            f'{{"step": {t + 1}, "loss": {loss!r}, "val_loss": null, "rate": {rate!r}, '
-            f'"norm": {"null" if norm is None else repr(norm)}, '
-            f'"tokens": {tokens}, "tokens_per_second": {speed}, "seconds": {seconds:.6f}}}\n'
-        )
-        if seconds - self._flushed > 1:
-            self._flushed = seconds
-            with self._named():
-                self._file.flush()
-
-    def held_out(self, loss: float) -> None:
-        """Add the held-out loss to the line of the last step."""
-        self._line = self._line.replace('"val_loss": null', f'"val_loss": {loss!r}')
-
-    def flush(self) -> None:
-        """Write all lines to the disk, so that a checkpoint is never ahead of them."""
-        self._write()
-        with self._named():
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Write all lines and close the file."""
-        try:
-            self.flush()
-        finally:
-            with self._named():
-                self._file.close()
-
-    def _write(self) -> None:
-        line, self._line = self._line, ""
-        with self._named():
-            self._file.write(line.encode())
-
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            error.filename = str(self._path)
-            raise
-
-
-def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a log up to a step, without what a crash left half written.
-
-    Raises:  OSError if it cannot be read; ValueError naming a line that is none
-    """
-    lines: list[dict[str, Any]] = []
-    try:
-        file = open(path, encoding="utf-8")  # noqa: SIM115
-    except FileNotFoundError:
-        return []
-    with file:
-        for text in file:
-            try:
-                line = json.loads(text)
-                number = line["step"]
-                known = type(number) is int and isinstance(line["loss"], float)
-            except (KeyError, TypeError, ValueError):
-                known = False
-            if not known and not text.endswith("\n"):
-                break
-            if not known or number != len(lines) + 1:
-                raise ValueError(f"{path}: line {len(lines) + 1} is not of step {len(lines) + 1}")
-            if steps is not None and number > steps:
-                break
-            lines.append(line)
-    return lines
-
-
 class _LossError(ArithmeticError):
     pass
 
@@ -610,45 +469,3 @@ def _check_changes(settings: Settings, changes: dict[str, Any]) -> None:
                 f"the run has {name} {quoted(saved)}, not {quoted(value)}: of the settings that "
                 "decide its numbers only num_steps can change"
             )
-
-
-def settings_of(run: dict[str, Any]) -> Settings:
-    """Return the settings of a checkpoint's run.
-
-    Raises:  ValueError if one is unknown or wrong
-    """
-    return Settings(**table.from_mapping(run.get("settings"), "its settings"))
-
-
-def _state(run: dict[str, Any]) -> tuple[Settings, dict[str, Any]]:
-    """Return the settings and the state of a checkpoint's run, with every value checked."""
-    state = dict(run)
-    settings = settings_of(run)
-    for name in ("step", "stale", "documents", "held_out"):
-        if type(state[name]) is not int or state[name] < 0:
-            raise ValueError(f"its {name} is {quoted(state[name])}")
-    for name in ("sha256", "libm"):
-        if not isinstance(state[name], str):
-            raise ValueError(f"its {name} is not text")
-    history = state["history"]
-    steps = [n for pair in history for n in pair]
-    if not steps or len(steps) != 2 * len(history) or any(type(n) is not int for n in steps):
-        raise ValueError("its history is not of pairs of steps")
-    begins = [begin for begin, _ in history]
-    if begins[0] != 0 or begins != sorted(begins) or history[-1][1] != settings.num_steps:
-        raise ValueError("its history does not lead to its settings")
-    if not begins[-1] <= state["step"] <= settings.num_steps:
-        raise ValueError(f"its step is {state['step']}, its history {quoted(history)}")
-    for name in ("rng", "dropout_rng"):
-        version, numbers, gauss = state[name]
-        state[name] = (version, tuple(numbers), gauss)
-        try:
-            random.Random().setstate(state[name])
-        except (OverflowError, TypeError, ValueError) as error:
-            raise ValueError(f"its {name} is no state of random.Random: {error}") from None
-    if state["best"] is not None:
-        step, loss = state["best"]
-        if type(step) is not int or type(loss) is not float:
-            raise ValueError("its best is not a step and a loss")
-        state["best"] = (step, loss)
-    return settings, state

@@ -22,9 +22,11 @@ from typing import NamedTuple
 
 from microgpt import engine as engines
 from microgpt import sampling
+from microgpt.corpus import Corpus
+from microgpt.log import LOG, read_log
 from microgpt.model import Sizes
 from microgpt.settings import Settings
-from microgpt.training import LOG, Corpus, OnStep, Training, read_log
+from microgpt.training import OnStep, Training
 
 ORACLE = "python"
 

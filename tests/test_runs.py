@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 from test_checkpoint import JSON, places, rewrite
 
 from microgpt import checkpoint, data
+from microgpt.corpus import Corpus
+from microgpt.log import LOG, read_log
 from microgpt.settings import Settings
-from microgpt.training import LOG, Corpus, Stop, Training, TrainingError, Watch, read_log
+from microgpt.training import Stop, Training, TrainingError, Watch
 
 TEXT = "ada\ngrace\nalan\nedsger\nbarbara\ndonald\ntony\njohn\n"
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 8, "batch_size": 2}

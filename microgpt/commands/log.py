@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from microgpt.commands import saved
-from microgpt.training import LOG, read_log
+from microgpt.log import LOG, read_log
 
 SUMMARY = "print the log of a run"
 EXAMPLES = """\

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, data, training
+from microgpt import checkpoint, data, state
 from microgpt.commands import parser
+from microgpt.corpus import Corpus
 from microgpt.settings import Settings
-from microgpt.training import Corpus
 
 
 def add_directory(command: argparse.ArgumentParser) -> None:
@@ -27,7 +27,7 @@ def file(directory: str, keep: str) -> Path:
 
 def settings(content: checkpoint.Content) -> Settings:
     """Return the settings of a saved run; the defaults for a model without one."""
-    return Settings() if content.run is None else training.settings_of(content.run)
+    return Settings() if content.run is None else state.settings_of(content.run)
 
 
 def corpus(content: checkpoint.Content, name: object) -> Corpus:

@@ -15,9 +15,10 @@ from microgpt import settings as table
 from microgpt.commands import parser
 from microgpt.commands.signals import Boundary
 from microgpt.commands.terminal import Bar, appending, is_terminal, note, print_samples
+from microgpt.log import LOG
 from microgpt.sampling import Sample
 from microgpt.settings import FIELDS, Settings
-from microgpt.training import LOG, Training, TrainingError, Watch
+from microgpt.training import Training, TrainingError, Watch
 
 SUMMARY = "train a model on text and sample from it"
 EXAMPLES = """\
