@@ -1141,7 +1141,7 @@ cdef class Backward:
         if self.node.op == SUM:
             expand(node)
         if self.node.op != LEAF:
-            play_node(node, 0, 0)
+            play_any(node, 0, 0)
 
 
 class Attributes(dict):
@@ -1427,7 +1427,7 @@ cdef int backward(PyObject *root) except -1:
             if (<Node>w.entries[i].node).flags & CALLS:
                 (<dict>(<Node>w.entries[i].node).attributes)[4]()
             else:
-                play_node(w.entries[i].node, w.entries[i].start, w.entries[i].stop)
+                play_any(w.entries[i].node, w.entries[i].start, w.entries[i].stop)
         return 1
     finally:
         for i in range(w.n):
@@ -1512,6 +1512,70 @@ cdef int play_node(PyObject *node, uint32_t start, uint32_t stop) except -1:
         add_to_grad(child, slope * grad, s.relu_slope_int and grad_int)
     elif op != MADE and op != LEAF:
         add_to_grad(child, (<Node>node).slope[0] * grad, 0)
+    return 0
+
+
+cdef int play_any(PyObject *node, uint32_t start, uint32_t stop) except -1:
+    """Do `play_node` where functions of the script may have set numbers of other types."""
+    cdef Py_ssize_t i
+    cdef Term *terms
+    cdef bint usual = is_usual(node)
+    if (<Node>node).op == SUM:
+        terms = <Term *>(<Node>node).child[0]
+        for i in range(start, stop):
+            usual = usual and is_usual(terms[i].a) and (
+                terms[i].b is NULL or is_usual(terms[i].b)
+            )
+    else:
+        for child in children_of(<Node>node):
+            usual = usual and is_usual(<PyObject *>child)
+    return play_node(node, start, stop) if usual else play_objects(node, start, stop)
+
+
+cdef int play_objects(PyObject *node, uint32_t start, uint32_t stop) except -1:
+    """Do `play_node` on Python's numbers."""
+    cdef Settings *s = &settings[(<Node>node).family]
+    cdef uint8_t op = (<Node>node).op
+    cdef Term *terms
+    cdef Py_ssize_t i
+    cdef object me = <object>node
+    cdef object grad = me.grad
+    cdef object a, b, k
+    cdef object one = 1.0
+    if s.ones_int:
+        one = 1
+    if op == SUM:
+        (<Node>node).flags |= PLAYED
+        terms = <Term *>(<Node>node).child[0]
+        for i in range(<Py_ssize_t>stop - 1, <Py_ssize_t>start - 1, -1):
+            a = <object>terms[i].a
+            if terms[i].b is NULL:
+                a.grad += one * grad
+            else:
+                b = <object>terms[i].b
+                a.grad += (b.data if s.late else number(terms[i].b_data, terms[i].b_int)) * grad
+                b.grad += (a.data if s.late else number(terms[i].a_data, terms[i].a_int)) * grad
+    elif not s.late:
+        for a, k in zip(children_of(<Node>node), slopes_of(<Node>node)):
+            a.grad += k * grad
+    elif op == ADD or op == MUL:
+        a, b = children_of(<Node>node)
+        a.grad += (one if op == ADD else b.data) * grad
+        b.grad += (one if op == ADD else a.data) * grad
+    elif op != MADE and op != LEAF:
+        a = children_of(<Node>node)[0]
+        if op == POW:
+            k = number((<Node>node).slope[1], (<Node>node).flags & EXPONENT_INT)
+            k = k * a.data ** (k - 1)
+        elif op == EXP:
+            k = me.data
+        elif op == LOG:
+            k = 1 / a.data
+        elif op == RELU:
+            k = number(1.0 if me.data > 0 else 0.0, s.relu_slope_int)
+        else:
+            k = (<Node>node).slope[0]
+        a.grad += k * grad
     return 0
 
 
