@@ -12,6 +12,9 @@ Leaves that come in with -0.0 are played on the nodes.
 A program knows no ints. Its leaves hold floats, and which nodes then are ints is found when
 it is compiled; a graph in which that depends on the numbers, and shows in a bit or in a
 type that can be read, has no program: its nodes are computed one by one.
+
+The file is longer than 500 lines because the passes of one compilation (nodes, ints,
+steps, their order, edges, rows) share one structure and are read in that order.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
