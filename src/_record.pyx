@@ -183,7 +183,7 @@ cdef inline void matrix(
     Shapes:  y (n_out,), w (n_out, n_in)
     Order:   products summed over n_in left to right, from 0; rows side by side
     """
-    cdef Py_ssize_t i, j, k
+    cdef Py_ssize_t i, j
     cdef const Run *r
     cdef const double *b
     cdef const double *w0
