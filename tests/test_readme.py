@@ -88,6 +88,7 @@ RUN_BY = {
     "[README.md] microgpt": "tests/test_readme.py",  # the next test
     "[docs/index.md] pip install . && microgpt train": ".ci/run",  # README's
     "[docs/look.md] microgpt": "tests/test_docs.py",
+    "[docs/models.md] microgpt": "tests/test_docs.py",
     "[docs/run.md] microgpt run": "tests/test_run.py",
     "[docs/tutorial.md] microgpt": "tests/test_docs.py",
     "[README.md] pip install": ".ci/run",  # which reads them there
@@ -96,6 +97,7 @@ RUN_BY = {
     "[HACKING.md] p": ".github/workflows/pages.yml",  # pip, pytest
     "[docs/roofline.md] pip install": ".github/workflows/pages.yml",
     "[docs/roofline.md] python benchmarks/roofline.py": ".github/workflows/pages.yml",
+    "[docs/roofline.md] CFLAGS=-g pip": ".github/workflows/pages.yml",
     "[docs/roofline.md] perf": ".github/workflows/pages.yml",
 }
 READERS = {".ci/run": "README.md"}
