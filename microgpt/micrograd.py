@@ -14,6 +14,7 @@ it may notice:
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
@@ -73,6 +74,37 @@ class Value(engine.Value, results="own", relu="not negative", attributes=True):
     @_op.setter
     def _op(self, text: str) -> None:
         self._written_op = text
+
+    def __pow__(self, other: Any) -> oracle.Value:
+        if not hasattr(other, "_children"):
+            return super().__pow__(other)
+        data, k = self.data**other.data, other.data
+        grads = (k * self.data ** (k - 1), data * math.log(self.data))
+        return Value(data, (self, other), "**", local_grads=grads)
+
+    def __rpow__(self, other: float) -> oracle.Value:
+        return Value(other) ** self
+
+    # By number, as floats compare; two values are equal only if they are the same node.
+    def __lt__(self, other: oracle.Value | float) -> bool:
+        return self.data < _number(other)
+
+    def __le__(self, other: oracle.Value | float) -> bool:
+        return self.data <= _number(other)
+
+    def __gt__(self, other: oracle.Value | float) -> bool:
+        return self.data > _number(other)
+
+    def __ge__(self, other: oracle.Value | float) -> bool:
+        return self.data >= _number(other)
+
+    def __float__(self) -> float:
+        return float(self.data)
+
+    def zero_grad(self) -> None:
+        """Set the grad of this value, and of all that it was computed from, to 0."""
+        for node in _finished(self):
+            node.grad = 0
 
     @property
     def _prev(self) -> KeysView[oracle.Value]:
@@ -245,6 +277,11 @@ def _finished(root: oracle.Value) -> Iterator[oracle.Value]:
         else:
             seen.add(child)
             stack.append((child, iter(child._children)))
+
+
+def _number(x: Any) -> float:
+    number: float = x.data if hasattr(x, "_children") else x
+    return number
 
 
 def _escaped(text: str) -> str:

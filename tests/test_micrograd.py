@@ -658,3 +658,29 @@ def test_draw_graph_notebook_prints_what_is_stored_in_it(compiled_scalar, tmp_pa
             if "data" in out]  # fmt: skip
     assert len(svgs) == 2
     assert "bias" in "".join(svgs[1])
+
+
+def test_a_value_to_the_power_of_a_value(micrograd):
+    a, b = micrograd.Value(2.0), micrograd.Value(3.0)
+    out = a**b + 2**b
+    out.backward()
+    assert (out.data, tuple(out._children[0]._children)) == (16.0, (a, b))
+    assert bits(a.grad, b.grad) == bits(12.0, 0.0 + 8.0 * math.log(2.0) + 8.0 * math.log(2.0))
+    with pytest.raises(ValueError, match="math domain error"):
+        micrograd.Value(-2.0) ** b
+
+
+def test_values_compare_by_number_and_become_floats(micrograd):
+    a, b = micrograd.Value(1.0), micrograd.Value(2.0)
+    assert a < b <= 2.0 < micrograd.Value(3.0) > 1 >= a
+    assert max([a, b, micrograd.Value(0)]) is b
+    assert (a == micrograd.Value(1.0), a == a, len({a, b, a})) == (False, True, 2)
+    assert (float(b), int(float(b)), math.sqrt(micrograd.Value(4.0))) == (2.0, 2, 2.0)
+
+
+def test_zero_grad_of_a_value_clears_the_graph_below_it(micrograd):
+    a = micrograd.Value(3.0)
+    out = a * a + 1
+    out.backward()
+    out.zero_grad()
+    assert [node.grad for node in (a, out, out._children[0])] == [0, 0, 0]
