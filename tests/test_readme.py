@@ -88,7 +88,7 @@ RUN_BY = {
     "[README.md] microgpt": "tests/test_readme.py",  # the next test
     "[docs/index.md] pip install . && microgpt train": ".ci/run",  # README's
     "[docs/look.md] microgpt": "tests/test_docs.py",
-    "[docs/models.md] microgpt": "tests/test_docs.py",
+    "[docs/models.md] microgpt": ".github/workflows/pages.yml",
     "[docs/run.md] microgpt run": "tests/test_run.py",
     "[docs/tutorial.md] microgpt": "tests/test_docs.py",
     "[README.md] pip install": ".ci/run",  # which reads them there
