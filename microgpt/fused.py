@@ -13,6 +13,7 @@ import importlib.util
 import operator
 import os
 import random
+import threading
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
@@ -107,6 +108,8 @@ class Parameters(Sequence[Parameter]):
         self._network = network
         self._of = of  # the whole model's, if this is a row of them
         self._start = start
+        # Two threads' steps would mix, and might not come to a finite loss: they take turns.
+        self.training: Any = threading.RLock() if of is None else of.training
         n = n or network.config.num_params
         self.data: Any = network.view(False, start, n)
         self.grad: Any = network.view(True, start, n)
@@ -419,11 +422,12 @@ class GPT(ScalarGPT):
                 documents, num_steps, batch_size, adam=adam, on_step=on_step, threads=threads,
                 bos=bos,
             )  # fmt: skip
-        trainer = _gpt.Trainer(self._network, adam._moments, threads)
-        try:
-            return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
-        finally:
-            trainer.close()
+        with self.params.training:
+            trainer = _gpt.Trainer(self._network, adam._moments, threads)
+            try:
+                return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
+            finally:
+                trainer.close()
 
     fit.__doc__ = ScalarGPT.fit.__doc__
 

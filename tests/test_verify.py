@@ -42,7 +42,7 @@ from microgpt.commands import main
 
 text, old, new, patch = sys.argv[1:5]
 source = pathlib.Path(oracle.__file__).read_text()
-assert source.count(old) > 0
+assert old in source, old
 module = types.ModuleType("wrong_oracle")
 sys.modules["wrong_oracle"] = module
 exec(source.replace(old, new), module.__dict__)
@@ -101,15 +101,15 @@ made.GPT.generate = lambda self, *rest, **named: generate(self, *rest, **named)[
 @pytest.mark.parametrize(
     ("old", "new", "patch", "place"),
     [
-        ("math.log(self.data), (self", "math.log(self.data) * (1 + 2**-40), (self", "",
+        ("math.log(self._data), (self", "math.log(self._data) * (1 + 2**-40), (self", "",
          "step 1, loss"),
         ("iter(child._children)", "iter(child._children[::-1])", "", "step 1, gradient of "),
-        ("float(self.data > 0)", "float(self.data >= -0.1)", "", "step 1, gradient of "),
-        ("(other.data, self.data)", "(other.data, self.data * (1 + 2**-50))", "",
+        ("float(y._data > 0)", "float(y._data >= -0.1)", "", "step 1, gradient of "),
+        ("(b._data, self._data)", "(b._data, self._data * (1 + 2**-50))", "",
          "step 1, gradient of "),
         ("def exp(self)", "def unused(self)", "Value = made.Value; Value.exp = None",
          "step 1, exception"),
-        ("math.exp(self.data), (self", "1 / 0, (self", "", "step 1, exception"),
+        ("math.exp(self._data), (self", "1 / 0, (self", "", "step 1, exception"),
         ("", "", WRONG_ADAM, "step 2, weight of wte[4][1]"),
         ("", "", WRONG_FIT, "by fit, step 3, loss"),
         ("", "", WRONG_LAST_STEP, "by fit, last weight of wte[0][0]"),
@@ -140,7 +140,7 @@ def test_exception_that_the_oracle_raises_too_is_no_difference(tmp_path):
 
 def test_exception_of_one_engine_alone_is_a_difference(tmp_path):
     status, out, _ = verify_wrong(
-        tmp_path, "return Value(math.log", "1 / 0\n        return Value(math.log", ""
+        tmp_path, 'return self._result("log"', '1 / 0\n        return self._result("log"', ""
     )
     assert status == 1
     assert "differ: step 1, exception" in out
