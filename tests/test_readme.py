@@ -42,8 +42,9 @@ def result(statements, value):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_examples_give_what_they_show(document):
-    if engine.NAME == "python" and "inputs=[" in document.read_text(encoding="utf-8"):
-        pytest.skip("its examples replay tapes, which the oracle does not")
+    text = document.read_text(encoding="utf-8")
+    if engine.NAME == "python" and ("inputs=[" in text or "RecordingError" in text):
+        pytest.skip("its examples replay tapes or record losses, which the oracle does not")
     failed, _ = doctest.testfile(str(document), module_relative=False, encoding="utf-8")
     assert not failed
 
