@@ -1,10 +1,11 @@
 """The tables of mutants fit the source, and the command tells what tests notice."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
-from mutants import PATIENCE, ROOT, Mutant, every, main, pristine, report, title
+from mutants import PATIENCE, ROOT, Mutant, copy_of_tree, every, main, pristine, report, title
 
 TESTS = Path(__file__).parent
 MUTANTS = every()
@@ -38,6 +39,13 @@ def test_each_mutant_names_tests_that_are_there():
             assert word in {"and", "or", "avx512", "baseline"} or word in found, title(mutant)
 
 
+def test_each_mutant_names_a_module_that_is_compiled():
+    built = (ROOT / "setup.py").read_text(encoding="utf-8")
+    for mutant in MUTANTS:
+        assert not mutant.module or f'"{mutant.module}"' in built, title(mutant)
+        assert bool(mutant.module) == mutant.file.startswith("src/"), title(mutant)
+
+
 def mutant(after, reason=""):
     """Return an edit of Adam."""
     before = "            p.grad = 0\n"
@@ -52,8 +60,10 @@ def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path, capsys):
         mutant("            p.grad = 1\n", "a lie"),
         mutant("            p.grad = = 0\n"),
     ]
+    copy_of_tree(tmp_path)
     pristine(tmp_path, mutants)
     assert report(mutants, tmp_path, PATIENCE) == 1
+    assert (tmp_path / mutants[0].file).read_text() == (ROOT / mutants[0].file).read_text()
     *lines, counts, survived, lie = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == [
         "killed", "survived", "explained", "killed", "killed"
@@ -61,6 +71,23 @@ def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path, capsys):
     assert counts == "3 killed, 1 survived, 1 explained, 0 broken"
     assert survived.startswith("survived: microgpt/adam.py: p.grad = 0 => p.grad = 0 * 1")
     assert lie.startswith("killed, in spite of its reason")
+
+
+def test_the_next_run_takes_what_stands_from_the_results(tmp_path, capsys, monkeypatch):
+    killed, survives = mutant("            p.grad = 1e-9\n"), mutant("            p.grad = 0 * 1\n")
+    monkeypatch.setattr("mutants.every", lambda: [killed, survives])
+    arguments = ["--results", str(tmp_path / "results"), "--unchecked"]
+    assert main(arguments) == 1
+    assert "0 killed before, 0 explained before, 2 to try" in capsys.readouterr().out
+    assert main(arguments) == 1
+    out = capsys.readouterr().out
+    assert "1 killed before, 0 explained before, 1 to try" in out
+    assert "0 killed, 1 survived, 0 explained, 0 broken" in out
+    *_, last = (tmp_path / "results").read_text().splitlines()
+    assert json.loads(last)["title"] == title(survives)
+    monkeypatch.setattr("mutants.every", lambda: [killed])
+    assert main([*arguments, "--again"]) == 0
+    assert "0 killed before, 0 explained before, 1 to try" in capsys.readouterr().out
 
 
 def test_a_pattern_that_fits_nothing_is_no_success(capsys):

@@ -1,14 +1,19 @@
 """Mutation testing: edits of the source, each of which some test must notice.
 
 `make mutants`, or `python tests/mutants [PATTERN ...]` for those whose file or text
-contains a pattern, takes each edit of the tables (`package`, `kernels`, `value`) into a
+contains a pattern, makes each edit of the tables (`package`, `kernels`, `value`) in a
 copy of the tree, compiles the one module that its tests use and runs those tests until
 one fails. An edit that no test can notice says why, and has to survive.
+
+Each result is written to a file (--results) as it comes. The next run takes from it what
+was killed or explained, if the edit, the text of its file and the names of its tests are
+the same, and tries the others, first with the test that noticed the edit last.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -22,6 +27,11 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 300.0  # seconds for the tests of one mutant; what takes longer hangs, and is noticed
+RESULTS = ROOT / "build" / "mutants.jsonl"
+SETTLED = (
+    "killed",
+    "explained",
+)  # outcomes that stand until the edit, its file or its tests change
 
 
 class Mutant(NamedTuple):
@@ -98,10 +108,9 @@ def build(tree: Path, modules: list[str]) -> str:
 
 
 def pristine(into: Path, mutants: list[Mutant]) -> None:
-    """Make a copy of the tree: with the installed modules, those of the mutants compiled anew."""
+    """Add the installed modules to a copy of the tree, those of the mutants compiled anew."""
     import microgpt
 
-    copy_of_tree(into)
     for module in Path(microgpt.__file__).parent.glob("*.so"):
         shutil.copy2(module, into / "microgpt")
     modules = sorted({mutant.module for mutant in mutants} - {""})
@@ -114,7 +123,8 @@ def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
     """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE"]
     files, _, expression = tests.partition(" -k ")
-    command += ["-p", "no:cacheprovider", "-k", expression, *files.split()]
+    named = [tests] if "::" in tests else ["-k", expression, *files.split()]
+    command += ["-p", "no:cacheprovider", *named]
     environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
         command,
@@ -143,18 +153,52 @@ def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
     return "broken", said[-2000:]
 
 
-def try_mutant(mutant: Mutant, clean: Path, patience: float) -> tuple[str, str]:
-    """Return what becomes of a mutant: "killed", "survived" or "broken", and by what."""
-    with tempfile.TemporaryDirectory(dir=clean.parent) as folder:
-        tree = Path(folder) / "tree"
-        shutil.copytree(clean, tree, ignore=shutil.ignore_patterns("__pycache__"))
-        target = tree / mutant.file
-        target.write_text(target.read_text().replace(mutant.before, mutant.after))
-        failure = build(tree, [mutant.module]) if mutant.module else ""
+def try_mutant(mutant: Mutant, clean: Path, patience: float, last: str = "") -> tuple[str, str]:
+    """Return what becomes of a mutant: "killed", "survived" or "broken", and by what.
+
+    The edit is made in the clean tree and taken back, so that only its module is compiled.
+    `last`, a test that noticed it once, is run before the others.
+    """
+    target = clean / mutant.file
+    source = target.read_text()
+    compiled = list((clean / "microgpt").glob(f"{mutant.module}.*.so")) if mutant.module else []
+    kept = [(path, path.read_bytes()) for path in compiled]
+    target.write_text(source.replace(mutant.before, mutant.after))
+    try:
+        failure = build(clean, [mutant.module]) if mutant.module else ""
         if failure:
             return "broken", failure[-2000:]
-        outcome, by = run_tests(tree, mutant.tests, patience)
+        outcome, by = run_tests(clean, last or mutant.tests, patience)
+        if last and outcome != "killed":
+            outcome, by = run_tests(clean, mutant.tests, patience)
+    finally:
+        target.write_text(source)
+        for path, content in kept:
+            path.unlink(missing_ok=True)  # a process may have the old one mapped
+            path.write_bytes(content)
     return ("survived", "") if outcome == "passed" else (outcome, by)
+
+
+def key_of(mutant: Mutant, tree: Path) -> str:
+    """Return a digest of a mutant, of the text that it edits and of the names of its tests."""
+    text = (tree / mutant.file).read_text(encoding="utf-8")
+    parts = (mutant.before, mutant.after, mutant.tests, mutant.module, text)
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def read_results(path: Path | None) -> dict[str, dict[str, str]]:
+    """Return the last result of each mutant in a file, by its title."""
+    if path is None or not path.exists():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {found["title"]: found for found in map(json.loads, lines)}
+
+
+def commit() -> str:
+    """Return the commit of the tree, with a + where files differ from it; nothing without git."""
+    command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip()
 
 
 def title(mutant: Mutant) -> str:
@@ -178,6 +222,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="which (default: all)")
     parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for one's tests")
     parser.add_argument("--unchecked", action="store_true", help="do not run the tests unedited")
+    parser.add_argument("--again", action="store_true", help="try also those killed before")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, metavar="FILE", help="default: %(default)s"
+    )
     options = parser.parse_args(arguments)
     mutants = [
         mutant
@@ -187,25 +235,35 @@ def main(arguments: list[str] | None = None) -> int:
     if not mutants:
         print(f"no mutant has {' or '.join(options.patterns)} in its file or text")
         return 2
+    options.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="microgpt-mutants-") as folder:
-        clean = Path(folder) / "clean"
-        clean.mkdir()
+        clean = Path(folder)
+        copy_of_tree(clean)
+        known = {} if options.again else read_results(options.results)
+        settled = {r["key"]: r["outcome"] for r in known.values() if r["outcome"] in SETTLED}
+        before = [settled[key] for m in mutants if (key := key_of(m, clean)) in settled]
+        mutants = [m for m in mutants if key_of(m, clean) not in settled]
+        print(*(f"{before.count(o)} {o} before," for o in SETTLED), f"{len(mutants)} to try")
         pristine(clean, mutants)
         for tests in () if options.unchecked else dict.fromkeys(m.tests for m in mutants):
             outcome, by = run_tests(clean, tests, 4 * options.patience)
             if outcome != "passed":
                 print(f"without an edit already: {tests}: {by}")
                 return 2
-        return report(mutants, clean, options.patience)
+        return report(mutants, clean, options.patience, options.results)
 
 
-def report(mutants: list[Mutant], clean: Path, patience: float) -> int:
-    """Try mutants, tell what becomes of each, and return the exit status."""
+def report(mutants: list[Mutant], clean: Path, patience: float, results: Path | None = None) -> int:
+    """Try mutants, print and write what becomes of each, and return the exit status."""
     counts = {"killed": 0, "survived": 0, "explained": 0, "broken": 0}
     wrong = []
+    known = read_results(results)
+    at = commit()
     for number, mutant in enumerate(mutants, 1):
         start = time.monotonic()
-        outcome, by = try_mutant(mutant, clean, patience)
+        last = known.get(title(mutant), {})
+        last_by = last["by"] if last.get("outcome") == "killed" else ""
+        outcome, by = try_mutant(mutant, clean, patience, last_by if "::" in last_by else "")
         if mutant.reason and outcome == "survived":
             outcome, by = "explained", mutant.reason
         elif mutant.reason:
@@ -215,6 +273,10 @@ def report(mutants: list[Mutant], clean: Path, patience: float) -> int:
         counts[outcome] += 1
         seconds = time.monotonic() - start
         print(f"{number:3} {outcome:9} {seconds:4.0f} s  {title(mutant)}  [{by}]", flush=True)
+        if results:
+            line = {"title": title(mutant), "key": key_of(mutant, clean), "outcome": outcome}
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({**line, "by": by, "commit": at}) + "\n")
     print(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
     print("\n".join(wrong))
     return int(bool(wrong))

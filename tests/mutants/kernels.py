@@ -226,7 +226,7 @@ MUTANTS = [
     ),
     *of(
         "src/shared/scalar.pxd",
-        "_engine",
+        "_value",
         "test_value.py test_parity.py",
         (
             "if unlikely(x == 0.0 or not isfinite(x) or not isfinite(y)):",
