@@ -35,7 +35,7 @@ if sys.platform == "darwin":  # universal2: for the half that has such instructi
 
 MODULES = {
     "_value": ("src/value/_value.pyx", SCALAR),
-    "_record": ("src/_record.pyx", []),
+    "_record": ("src/recording/_record.pyx", []),
     "_script": ("src/script/_script.pyx", ["-O2"]),  # a tenth of its size less
     "_gpt": ("src/gpt/_gpt.pyx", KERNELS),
 }

@@ -1,13 +1,16 @@
 from array import array
 
 class Numbers:
-    data: array[float]
-    grads: array[float]
+    @property
+    def data(self) -> array[float]: ...
+    @property
+    def grads(self) -> array[float]: ...
     def __new__(cls, n: int) -> Numbers: ...
     def reserve(self, n: int) -> None: ...
 
 class Program:
-    root: int
+    @property
+    def root(self) -> int: ...
     def __new__(
         cls,
         n_slots: int,
