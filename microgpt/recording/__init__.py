@@ -2,7 +2,7 @@
 
 `compile(loss, weights)` calls `loss(weights, *inputs)` with stand-ins: a `Recorded` for each
 weight, an `Index` for each integer. What they go through is written down as steps over numbered
-slots: `Program` of src/recording/_record.pyx computes them. An integer chooses rows of the weights and
+slots, which `Program` of src/recording computes. An integer chooses rows of the weights and
 targets, so one recording serves all documents of a length.
 
 The gradients are added in the order of the oracle's walk. That order depends on the targets alone:
