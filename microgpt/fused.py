@@ -98,6 +98,30 @@ class Parameter:
         self._params.grad[self._i] = grad
 
 
+class Turns:
+    """A lock that the threads that train a model take in turn: their steps would mix.
+
+    Raises:  RuntimeError in a fork of a process in which another thread held it
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._process = 0  # of the thread that took it last
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            if self._process != os.getpid():
+                raise RuntimeError(
+                    "another thread was training this model when the process was forked: its "
+                    "weights may be those of half a step, so train a model of your own"
+                )
+            self._lock.acquire()
+        self._process = os.getpid()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class Parameters(Sequence[Parameter]):
     """Weights in a row: data and grad are their buffers, items are made when asked for.
 
@@ -108,8 +132,7 @@ class Parameters(Sequence[Parameter]):
         self._network = network
         self._of = of  # the whole model's, if this is a row of them
         self._start = start
-        # Two threads' steps would mix, and might not come to a finite loss: they take turns.
-        self.training: Any = threading.RLock() if of is None else of.training
+        self.training: Any = Turns() if of is None else of.training
         n = n or network.config.num_params
         self.data: Any = network.view(False, start, n)
         self.grad: Any = network.view(True, start, n)

@@ -1,15 +1,20 @@
 """Threads, forks and interpreters: the same bits, or a clear refusal."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import warnings
 from random import Random
 
 import pytest
 from fuzz import graphs
 
 N_THREADS = 8
+DOCUMENTS = [[4, 0, 1, 2, 3, 4], [4, 2, 4]]
+
+has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
 def in_threads(work):
@@ -63,49 +68,95 @@ def test_graphs_that_threads_share_get_every_gradient(compiled_scalar):
 
 
 def test_models_train_in_many_threads_as_in_one(compiled_model):
-    documents = [[4, 0, 1, 2, 3, 4], [4, 2, 4]]
-
     def work(i):
         model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(i))
-        return model.fit(documents, 20), bytes(model.weights())
+        return model.fit(DOCUMENTS, 20), bytes(model.weights())
 
     expected = [work(i) for i in range(N_THREADS)]
     assert in_threads(work) == expected
 
 
 def test_two_fits_of_one_model_at_once_do_not_crash(compiled_model):
-    documents = [[4, 0, 1, 2, 3, 4], [4, 2, 4]]
     model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6)
-    losses = in_threads(lambda i: model.fit(documents, 20))
+    losses = in_threads(lambda i: model.fit(DOCUMENTS, 20))
     assert [len(some) for some in losses] == [20] * N_THREADS
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+class Fork:
+    """A fork of this process, in which `tell` gives the test its result and ends it."""
+
+    def __init__(self):
+        reading, self.writing = os.pipe()
+        self.pipe = os.fdopen(reading, "rb")
+        with warnings.catch_warnings():  # Python's own, that this process has threads
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.child = os.fork()
+        if self.child == 0:
+            signal.alarm(60)  # what hangs ends by this signal
+
+    def tell(self, work):
+        """In the fork, send what work returns or raises, and end; else return what was sent."""
+        if self.child == 0:
+            try:
+                result = work()
+            except BaseException as error:
+                result = error
+            os.write(self.writing, repr(result).encode())
+            os._exit(0)
+        os.close(self.writing)
+        with self.pipe:
+            found = self.pipe.read().decode()
+        assert os.waitpid(self.child, 0)[1] == 0
+        return found
+
+
+@has_fork
 def test_a_fork_computes_what_its_parent_does(compiled_model):
     def work():
+        graph.backward()
         model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6, rng=Random(1))
-        losses = model.fit([[4, 0, 1, 2, 3, 4]], 5)
-        return repr([loss.hex() for loss in losses]).encode()
+        return model.fit([[4, 0, 1, 2, 3, 4]], 5)
 
     graph = sum(compiled_model.Value(i) * 2.0 for i in range(100))
-    expected = work()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            graph.backward()
-            os.write(writing, work())
-            status = 0
-        finally:
-            os._exit(status)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        found = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert found == expected
+    found = Fork().tell(work)
     assert graph.grad == 0.0
+    assert found == repr(work())
+
+
+@has_fork
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_fork_between_two_steps_trains_as_its_parent_does(compiled_model, threads):
+    forks = []
+
+    def on_step(t, loss):
+        if t == 2:
+            forks.append(Fork())
+            forks.append(Fork())
+            inner = forks[1].tell(lambda: len(model.fit(DOCUMENTS, 2, threads=threads)))
+            assert inner == "2"
+
+    model = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6)
+    expected = compiled_model.GPT(5, n_embd=8, n_head=2, block_size=6).fit(DOCUMENTS, 6)
+    losses = model.fit(DOCUMENTS, 6, threads=threads, on_step=on_step)
+    assert forks[0].tell(lambda: losses) == repr(losses) == repr(expected)
+
+
+@has_fork
+def test_a_fork_of_a_process_that_trains_in_another_thread_says_so(fused):
+    def on_step(t, loss):
+        started.set()
+        assert ended.wait(60)
+
+    started, ended = threading.Event(), threading.Event()
+    model = fused.GPT(5, n_embd=8, n_head=2, block_size=6)
+    thread = threading.Thread(target=model.fit, args=(DOCUMENTS, 2), kwargs={"on_step": on_step})
+    thread.start()
+    assert started.wait(60)
+    found = Fork().tell(lambda: model.fit(DOCUMENTS, 2))
+    ended.set()
+    thread.join()
+    assert "another thread was training this model when the process was forked" in found
+    assert len(model.fit(DOCUMENTS, 2)) == 2
 
 
 SUBINTERPRETER = """

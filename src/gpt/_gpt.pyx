@@ -22,7 +22,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from activations cimport Activations, Layer, begin_batch, draw_masks, free_buffers
-from barrier cimport Barrier, barrier_wait, pthread_join, pthread_t, start_thread
+from barrier cimport Barrier, barrier_wait, getpid, pthread_join, pthread_t, start_thread
 from clock cimport now
 from generator cimport WORDS, Generator
 from layers cimport softmax_forward
@@ -460,6 +460,7 @@ cdef class Trainer:
     cdef Barrier barrier
     cdef bint closed
     cdef Worker *workers
+    cdef int process  # that the workers belong to: a fork has none of them
     cdef Buffer gradients
 
     def __cinit__(self, *_):
@@ -467,7 +468,6 @@ cdef class Trainer:
 
     def __init__(self, Network network, Moments moments, int threads):
         cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
-        cdef int i, error
         self.job.gradients_size = padded(max(<Py_ssize_t>L1_WEIGHTS, rows_at_once(n_in) * n_in))
         self.gradients = Buffer(threads * self.job.gradients_size)
         self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
@@ -480,7 +480,13 @@ cdef class Trainer:
         self.workers = <Worker *>calloc(threads, sizeof(Worker))
         if self.job.raises == NULL or self.workers == NULL:
             raise MemoryError()
+        self.start_workers()
+
+    cdef int start_workers(self) except -1:
+        cdef int i, error, threads = self.job.acts.barrier.size
+        self.process = getpid()
         # The barrier grows with each thread: one that arrives early waits for the rest.
+        self.barrier = Barrier(1, 0, 0)
         for i in range(1, threads):
             self.workers[i].job = &self.job
             self.workers[i].barrier = &self.barrier
@@ -494,6 +500,7 @@ cdef class Trainer:
                 raise OSError(
                     error, f"the system starts {i} of {threads} threads: ask for fewer"
                 )
+        return 0
 
     def __dealloc__(self):
         self.close()
@@ -506,6 +513,8 @@ cdef class Trainer:
         cdef int i
         if not self.closed:
             self.closed = True
+            if self.process != getpid():
+                return
             with nogil:
                 barrier_wait(&self.barrier)
                 for i in range(1, self.barrier.size):
@@ -591,6 +600,8 @@ cdef class Trainer:
         job.done = 0
         job.failed = job.acts.failed = False
         job.acts.m = 0
+        if self.process != getpid():
+            self.start_workers()
         with nogil:
             barrier_wait(&self.barrier)
             worker_loop(job, 0)

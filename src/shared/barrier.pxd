@@ -11,3 +11,6 @@ cdef extern from "barrier.h" nogil:
         pass
     int start_thread(pthread_t *thread, void *(*work)(void *) noexcept nogil, void *argument)
     int pthread_join(pthread_t thread, void **result)
+
+cdef extern from "unistd.h" nogil:
+    int getpid()
