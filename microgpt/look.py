@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -220,19 +219,6 @@ def predictions(model: GPT, text: str | Sequence[int]) -> Iterator[tuple[int, li
 def bits(p: float) -> float:
     """Return the surprise of a probability: minus its binary logarithm, for 0 infinity."""
     return -math.log2(p) if p > 0 else math.inf if p == 0 else math.nan
-
-
-def label(character: str, *, ascii_only: bool = False) -> str:
-    """Return a character as a reader sees it: BOS as <>, white space and controls as signs."""
-    if not character:
-        return "<>"
-    if character == " ":
-        return "_" if ascii_only else "\N{OPEN BOX}"
-    if not character.isprintable():
-        return character.encode("unicode_escape").decode()
-    if unicodedata.combining(character):  # needs a letter to stand on
-        character = "\N{DOTTED CIRCLE}" + character
-    return character if not ascii_only else character.encode("ascii", "backslashreplace").decode()
 
 
 class Recorder:

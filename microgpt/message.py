@@ -1,9 +1,10 @@
-"""Text for a terminal: one line, no control characters, bounded length, and suggestions."""
+"""Text for a terminal: one line, no control characters, bounded length; suggestions."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable
 
 MAX_LINE = 600  # characters of one message
@@ -25,6 +26,19 @@ def quoted(value: object) -> str:
     """Return the repr of a value, cut after MAX_VALUE characters."""
     text = repr(value)
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 10]}...{text[-5:]}"
+
+
+def label(character: str, *, ascii_only: bool = False) -> str:
+    """Return a character as a reader sees it: BOS as <>, white space and controls as signs."""
+    if not character:
+        return "<>"
+    if character == " ":
+        return "_" if ascii_only else "\N{OPEN BOX}"
+    if not character.isprintable():
+        return character.encode("unicode_escape").decode()
+    if unicodedata.combining(character):  # needs a letter to stand on
+        character = "\N{DOTTED CIRCLE}" + character
+    return character if not ascii_only else character.encode("ascii", "backslashreplace").decode()
 
 
 def suggestion(word: str, words: Iterable[str]) -> str:

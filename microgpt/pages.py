@@ -12,7 +12,7 @@ import zlib
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from microgpt.look import label
+from microgpt.message import label
 
 if TYPE_CHECKING:
     from microgpt.gpt import GPT

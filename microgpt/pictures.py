@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from microgpt import curves, extras
-from microgpt.look import label
+from microgpt.message import label
 
 if TYPE_CHECKING:
     from microgpt.curves import Run

@@ -20,7 +20,8 @@ from typing import Any
 
 from microgpt import checkpoint, curves, extras, pages
 from microgpt.corpus import Corpus
-from microgpt.look import Look, label, text_tokens
+from microgpt.look import Look, text_tokens
+from microgpt.message import label
 from microgpt.pictures import COLORS
 from microgpt.settings import FIELDS, Settings
 

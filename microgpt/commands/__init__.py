@@ -1,8 +1,7 @@
 """The command line: one module a command, over the library in `microgpt`.
 
 `main` is the entry. It imports the rest inside its `try`, so that Ctrl-C, a refused engine
-or a closed stream ends any command with one line. Exit status: 0 done, 1 failed, 2 a wrong
-command line, 128 + n ended by signal n, 141 the reader of the output left.
+or a closed stream ends any command with one line.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
+from microgpt.commands.ending import failed
+
 TYPE_CHECKING = False  # typing's own, without the time to import it
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import TextIO
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,41 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run.main(given[1:])
 
 
-def failed(error: BaseException) -> int:
-    """Say in one line how a command ended; return its exit status."""
-    if isinstance(error, SystemExit):  # argparse's way out, after help or a wrong flag
-        return _flushed(error.code if isinstance(error.code, int) else 1)
-    if isinstance(error, KeyboardInterrupt):
-        import signal
-
-        signum = getattr(error, "signum", signal.SIGINT)
-        complain("interrupted" if signum == signal.SIGINT else f"ended by signal {signum:d}")
-        return 128 + signum
-    if isinstance(error, BrokenPipeError):  # the reader has left, as `head` does
-        _abandon(sys.stdout)
-        return 141
-    if isinstance(error, MemoryError):
-        complain(str(error) or "out of memory: lower --n-embd, --n-layer or --batch-size")
-    elif isinstance(error, OSError):
-        _abandon(sys.stdout)
-        complain(_describe(error))
-    elif isinstance(error, RuntimeError) and "thread" in str(error):
-        complain(f"the system refuses another thread ({error}): lower --threads")
-    elif _is_refused_engine(error):
-        complain(f"{error} (see MICROGPT_ENGINE, MICROGPT_SIMD)")
-        return 2 if isinstance(error, ValueError) else 1
-    elif isinstance(error, (ArithmeticError, ImportError, ValueError)):
-        complain(str(error))
-    else:
-        raise error
-    return 1
-
-
-def _is_refused_engine(error: BaseException) -> bool:
-    """Return whether an import failed for the engine that the environment asks for."""
-    return isinstance(error, (ImportError, ValueError)) and "microgpt.engine" not in sys.modules
-
-
 def _prepare_streams() -> None:
     """Let the standard streams take any text, and be there even where they are closed.
 
@@ -92,36 +57,3 @@ def _prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(line_buffering=True)
-
-
-def _flushed(status: int) -> int:
-    """Return the status, or that of what was printed and could not be written."""
-    try:
-        sys.stdout.flush()
-    except OSError as error:
-        return failed(error)
-    return status
-
-
-def _describe(error: OSError) -> str:
-    reason = error.strerror or str(error) or type(error).__name__
-    return reason if error.filename is None else f"{os.fsdecode(error.filename)}: {reason}"
-
-
-def complain(message: str, command: str = "microgpt") -> None:
-    """Write a line to stderr, whatever is in the message; nothing if it cannot be written."""
-    from microgpt.message import one_line
-
-    try:
-        print(f"{command}: {one_line(message)}", file=sys.stderr, flush=True)
-    except OSError:
-        _abandon(sys.stderr)
-
-
-def _abandon(stream: TextIO | None) -> None:
-    """Drop what is in the stream's buffer, so that the interpreter's exit is silent."""
-    try:
-        if stream is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    except (OSError, ValueError):
-        pass

@@ -7,7 +7,7 @@ import math
 import time
 
 from microgpt import checkpoint, data
-from microgpt.commands import parser, saved
+from microgpt.commands import flags, saved
 
 SUMMARY = "measure how well a saved model predicts a text"
 EXAMPLES = """\
@@ -26,12 +26,12 @@ model's block size, the beginning counts.
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of eval."""
     saved.add_directory(command)
-    parser.add_settings(command, ("data", "engine", "threads", "keep"), data="the run's text")
+    flags.add_settings(command, ("data", "engine", "threads", "keep"), data="the run's text")
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate as the command line asks and print the result; return the exit status."""
-    given = parser.given(options)
+    given = flags.given(options)
     file = saved.file(options.directory, given.get("keep", "best"))
     content = checkpoint.read(file, given.get("engine"))
     settings = saved.settings(content)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, extras, files
-from microgpt.commands import parser
+from microgpt.commands import flags
 from microgpt.gpt import GPT
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="a new directory (default: DIR-FORM)"
     )
-    parser.add_settings(command, ["engine"])
+    flags.add_settings(command, ["engine"])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load_gpt(arguments.model, parser.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load_gpt(arguments.model, flags.given(arguments).get("engine"))
     out = arguments.out or Path(f"{os.path.normpath(arguments.model)}-{arguments.to}")
     write, read = FORMS[arguments.to]
     if out.exists():

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, files
-from microgpt.commands import parser
-from microgpt.look import Look, bits, label, predictions, text_tokens
+from microgpt.commands import flags
+from microgpt.look import Look, bits, predictions, text_tokens
+from microgpt.message import label
 
 if TYPE_CHECKING:
     from microgpt.gpt import GPT
@@ -78,7 +79,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write all figures (default: to standard output)",
     )
-    parser.add_settings(command, ["engine"])
+    flags.add_settings(command, ["engine"])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load_gpt(arguments.model, parser.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load_gpt(arguments.model, flags.given(arguments).get("engine"))
     settings = (checkpoint.read(arguments.model).run or {}).get("settings", {})
     text = arguments.text
     if text == "-":

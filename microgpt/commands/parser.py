@@ -1,47 +1,14 @@
-"""The parser: all commands, their flags from the table of settings, and suggestions."""
+"""The command line as a whole: all commands, and what a mistyped argument may have meant."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import microgpt
 from microgpt import engine
-from microgpt import settings as table
-from microgpt.commands import complain, failed
-from microgpt.message import one_line, quoted, suggestion
-from microgpt.settings import FIELDS
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, suggestions, and output whose failure is one."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings
-        )
-
-    def error(self, message: str) -> NoReturn:
-        complain(f"{one_line(message)} (see {self.prog} --help)", self.prog)
-        raise SystemExit(2)
-
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
-        choices = action.choices
-        if choices is not None and value not in choices:
-            words = f"invalid choice: {quoted(value)} (choose from {', '.join(choices)})"
-            known = [*choices, "--help", "--version"] if action.dest == "command" else choices
-            raise argparse.ArgumentError(action, words + suggestion(str(value), known))
-
-    def _print_message(self, message: str, file: Any = None) -> None:
-        stream = file or sys.stdout
-        try:
-            if stream is not None:
-                stream.write(message)
-                stream.flush()
-        except OSError as error:
-            raise SystemExit(failed(error)) from None
+from microgpt.commands.flags import Parser
+from microgpt.message import quoted, suggestion
 
 
 def run(argv: Sequence[str]) -> int:
@@ -105,69 +72,6 @@ def build() -> Parser:
         made.set_defaults(run=module.run, parser=made)
     commands.add_parser("run", help="run a microgpt script of your own, unchanged, compiled")
     return parser
-
-
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Any) -> None:
-    """Add the flags of some settings, in the groups of the table; what is not given is left out.
-
-    defaults are those of this command, where they are not the table's.
-    """
-    groups: dict[str, Any] = {}
-    for name in names:
-        field = FIELDS[name]
-        title = field.metadata["group"]
-        group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
-        default = defaults.get(name, field.default)
-        text = field.metadata["text"].format(engines=", ".join(engine.names()), engine=engine.NAME)
-        flag = f"--{name.replace('_', '-')}"
-        if table.kind(field) is bool:
-            group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)
-            continue
-        if default not in (None, "") and "(default:" not in text:
-            text = f"{text} (default: {default})"
-        choices = field.metadata.get("choices") or (engine.names() if name == "engine" else None)
-        metavar = {int: "N", float: "X"}.get(table.kind(field), "NAME")
-        group.add_argument(
-            flag,
-            type=_converter(field),
-            choices=choices,
-            default=argparse.SUPPRESS,
-            metavar=field.metadata.get("metavar", metavar),
-            help=text.replace("%", "%%"),
-        )
-
-
-def given(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that a command line gives."""
-    return {name: value for name, value in vars(options).items() if name in FIELDS}
-
-
-def settings(command: Parser, values: dict[str, Any]) -> table.Settings:
-    """Return settings of values; what is wrong in them ends the command as a wrong flag does."""
-    try:
-        return table.Settings(**values)
-    except (TypeError, ValueError) as error:
-        command.error(str(error))
-
-
-def path(text: str) -> str:
-    """Return the text of a path that is an argument.
-
-    Raises:  argparse.ArgumentTypeError if it is empty
-    """
-    if not text:
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _converter(field: Any) -> Callable[[str], Any]:
-    def convert(text: str) -> Any:
-        try:
-            return table.parsed(field, text)
-        except (TypeError, ValueError) as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return convert
 
 
 def _spelled(argv: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 from microgpt import checkpoint, sampling
-from microgpt.commands import parser, saved
+from microgpt.commands import flags, saved
 from microgpt.commands.terminal import print_samples
 
 SUMMARY = "sample from a model that train --out saved"
@@ -28,10 +28,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of sample."""
     saved.add_directory(command)
     names = ("engine", "seed", "num_samples", "temperature", "top_k", "top_p", "length", "stop")
-    parser.add_settings(command, (*names, "prompt", "keep", "quiet"))
+    flags.add_settings(command, (*names, "prompt", "keep", "quiet"))
     more = command.add_argument_group("what else")
     more.add_argument(
-        "--prompt-file", type=parser.path, metavar="FILE", help="take the prompt from a file"
+        "--prompt-file", type=flags.path, metavar="FILE", help="take the prompt from a file"
     )
     more.add_argument(
         "--mark",
@@ -42,7 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print samples of a saved model as the command line asks; return the exit status."""
-    given = parser.given(options)
+    given = flags.given(options)
     if options.prompt_file is not None:
         if "prompt" in given:
             options.parser.error("--prompt and --prompt-file exclude each other")
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     file = saved.file(options.directory, given.pop("keep", "best"))
     content = checkpoint.read(file, given.get("engine"))
     given["split"] = saved.settings(content).split
-    settings = parser.settings(options.parser, given)
+    settings = flags.settings(options.parser, given)
     mark = _marker(content, file) if options.mark else None
     model = checkpoint.model_of(content, settings.engine)
     drawn = sampling.samples(model, content.tokenizer, random.Random(settings.seed), settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from microgpt import checkpoint, data, state
-from microgpt.commands import parser
+from microgpt.commands import flags
 from microgpt.corpus import Corpus
 from microgpt.settings import Settings
 
@@ -16,7 +16,7 @@ from microgpt.settings import Settings
 def add_directory(command: argparse.ArgumentParser) -> None:
     """Add the argument that names a saved model."""
     command.add_argument(
-        "directory", type=parser.path, metavar="DIR", help="the directory that train --out made"
+        "directory", type=flags.path, metavar="DIR", help="the directory that train --out made"
     )
 
 

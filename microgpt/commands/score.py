@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from microgpt import checkpoint
-from microgpt.commands import parser, saved
+from microgpt.commands import flags, saved
 from microgpt.commands.terminal import is_terminal, note
 from microgpt.message import one_line
 from microgpt.model import Model
@@ -30,7 +30,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of score."""
     saved.add_directory(command)
     command.add_argument("texts", nargs="*", metavar="TEXT", help="what to score (default: stdin)")
-    parser.add_settings(command, ("engine", "keep"))
+    flags.add_settings(command, ("engine", "keep"))
     command.add_argument(
         "--characters", action="store_true", help="a line for each character, with its probability"
     )
@@ -38,7 +38,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the scores that the command line asks for; return the exit status."""
-    given = parser.given(options)
+    given = flags.given(options)
     content = checkpoint.read(
         saved.file(options.directory, given.get("keep", "best")), given.get("engine")
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from microgpt import checkpoint, extras, sampling
 from microgpt import settings as table
-from microgpt.commands import parser
+from microgpt.commands import flags
 from microgpt.commands.signals import Boundary
 from microgpt.commands.terminal import Bar, appending, is_terminal, note, print_samples
 from microgpt.log import LOG
@@ -43,7 +43,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     source = command.add_argument_group("where the settings come from")
     source.add_argument(
         "--config",
-        type=parser.path,
+        type=flags.path,
         metavar="FILE",
         help="take settings from a TOML file; the command line goes before it",
     )
@@ -52,22 +52,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--resume",
-        type=parser.path,
+        type=flags.path,
         metavar="DIR",
         help="go on with the run that --out DIR saved, to its end or to --num-steps",
     )
-    parser.add_settings(command, FIELDS)
+    flags.add_settings(command, FIELDS)
 
 
 def run(options: argparse.Namespace) -> int:
     """Train, save and sample as the command line asks; return the exit status."""
-    given = parser.given(options)
+    given = flags.given(options)
     if options.config is not None:
         given = {**table.from_toml(options.config), **given}
     if options.resume is not None:
         training = _resumed(options.parser, options.resume, given)
     else:
-        settings = parser.settings(options.parser, given)
+        settings = flags.settings(options.parser, given)
         if options.print_config:
             print(settings.to_toml(), end="")
             return 0
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     return _train(training)
 
 
-def check_files(command: parser.Parser, settings: Settings, config: str | None = None) -> None:
+def check_files(command: flags.Parser, settings: Settings, config: str | None = None) -> None:
     """Refuse settings by which a file that is read would be written; say what is waited for."""
     sources = {"data": settings.data, "val": settings.val, "config": config}
     for name, source in sources.items():
@@ -87,7 +87,7 @@ def check_files(command: parser.Parser, settings: Settings, config: str | None =
         note("reading the text from this terminal, a document a line; Ctrl-D ends it")
 
 
-def check_out(command: parser.Parser, settings: Settings) -> None:
+def check_out(command: flags.Parser, settings: Settings) -> None:
     """Fail now, not after the training, where --out cannot be written or would overwrite."""
     if settings.out is None:
         return
@@ -121,7 +121,7 @@ def check_threads(settings: Settings, engine_name: str) -> None:
         )
 
 
-def _resumed(command: parser.Parser, directory: str, given: dict[str, Any]) -> Training:
+def _resumed(command: flags.Parser, directory: str, given: dict[str, Any]) -> Training:
     if "out" in given and Path(given["out"]) != Path(directory):
         command.error("--resume goes on in the directory of the run: leave out --out")
     given.pop("out", None)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from microgpt import checkpoint, verify
-from microgpt.commands import parser, train
+from microgpt.commands import flags, train
 from microgpt.commands.terminal import appending
 from microgpt.settings import FIELDS
 from microgpt.training import OnStep
@@ -51,22 +51,22 @@ PROCESS = {
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of verify."""
     command.add_argument(
-        "directory", nargs="?", type=parser.path, metavar="DIR", help="a run that train --out saved"
+        "directory", nargs="?", type=flags.path, metavar="DIR", help="a run that train --out saved"
     )
     names = [name for name in FIELDS if name not in PROCESS]
-    parser.add_settings(command, names, num_steps=NUM_STEPS)
+    flags.add_settings(command, names, num_steps=NUM_STEPS)
 
 
 def run(options: argparse.Namespace) -> int:
     """Compare as the command line asks and print the result; return the exit status."""
-    given = parser.given(options)
+    given = flags.given(options)
     if options.directory is not None:
         extra = sorted(given.keys() - {"engine", "quiet"})
         if extra:
             flag = extra[0].replace("_", "-")
             options.parser.error(f"a saved run has its own settings: leave out --{flag}")
         return _verify_run(options.directory, given.get("engine"), given.get("quiet", False))
-    settings = parser.settings(options.parser, {"num_steps": NUM_STEPS, **given})
+    settings = flags.settings(options.parser, {"num_steps": NUM_STEPS, **given})
     train.check_files(options.parser, settings)
     train.check_out(options.parser, settings)
     with contextlib.ExitStack() as stack:

@@ -37,7 +37,7 @@ _PLAIN, _STOP, _EXPLAIN = "_MICROGPT_RUN_PLAIN", "_MICROGPT_RUN_STOP", "_MICROGP
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `microgpt run`'s command line; return its exit status."""
-    from microgpt.commands.parser import Parser
+    from microgpt.commands.flags import Parser
 
     parser = Parser(prog="microgpt run", description=HELP)
     parser.add_argument(
