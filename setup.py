@@ -43,12 +43,9 @@ MODULES = {
 if platform.machine().lower() in ("x86_64", "amd64"):
     MODULES["_gpt_avx2"] = ("src/gpt/_gpt_avx2.pyx", KERNELS + AVX2)
     MODULES["_gpt_avx512"] = ("src/gpt/_gpt_avx512.pyx", KERNELS + AVX512)
-if os.environ.get("MICROGPT_TESTING") == "1":  # of tests/testing.py alone: never installed
-    MODULES = {
-        name.replace("_gpt", "_testing"): (source.replace("gpt/_gpt", "testing/_testing"), flags)
-        for name, (source, flags) in MODULES.items()
-        if name.startswith("_gpt")
-    }
+if TESTING := os.environ.get("MICROGPT_TESTING"):  # a module of tests/testing.py: never installed
+    source, flags = MODULES[TESTING.replace("_testing", "_gpt")]
+    MODULES = {TESTING: (source.replace("gpt/_gpt", "testing/_testing"), flags)}
 
 INCLUDE = ["src", "src/shared", "src/gpt", "src/testing"]
 

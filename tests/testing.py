@@ -12,8 +12,8 @@ SUFFIXES = {"avx512": "_avx512", "avx2": "_avx2", "baseline": ""}
 
 
 @functools.cache
-def _build():
-    """Compile what is out of date into build/testing; return that folder.
+def _build(name):
+    """Compile a module into build/testing if it is out of date; return that folder.
 
     Raises:  RuntimeError with what the compiler said
     """
@@ -24,7 +24,7 @@ def _build():
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, "MICROGPT_TESTING": "1"},
+        env={**os.environ, "MICROGPT_TESTING": name},
         capture_output=True,
         text=True,
         check=False,
@@ -41,7 +41,7 @@ def _build():
 def load(simd):
     """Return the compiled module of an instruction set."""
     name = "_testing" + SUFFIXES[simd]
-    (path,) = (_build() / "microgpt").glob(f"{name}.*.so")
+    (path,) = (_build(name) / "microgpt").glob(f"{name}.*.so")
     spec = importlib.util.spec_from_file_location(f"microgpt.{name}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -2,7 +2,9 @@
 
 from mutants import Equivalent, of
 
-KNOBS = "test_knobs.py"
+KNOBS = "test_knobs.py -k (knob or knobs or clipped or rates) and (python or cython)"
+DROPOUT = "test_knobs.py -k (dropped or dropout) and (python or fused)"
+SAMPLES = "test_knobs.py -k (samples or cropped or nucleus) and (python or fused)"
 
 MUTANTS = [
     *of(
@@ -105,9 +107,9 @@ MUTANTS = [
         (
             "0.0 if draw() < self.dropout else scale",
             "0.0 if draw() <= self.dropout else scale",
-            KNOBS,
+            DROPOUT,
         ),
-        ("scale, draw = 1 / (1 - self.dropout),", "scale, draw = 1.0,", KNOBS),
+        ("scale, draw = 1 / (1 - self.dropout),", "scale, draw = 1.0,", DROPOUT),
     ),
     *of(
         "microgpt/model.py",
@@ -136,18 +138,22 @@ MUTANTS = [
         (
             "context = context[-self.config.block_size :]",
             "context = context[: self.config.block_size]",
-            KNOBS,
+            SAMPLES,
         ),
-        ("tokens[start:][-len(stop) :] == stop", "tokens[-len(stop) :] == stop", KNOBS),
-        ("                read = 0\n            for pos_id", "            for pos_id", KNOBS),
+        ("tokens[start:][-len(stop) :] == stop", "tokens[-len(stop) :] == stop", SAMPLES),
+        ("                read = 0\n            for pos_id", "            for pos_id", SAMPLES),
         (
             "                total += loss.data\n            nats += total",
             "                nats += loss.data",
-            KNOBS,
+            "test_knobs.py -k evaluation and (python or fused)",
         ),
         ("if size < 1:", "if size < 0:"),
         ("or isinstance(size, bool)", ""),
-        ("self.Value(rng.gauss(0, init_std))", "self.Value(rng.gauss(0, 0.08))", KNOBS),
+        (
+            "self.Value(rng.gauss(0, init_std))",
+            "self.Value(rng.gauss(0, 0.08))",
+            "test_knobs.py -k init_std",
+        ),
         (
             "rng = rng or random.Random(42)\n        self.state_dict",
             "rng = rng or random.Random()\n        self.state_dict",
