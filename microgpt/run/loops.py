@@ -1,16 +1,16 @@
 """Loops over parameters: Adam, SGD and their kin, as programs of vector operations.
 
-`for p in params: p.data -= lr * p.grad` is compiled when every element is computed from
-its own numbers alone: from data and grad of its node, items of lists at its index, and
-numbers that the loop does not change. Only the loop's iterable is rewritten:
+Only the iterable of a loop is rewritten:
 
     for i, p in enumerate(params):    becomes    for i, p in LOOP.over(enumerate(params)):
 
-`over` runs all elements but the last as vectors, in the order of operations of the body,
-and returns an iterator of the last one, so that the body itself leaves its names and
-raises its exceptions. What it cannot prove about the objects that it meets (another
-class, a node that stands twice, an int, an element that would raise) makes it return the
-iterable as it came.
+`over` runs the body once on symbols: `p.data`, `p.grad` and `m[i]` are symbols, whose arithmetic
+is written down; everything else is computed by Python itself. A body that needs to know a
+symbol's value, or touches anything that could differ from element to element, is `Unsupported`.
+The operations then run on all elements but the last as vectors, in their order, and
+`over` returns an iterator of the last one, so that the body itself leaves its names and raises
+its exceptions. Where an element would raise, a node stands twice or an item is no float,
+nothing is changed and the loop runs as it stands.
 
     LOOP is a constant of the code object: no name of the script can collide with it.
 """
@@ -22,26 +22,25 @@ import math
 import operator
 import sys
 import types
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable
+from typing import Any, NoReturn, cast
 
 from microgpt import _script
 
 FUNCTION = "\0microgpt function"  # stands for microgpt.run.functions
-MIN_ELEMENTS = 16  # below, the preparation takes longer than the loop
+ELEMENTS = "_microgpt_elements"
+MIN_ELEMENTS = 64  # below, the preparation takes longer than the loop
 MAX_INT = 2**53
+MAX_REGISTERS = 255
 FIELDS = {"data": 0, "grad": 1}
 ITEM = 2
 ADD, SUB, MUL, DIV, POW, NEG, SQRT, MAX, MIN = range(9)
-OPERATIONS: dict[type[ast.operator], int] = {
-    ast.Add: ADD,
-    ast.Sub: SUB,
-    ast.Mult: MUL,
-    ast.Div: DIV,
-    ast.Pow: POW,
-}
-PURE = {math.sqrt: SQRT, max: MAX, min: MIN}
+OF_ELEMENTS: dict[Any, int] = {math.sqrt: SQRT, max: MAX, min: MIN}
+OF_NUMBERS = {abs, max, min, *(f for f in vars(math).values() if callable(f))}
+_PLAIN_LOOKUPS: tuple[Any, ...] = tuple(
+    kind.__getattribute__ for kind in (object, type, types.ModuleType)
+)
+SIMPLE = (float, int, bool, str, type(None))
 
 kinds: set[type] = set()  # the compiled classes whose nodes a loop may change
 compiled: set[Loop] = set()  # the loops that have run as vectors, for the report
@@ -51,522 +50,356 @@ class Unsupported(Exception):  # noqa: N818 - a decision, not a fault
     """The loop stays as it stands."""
 
 
-class Sequence(NamedTuple):
-    """Where the elements of a column come from: bound by the loop's target, or an expression."""
-
-    path: tuple[int, ...] | None
-    code: str | None
-
-
-class Operation(NamedTuple):
-    """One step over all elements; operands are numbers of earlier steps."""
-
-    code: int
-    a: int
-    b: int
-
-
-class Load(NamedTuple):
-    sequence: int
-    field: int
-
-
-class Slot(NamedTuple):
-    """A number that is the same for all elements."""
-
-    place: int
-
-
-class Plan:
-    """What a loop's body computes, for one shape of its iterable and one outcome of its tests."""
-
-    def __init__(self) -> None:
-        self.steps: list[Operation | Load | Slot] = []
-        self.slots: list[ast.expr] = []
-        self.sequences: list[Sequence] = []
-        self.nodes: set[int] = set()  # sequences whose elements have data and grad
-        self.items: set[int] = set()  # sequences of floats
-        self.stores: dict[tuple[int, int], int] = {}
-        self.functions: list[tuple[ast.expr, int]] = []
-        self.programs: dict[Any, Any] = {}
-        self.numbers: Any = None
-        self.leaves: Any = None
-
-
 class Loop:
     """One `for` statement of a script."""
 
     def __init__(self, statement: ast.For, filename: str) -> None:
-        self.target, self.body = statement.target, statement.body
-        self.makes_iterator = isinstance(statement.iter, ast.Call)
+        self.fresh = isinstance(statement.iter, ast.Call)  # no name keeps its iterator
         self.line, self.filename = statement.lineno, filename
-        self.plans: dict[Any, Plan | None] = {}
-        self.ifs = [test for part in self.body for test in _ifs(part)]
-        tests = ast.Tuple([test.test for test in self.ifs], ast.Load())
-        self.tests = _compiled(tests, filename) if self.ifs else None
+        once = ast.For(
+            target=statement.target,
+            iter=ast.Name(ELEMENTS, ast.Load()),
+            body=list(statement.body),
+            orelse=[],
+        )
+        self.tree = ast.Module([ast.copy_location(once, statement)], [])
+        self.assigned = {
+            node.id
+            for node in ast.walk(once)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+        }
+        self.code: types.CodeType | None = None
 
     def over(self, iterable: Any) -> Any:
         """Run all elements but the last, and return the rest of the iterable."""
         try:
-            frame = sys._getframe(1)
-            columns: dict[tuple[int, ...], Any] = {}
-            shape, n = _open(iterable, self.makes_iterator, (), columns)
-            if n <= MIN_ELEMENTS or not kinds:
-                return iterable
-            return self._run(frame, iterable, shape, columns, n)
+            if self.code is None:
+                tree = ast.fix_missing_locations(self.tree)
+                self.code = compile(tree, self.filename, "exec", dont_inherit=True)
+            for loaded in (MIXED, FLOATS):
+                trace = _Trace(sys._getframe(1), self.assigned, loaded)
+                element, n = trace.opened(iterable, self.fresh)
+                if n <= MIN_ELEMENTS or not kinds:
+                    return iterable
+                trace.names[ELEMENTS] = (element,)
+                try:
+                    exec(self.code, {"__builtins__": {}}, cast(Any, trace))
+                except Unsupported:
+                    continue
+                if not trace.run(n - 1):
+                    return iterable
+                compiled.add(self)
+                return _rest(iterable, n - 1)
         except Exception:  # what the loop itself raises, it raises by itself
-            return iterable
+            pass
+        return iterable
 
-    def _run(self, frame: types.FrameType, iterable: Any, shape: Any, columns: Any, n: int) -> Any:
-        names, scope = frame.f_globals, frame.f_locals
-        tests: tuple[bool, ...] = ()
-        if self.tests:
-            tests = eval(self.tests, names, scope)
-            if any(type(test) not in (bool, int, float, type(None)) for test in tests):
-                return iterable
-            tests = tuple(map(bool, tests))
-        key = shape, tests
-        if key not in self.plans:
-            try:
-                self.plans[key] = _planned(self, shape, tests)
-            except Unsupported:
-                self.plans[key] = None
-        plan = self.plans[key]
-        if plan is None:
-            return iterable
-        for function, code in plan.functions:
-            if PURE.get(eval(_compiled(function, self.filename), names, scope)) != code:
-                return iterable
-        sequences = [
-            columns[s.path] if s.path is not None else eval(s.code, names, scope)  # type: ignore[arg-type]
-            for s in plan.sequences
-        ]
-        changed = {id(sequences[s]) for s, _ in plan.stores}
-        if len(changed) != len({s for s, _ in plan.stores}):
-            return iterable
-        if not all(type(leaf) in (float, int) for leaf in eval(plan.leaves, names, scope)):
-            return iterable
-        numbers = eval(plan.numbers, names, scope)
-        signature = tuple(
-            type(x) if type(x) is float else (x > 0) - (x < 0) if type(x) is int else None
-            for x in numbers
+
+# ------------------------------------------------------------------ symbols
+
+
+def _unsupported(*arguments: Any) -> NoReturn:
+    raise Unsupported
+
+
+class _Proxy:
+    """Stands for something of the script while the body is run once."""
+
+    __iter__ = __contains__ = None
+    __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _unsupported
+    _microgpt_trace: Any
+    _microgpt_value: Any
+
+    def __init__(self, trace: _Trace, value: Any) -> None:
+        self.__dict__.update(_microgpt_trace=trace, _microgpt_value=value)
+
+
+class _Index(_Proxy):
+    """The number of the element."""
+
+
+class _Object(_Proxy):
+    """An object whose attributes and items are read."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = self._microgpt_value
+        owner = value if isinstance(value, type) else type(value)
+        if type(value).__getattribute__ not in _PLAIN_LOOKUPS:
+            raise Unsupported
+        for cls in owner.__mro__:
+            member = cls.__dict__.get(name)
+            if hasattr(type(member), "__get__") and type(member) is not types.MemberDescriptorType:
+                raise Unsupported  # a property or a method, which could do anything
+        return self._microgpt_trace.proxy(getattr(value, name))
+
+    def __getitem__(self, key: Any) -> Any:
+        if type(self._microgpt_value) is not dict or type(key) not in SIMPLE:
+            raise Unsupported
+        return self._microgpt_trace.proxy(self._microgpt_value[key])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise Unsupported
+
+
+class _Function(_Proxy):
+    """A function of numbers."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        if all(type(x) in (int, float) for x in arguments):
+            return self._microgpt_value(*arguments)
+        code = OF_ELEMENTS[self._microgpt_value]
+        if len(arguments) != (1 if code == SQRT else 2):
+            raise Unsupported
+        return self._microgpt_trace.operation(code, arguments[0], arguments[-1])
+
+
+class _Sequence(_Proxy):
+    """A list or tuple, with an item for each element; or of numbers that stay the same."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if type(index) is _Index:
+            return self._microgpt_trace.element(self._microgpt_value)
+        number = self._microgpt_value[index]
+        if type(index) is not int or type(number) not in (int, float):
+            raise Unsupported
+        self._microgpt_trace.unchanged.append(self._microgpt_value)
+        return number
+
+    def __setitem__(self, index: Any, number: Any) -> None:
+        sequence, field = self._microgpt_trace.place(self._microgpt_value)
+        if type(index) is not _Index or field != ITEM:
+            raise Unsupported
+        self._microgpt_trace.store((sequence, ITEM), number)
+
+
+class _Element(_Proxy):
+    """A node of the element; its value is its list's number."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self._microgpt_trace.load((self._microgpt_value, FIELDS[name]))
+
+    def __setattr__(self, name: str, number: Any) -> None:
+        self._microgpt_trace.store((self._microgpt_value, FIELDS[name]), number)
+
+
+class _Number(_Proxy):
+    """A number of the element: its value is a register and its kind."""
+
+
+def _add_operators() -> None:
+    names = {"add": ADD, "sub": SUB, "mul": MUL, "truediv": DIV, "pow": POW}
+    for name, code in names.items():
+        setattr(_Number, f"__{name}__", lambda a, b, c=code: a._microgpt_trace.operation(c, a, b))
+        setattr(_Number, f"__r{name}__", lambda a, b, c=code: a._microgpt_trace.operation(c, b, a))
+    setattr(_Number, "__neg__", lambda a: a._microgpt_trace.operation(NEG, a, a))  # noqa: B010
+
+
+_add_operators()
+
+# What a register may hold: FLOATS; floats and the int 0 (gradients that nothing has reached);
+# the same number for all elements, `float` or for an int its sign.
+FLOATS, MIXED = "floats", "mixed"
+
+
+class _Trace:
+    """The names of a body, and the program that it turns out to be."""
+
+    def __init__(self, frame: types.FrameType, assigned: set[str], loaded: str) -> None:
+        self.scopes = frame.f_locals, frame.f_globals, frame.f_builtins
+        self.assigned, self.loaded = assigned, loaded
+        self.names: dict[str, Any] = {}
+        self.sequences: list[Any] = []
+        self.are_nodes: list[bool] = []
+        self.unchanged: list[Any] = []
+        self.current: dict[tuple[int, int], Any] = {}  # by sequence and field
+        self.stored: set[tuple[int, int]] = set()
+        self.loads: list[tuple[int, int, int]] = []
+        self.constants: list[tuple[int, float]] = []
+        self.code = bytearray()
+        self.n_registers = 0
+
+    def opened(self, iterable: Any, fresh: bool) -> tuple[Any, int]:
+        """Return a proxy of an iterable's element, and its length."""
+        kind = type(iterable)
+        if kind is list or kind is tuple:
+            return self.element(iterable), len(iterable)
+        if kind is range and not iterable.start and iterable.step == 1:
+            return _Index(self, None), len(iterable)
+        if kind in _ITERATORS:
+            _, (values,), *index = iterable.__reduce__()
+            if index in ([0], [None]):  # None of a range, which starts with what is left
+                return self.opened(values, fresh)
+        if kind is enumerate and fresh:
+            _, (inner, start) = iterable.__reduce__()
+            element, n = self.opened(inner, fresh)
+            return ((_Proxy if start else _Index)(self, None), element), n
+        if kind is zip and fresh:
+            _, iterators, *state = iterable.__reduce__()
+            if not state:
+                parts = [self.opened(part, fresh) for part in iterators]
+                return tuple(element for element, _ in parts), min(n for _, n in parts)
+        raise Unsupported
+
+    # names, as the body finds and sets them
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self.names:
+            return self.names[name]
+        if name in self.assigned:
+            raise Unsupported  # it is of the element before
+        for scope in self.scopes:
+            if name in scope:
+                return self.proxy(scope[name])
+        raise Unsupported
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.names[name] = value
+
+    def proxy(self, value: Any) -> Any:
+        if type(value) in SIMPLE:
+            return value
+        if type(value) in (list, tuple):
+            return _Sequence(self, value)
+        if isinstance(value, types.BuiltinFunctionType) and value in OF_NUMBERS:
+            return _Function(self, value)
+        if isinstance(value, _script.Node):
+            raise Unsupported  # it could be one of the elements
+        return _Object(self, value)
+
+    # the element
+
+    def place(self, values: Any) -> tuple[int, int | None]:
+        """Return the number of a list, and its field if it is one of numbers."""
+        known = [known is values for known in self.sequences]
+        if True not in known:
+            self.sequences.append(values)
+            self.are_nodes.append(type(values[0]) in kinds)
+        number = [*known, True].index(True)
+        return number, None if self.are_nodes[number] else ITEM
+
+    def element(self, values: Any) -> Any:
+        number, field = self.place(values)
+        return _Element(self, number) if field is None else self.load((number, field))
+
+    def load(self, place: tuple[int, int]) -> Any:
+        if place not in self.current:
+            register = self.register()
+            self.loads.append((register, *place))
+            kind = FLOATS if place[1] == ITEM else self.loaded
+            self.current[place] = _Number(self, (register, kind))
+        return self.current[place]
+
+    def store(self, place: tuple[int, int], number: Any) -> None:
+        register, kind = self.operand(number)
+        if kind not in (FLOATS, float) and (kind, place[1]) != (0, FIELDS["grad"]):
+            raise Unsupported
+        self.current[place] = _Number(self, (register, kind))
+        self.stored.add(place)
+
+    # the program
+
+    def register(self) -> int:
+        if self.n_registers == MAX_REGISTERS:
+            raise Unsupported
+        self.n_registers += 1
+        return self.n_registers - 1
+
+    def operand(self, x: Any) -> tuple[int, Any]:
+        """Return the register and the kind of a number."""
+        if type(x) is _Number:
+            return cast("tuple[int, Any]", x._microgpt_value)
+        if type(x) is not float and (type(x) is not int or abs(x) > MAX_INT):
+            raise Unsupported
+        register = self.register()
+        self.constants.append((register, float(x)))
+        return register, float if type(x) is float else (x > 0) - (x < 0)
+
+    def operation(self, code: int, a: Any, b: Any) -> _Number:
+        left, left_kind = self.operand(a)
+        right, right_kind = (left, left_kind) if b is a else self.operand(b)
+        kind = _kind(code, left_kind, right_kind)
+        register = self.register()
+        self.code += bytes((code, register, left, right))
+        return _Number(self, (register, kind))
+
+    def run(self, n: int) -> bool:
+        """Run the program on the first n elements; return whether it ran."""
+        nodes = [values for is_node, values in zip(self.are_nodes, self.sequences) if is_node]
+        changed = {id(self.sequences[sequence]) for sequence, _ in self.stored}
+        if not nodes or not changed or any(id(values) in changed for values in self.unchanged):
+            return False
+        stores = []
+        for place in self.stored:
+            register, kind = self.operand(self.current[place])
+            stores.append((register, *place, kind == 0))
+        return bool(
+            _script.run_loop(
+                list(zip(self.are_nodes, self.sequences)),
+                type(nodes[0][0]),
+                n,
+                self.loads,
+                bytes(self.code),
+                self.constants,
+                stores,
+                self.loaded is MIXED,
+            )
         )
-        if None in signature or any(type(x) is int and abs(x) > MAX_INT for x in numbers):
-            return iterable
-        if signature not in plan.programs:
-            plan.programs[signature] = _program(plan, signature)
-        program = plan.programs[signature]
-        if program is None:
-            return iterable
-        code, loads, constants, stores, ints_allowed = program
-        kind = type(sequences[min(plan.nodes)][0])
-        if kind not in kinds:
-            return iterable
-        done = _script.run_loop(
-            [(i in plan.nodes, sequence) for i, sequence in enumerate(sequences)],
-            kind,
-            n - 1,
-            loads,
-            code,
-            [(register, float(numbers[slot])) for register, slot in constants],
-            stores,
-            ints_allowed,
-        )
-        if not done:
-            return iterable
-        compiled.add(self)
-        return _rest(iterable, n - 1)
 
 
-def _compiled(expression: ast.expr, filename: str) -> types.CodeType:
-    tree = ast.fix_missing_locations(ast.Expression(expression))
-    return compile(tree, filename, "eval", dont_inherit=True)
+def _kind(code: int, a: Any, b: Any) -> Any:
+    """Return the kind of a result.
+
+    Raises:  Unsupported where an int could differ from the float that stands for it
+    """
+    kinds_of = {a, b}
+    if not kinds_of - {FLOATS, float}:
+        return FLOATS
+    if code in (MAX, MIN):
+        if kinds_of - {FLOATS, float, MIXED, 0}:
+            raise Unsupported
+        return MIXED
+    if code in (SQRT, DIV) or (code != NEG and kinds_of & {FLOATS, float}):
+        return FLOATS
+    ints = [kind for kind in kinds_of if type(kind) is int]
+    if (
+        (code in (ADD, SUB, MUL) and not ints)
+        or (code == MUL and ints[0] >= 0)
+        or (code == POW and a is MIXED and b == 1)
+    ):
+        return MIXED
+    raise Unsupported
 
 
 # ------------------------------------------------------------------ iterables
 
-_LIST_ITERATOR: type = type(iter([]))
-_TUPLE_ITERATOR: type = type(iter(()))
+_ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())), type(iter(range(0))))
 
 
-def _open(
-    value: Any, fresh: bool, path: tuple[int, ...], columns: dict[Any, Any]
-) -> tuple[Any, int]:
-    """Return the shape of an iterable and its length, and write its columns by their paths."""
-    kind = type(value)
-    if kind is list or kind is tuple:
-        columns[path] = value
-        return "items", len(value)
-    if kind is range:
-        if value.start or value.step != 1:
-            raise Unsupported
-        return "index", len(value)
-    if kind in (_LIST_ITERATOR, _TUPLE_ITERATOR):
-        _, arguments, *index = value.__reduce__()
-        if index != [0]:
-            raise Unsupported
-        columns[path] = arguments[0]
-        return "items", len(arguments[0])
-    if kind is enumerate and fresh:
-        _, (inner, start) = value.__reduce__()
-        shape, n = _open(inner, fresh, (*path, 1), columns)
-        return ("enumerate", start, shape), n
-    if kind is zip and fresh:
-        _, iterators, *state = value.__reduce__()
-        if state:
-            raise Unsupported
-        parts = [_open(part, fresh, (*path, i), columns) for i, part in enumerate(iterators)]
-        return ("zip", *(shape for shape, _ in parts)), min(n for _, n in parts)
-    raise Unsupported
-
-
-def _rest(value: Any, done: int) -> Any:
+def _rest(iterable: Any, done: int) -> Any:
     """Return what an iterable gives after so many elements."""
-    if type(value) is range:
-        return value[done:]
-    if type(value) in (list, tuple):
-        iterator = iter(value)
-        iterator.__setstate__(done)
-        return iterator
-    if type(value) is enumerate:
-        inner, start = cast(Any, value).__reduce__()[1]
+    if type(iterable) is range:
+        return iterable[done:]
+    if type(iterable) is enumerate:
+        inner, start = cast(Any, iterable).__reduce__()[1]
         return enumerate(_rest(inner, done), start + done)
-    if type(value) is zip:
-        for part in value.__reduce__()[1]:
+    if type(iterable) is zip:
+        for part in iterable.__reduce__()[1]:
             _rest(part, done)
-        return value
-    value.__setstate__(done)
-    return value
-
-
-# ------------------------------------------------------------------ the body
-
-
-class _Planner:
-    """Turns the statements of a body into the steps of a plan."""
-
-    def __init__(self, loop: Loop) -> None:
-        self.loop = loop
-        self.plan = Plan()
-        self.elements: dict[str, int] = {}  # names of elements, by sequence
-        self.indices: set[str] = set()
-        self.blocked: set[str] = set()  # names that differ from element to element otherwise
-        self.vectors: dict[str, int] = {}  # names of results, by step
-        self.numbers: dict[str, ast.expr] = {}  # names that the body gives one number
-        self.current: dict[tuple[int, int], int] = {}
-        self.assigned = {
-            node.id
-            for part in loop.body
-            for node in ast.walk(part)
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-        }
-
-    def bind(self, target: ast.expr, shape: Any, path: tuple[int, ...]) -> None:
-        if shape == "items" and isinstance(target, ast.Name):
-            self.elements[target.id] = self.sequence(Sequence(path, None))
-        elif shape == "index" and isinstance(target, ast.Name):
-            self.indices.add(target.id)
-        elif isinstance(target, (ast.Tuple, ast.List)) and shape[0] == "enumerate":
-            if len(target.elts) != 2 or not isinstance(target.elts[0], ast.Name):
-                raise Unsupported
-            (self.indices if shape[1] == 0 else self.blocked).add(target.elts[0].id)
-            self.bind(target.elts[1], shape[2], (*path, 1))
-        elif isinstance(target, (ast.Tuple, ast.List)) and shape[0] == "zip":
-            if len(target.elts) != len(shape) - 1:
-                raise Unsupported
-            for i, part in enumerate(target.elts):
-                self.bind(part, shape[i + 1], (*path, i))
-        else:
-            raise Unsupported
-
-    def sequence(self, sequence: Sequence) -> int:
-        if sequence not in self.plan.sequences:
-            self.plan.sequences.append(sequence)
-        return self.plan.sequences.index(sequence)
-
-    def add(self, step: Operation | Load | Slot) -> int:
-        self.plan.steps.append(step)
-        return len(self.plan.steps) - 1
-
-    # statements
-
-    def run(self, statements: list[ast.stmt]) -> None:
-        for statement in statements:
-            if isinstance(statement, ast.Assign):
-                if len(statement.targets) != 1:
-                    raise Unsupported
-                self.assign(statement.targets[0], statement.value)
-            elif isinstance(statement, ast.AugAssign):
-                value = ast.BinOp(_as_load(statement.target), statement.op, statement.value)
-                self.assign(statement.target, value)
-            elif not isinstance(statement, ast.Pass) and not (
-                isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-            ):
-                raise Unsupported
-
-    def assign(self, target: ast.expr, value: ast.expr) -> None:
-        if isinstance(target, ast.Name):
-            name = target.id
-            if name in self.elements or name in self.indices or name in self.blocked:
-                raise Unsupported
-            element = self.element(value)
-            if element is not None and isinstance(value, ast.Subscript) and self.has_fields(name):
-                self.elements[name] = element
-                return
-            if self.is_invariant(value):
-                self.numbers[name] = self.substituted(value)
-                self.vectors.pop(name, None)
-            else:
-                self.vectors[name] = self.expression(value)
-                self.numbers.pop(name, None)
-            return
-        step = self.expression(value)
-        place = self.place(target)
-        if place is None:
-            raise Unsupported
-        self.plan.stores[place] = self.current[place] = step
-
-    def has_fields(self, name: str) -> bool:
-        """Tell whether the body reads data or grad of a name."""
-        return any(
-            isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name)
-            and node.value.id == name
-            for part in self.loop.body
-            for node in ast.walk(part)
-        )
-
-    # expressions
-
-    def element(self, node: ast.expr) -> int | None:
-        """Return the sequence that an expression is an element of."""
-        if isinstance(node, ast.Name):
-            return self.elements.get(node.id)
-        if (
-            isinstance(node, ast.Subscript)
-            and isinstance(node.slice, ast.Name)
-            and node.slice.id in self.indices
-            and self.is_path(node.value)
-        ):
-            return self.sequence(Sequence(None, ast.unparse(node.value)))
-        return None
-
-    def place(self, node: ast.expr) -> tuple[int, int] | None:
-        """Return the sequence and the field that an expression is."""
-        if isinstance(node, ast.Attribute) and node.attr in FIELDS:
-            element = self.element(node.value)
-            if element is not None:
-                self.plan.nodes.add(element)
-                return element, FIELDS[node.attr]
-        elif isinstance(node, (ast.Subscript, ast.Name)):
-            element = self.element(node)
-            if element is not None:
-                if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                    raise Unsupported
-                self.plan.items.add(element)
-                return element, ITEM
-        return None
-
-    def expression(self, node: ast.expr) -> int:
-        """Return the step that computes an expression."""
-        if self.is_invariant(node):
-            self.plan.slots.append(self.substituted(node))
-            return self.add(Slot(len(self.plan.slots) - 1))
-        place = self.place(node)
-        if place is not None:
-            if place not in self.current:
-                self.current[place] = self.add(Load(*place))
-            return self.current[place]
-        if isinstance(node, ast.Name) and node.id in self.vectors:
-            return self.vectors[node.id]
-        if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
-            a = self.expression(node.left)
-            return self.add(Operation(OPERATIONS[type(node.op)], a, self.expression(node.right)))
-        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-            a = self.expression(node.operand)
-            return self.add(Operation(NEG, a, a))
-        if isinstance(node, ast.Call) and not node.keywords and self.is_path(node.func):
-            code = {"sqrt": SQRT, "max": MAX, "min": MIN}.get(ast.unparse(node.func).split(".")[-1])
-            if code is not None and len(node.args) == (1 if code == SQRT else 2):
-                self.plan.functions.append((node.func, code))
-                operands = [self.expression(argument) for argument in node.args]
-                return self.add(Operation(code, operands[0], operands[-1]))
-        raise Unsupported
-
-    def is_path(self, node: ast.expr) -> bool:
-        """Tell whether an expression is a name that the loop does not change, or its attribute."""
-        if isinstance(node, ast.Attribute):
-            return self.is_path(node.value)
-        if isinstance(node, ast.Subscript):
-            return isinstance(node.slice, ast.Constant) and self.is_path(node.value)
-        return isinstance(node, ast.Name) and not (
-            node.id in self.assigned
-            or node.id in self.elements
-            or node.id in self.indices
-            or node.id in self.blocked
-        )
-
-    def is_invariant(self, node: ast.expr) -> bool:
-        """Tell whether an expression is arithmetic over numbers that the loop does not change."""
-        if isinstance(node, ast.Constant):
-            return type(node.value) in (int, float, bool, type(None))
-        if isinstance(node, ast.Name) and node.id in self.numbers:
-            return True
-        if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)):
-            return self.is_path(node)
-        if isinstance(node, ast.BinOp):
-            return self.is_invariant(node.left) and self.is_invariant(node.right)
-        if isinstance(node, ast.UnaryOp):
-            return self.is_invariant(node.operand)
-        if isinstance(node, ast.Compare):
-            return all(self.is_invariant(part) for part in (node.left, *node.comparators))
-        if isinstance(node, ast.BoolOp):
-            return all(self.is_invariant(part) for part in node.values)
-        return False
-
-    def substituted(self, node: ast.expr) -> ast.expr:
-        """Return an invariant expression without names that the body gives."""
-        numbers = self.numbers
-
-        class Substitute(ast.NodeTransformer):
-            def visit_Name(self, name: ast.Name) -> ast.AST:
-                return numbers.get(name.id, name)
-
-        copy = ast.parse(ast.unparse(node), mode="eval").body
-        return Substitute().visit(copy)  # type: ignore[no-any-return]
-
-
-def _as_load(target: ast.expr) -> ast.expr:
-    return ast.parse(ast.unparse(target), mode="eval").body
-
-
-def _leaves(expressions: list[ast.expr]) -> list[ast.expr]:
-    """Return the names and attributes of expressions, each once."""
-    found: dict[str, ast.expr] = {}
-
-    def visit(node: ast.AST) -> None:
-        if isinstance(node, (ast.Name, ast.Attribute, ast.Subscript)):
-            found.setdefault(ast.unparse(node), node)
-        else:
-            for child in ast.iter_child_nodes(node):
-                visit(child)
-
-    for expression in expressions:
-        visit(expression)
-    return list(found.values())
-
-
-def _flattened(statements: list[ast.stmt], tests: Iterator[bool]) -> list[ast.stmt]:
-    """Return the statements that run for an outcome of all tests."""
-    result: list[ast.stmt] = []
-    for statement in statements:
-        if isinstance(statement, ast.If):
-            chosen = next(tests)
-            body = _flattened(statement.body, tests)
-            orelse = _flattened(statement.orelse, tests)
-            result += body if chosen else orelse
-        else:
-            result.append(statement)
-    return result
-
-
-def _planned(loop: Loop, shape: Any, tests: tuple[bool, ...]) -> Plan:
-    """Return what a loop computes."""
-    planner = _Planner(loop)
-    planner.bind(loop.target, shape, ())
-    if not all(planner.is_invariant(test.test) for test in loop.ifs):
-        raise Unsupported
-    planner.run(_flattened(loop.body, iter(tests)))
-    plan = planner.plan
-    if not plan.nodes or plan.nodes & plan.items or not plan.stores:
-        raise Unsupported
-    filename = loop.filename
-    plan.numbers = _compiled(ast.Tuple(plan.slots, ast.Load()), filename)
-    plan.leaves = _compiled(ast.Tuple(_leaves(plan.slots), ast.Load()), filename)
-    return plan
-
-
-def _ifs(node: ast.AST) -> Iterator[ast.If]:
-    """Yield the `if` statements in a statement in the order in which they are written."""
-    if isinstance(node, ast.If):
-        yield node
-    for child in ast.iter_child_nodes(node):
-        yield from _ifs(child)
-
-
-# ------------------------------------------------------- numbers that may be ints
-
-FLOATS, MIXED = "floats", "mixed"  # of a column: floats; floats and the int 0
-
-
-def _program(plan: Plan, signature: tuple[Any, ...]) -> Any:
-    """Return the program of a plan for such numbers, or None; best one that takes the int 0."""
-    for loaded in (MIXED, FLOATS):
-        with suppress(Unsupported):
-            return (*_assembled(plan, signature, loaded), loaded is MIXED)
-    return None
-
-
-def _assembled(plan: Plan, signature: tuple[Any, ...], loaded: str) -> Any:
-    """Return code, loads, constants and stores.
-
-    Raises:  Unsupported where a result's int would differ from the float that stands for it
-    """
-    kinds_of: list[Any] = []
-    code = bytearray()
-    loads, constants = [], []
-    if len(plan.steps) > 255:
-        raise Unsupported
-    for number, step in enumerate(plan.steps):
-        if isinstance(step, Load):
-            kinds_of.append(FLOATS if step.field == ITEM else loaded)
-            loads.append((number, step.sequence, step.field))
-        elif isinstance(step, Slot):
-            kinds_of.append(signature[step.place])
-            constants.append((number, step.place))
-        else:
-            kinds_of.append(_kind(step.code, kinds_of[step.a], kinds_of[step.b]))
-            code += bytes((step.code, number, step.a, step.b))
-    stores = []
-    for (sequence, field), step_number in plan.stores.items():
-        kind = kinds_of[step_number]
-        as_int = field == FIELDS["grad"] and kind == 0
-        if kind not in (FLOATS, float) and not as_int:
-            raise Unsupported
-        stores.append((step_number, sequence, field, as_int))
-    return bytes(code), loads, constants, stores
-
-
-def _kind(code: int, a: Any, b: Any) -> Any:
-    """Return the kind of a result. A number's kind is `float`, or the sign of an int."""
-    operands = {a, b} if code not in (NEG, SQRT) else {a}
-    if MIXED not in operands:
-        if code in (MAX, MIN) and operands - {FLOATS, float}:
-            raise Unsupported
-        return FLOATS
-    ints = [kind for kind in operands if type(kind) is int]
-    if code in (MAX, MIN, NEG):
-        raise Unsupported
-    if code in (SQRT, DIV):
-        return FLOATS
-    if code == POW:
-        if a is not MIXED or type(b) is not int:
-            if b is float or b is FLOATS:
-                return FLOATS
-            raise Unsupported
-        if b <= 0:
-            raise Unsupported
-        return MIXED
-    if FLOATS in operands or float in operands:
-        return FLOATS
-    if not ints:
-        return MIXED
-    if code == MUL and ints[0] >= 0:
-        return MIXED
-    raise Unsupported
+        return iterable
+    iterator = iter(iterable)
+    iterator.__setstate__(done)
+    return iterator
 
 
 # ------------------------------------------------------------------ rewriting
+
+_SIMPLE_CODE = tuple(
+    getattr(ast, name)
+    for name in (
+        "Assign AugAssign If Pass Continue Expr Constant Name Attribute Subscript Tuple Call IfExp "
+        "BinOp UnaryOp Compare BoolOp expr_context operator unaryop cmpop boolop"
+    ).split()
+)
 
 
 class Rewriter(ast.NodeTransformer):
@@ -590,40 +423,41 @@ class Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         small = len(node.args.args) in (1, 2) and len(node.body) < 10
         if not self.depth and small and not node.decorator_list:
-            constant = ast.copy_location(self.reference(FUNCTION), node)
-            node.decorator_list = [
-                ast.copy_location(ast.Attribute(constant, "seen", ast.Load()), node)
-            ]
+            node.decorator_list = [self.attribute(FUNCTION, "seen", node)]
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
         self.generic_visit(node)
         if _may_be_elementwise(node):
-            loop = Loop(node, self.filename)
             marker = f"\0microgpt loop {len(self.loops)} {self.filename}"
-            self.loops[marker] = loop
-            constant = ast.copy_location(self.reference(marker), node.iter)
-            over = ast.copy_location(ast.Attribute(constant, "over", ast.Load()), node.iter)
+            self.loops[marker] = Loop(node, self.filename)
+            over = self.attribute(marker, "over", node.iter)
             node.iter = ast.copy_location(ast.Call(over, [node.iter], []), node.iter)
         return node
 
+    def attribute(self, marker: str, name: str, place: ast.AST) -> ast.expr:
+        found = ast.copy_location(self.reference(marker), place)
+        return ast.copy_location(ast.Attribute(found, name, ast.Load()), place)
 
-def _may_be_elementwise(node: ast.For) -> bool:
+
+def _may_be_elementwise(loop: ast.For) -> bool:
     """Tell whether a loop's body does nothing but assign, to data or grad among others."""
-    stores = False
-    pending = list(node.body)
-    while pending:
-        statement = pending.pop()
-        if isinstance(statement, ast.If):
-            pending += [*statement.body, *statement.orelse]
-        elif isinstance(statement, (ast.Assign, ast.AugAssign)):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            stores |= any(isinstance(t, ast.Attribute) and t.attr in FIELDS for t in targets)
-        elif not isinstance(statement, ast.Pass) and not (
-            isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        ):
-            return False
-    return stores
+    nodes = [node for statement in loop.body for node in ast.walk(statement)]
+    return (
+        all(isinstance(node, _SIMPLE_CODE) for node in nodes)
+        and any(
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and node.attr in FIELDS
+            for node in nodes
+        )
+        and not any(
+            isinstance(node, ast.Compare)
+            and any(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops)
+            and not all(isinstance(x, ast.Constant) and x.value is None for x in node.comparators)
+            for node in nodes
+        )
+    )
 
 
 def with_objects(code: types.CodeType, objects: dict[str, Any]) -> types.CodeType:
