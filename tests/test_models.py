@@ -40,8 +40,9 @@ def test_training_and_sampling_equal_the_oracle(compiled, oracle, name, batch_si
         model.loss(documents[2]).backward()
         rng = random.Random(1)
         samples = [model.generate(documents[0][1:3], top_k=4, rng=rng) for _ in range(3)]
+        types = [(type(p.data), type(p.grad)) for p in model.params]
         numbers = [losses, model.weights(), model.gradients(), adam.m, adam.v]
-        shown.append([samples, *(bits(*row) for row in numbers)])
+        shown.append([samples, types, *(bits(*row) for row in numbers)])
     assert shown[1] == shown[0]
 
 
@@ -136,6 +137,21 @@ def test_every_engine_has_every_model(engine):
         assert model.name == name
         assert issubclass(model, models.Model)
     assert load(engine.NAME).models["rnn"].Value is engine.Value
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_a_first_weight_that_is_an_int_and_a_step_that_is_none(compiled, oracle, name):
+    vocab_size, documents = tokens_of(NAMES)
+    shown = []
+    for engine in (oracle, compiled):
+        model = make(engine, name, vocab_size, **SMALL)
+        model.params[-1].data = 1
+        model.params[0].data, model.params[1].grad = 0, 5
+        for num_steps in (0, 2):
+            adam = engine.Adam(model.params, num_steps=2)
+            model.fit(documents, num_steps, adam=adam)
+            shown.append([(type(x), bits(x)) for p in model.params for x in (p.data, p.grad)])
+    assert shown[2:] == shown[:2]
 
 
 def test_a_model_can_be_pickled(engine):

@@ -6,7 +6,7 @@ import random
 import pytest
 from bits import bits
 
-from microgpt import CharTokenizer
+from microgpt import CharTokenizer, micrograd
 from microgpt.recording import MAX_RECORDINGS, RecordingError, compile
 
 NAMES = ["emma", "ava", "isabella", "bob", "anna", "o", "nn"]
@@ -22,7 +22,12 @@ def leaves(weights):
 
 
 def numbers(weights):
-    return bits(*(p.data for p in leaves(weights)), *(p.grad for p in leaves(weights)))
+    """Return the bits and types of all data and gradients."""
+    return typed(*(p.data for p in leaves(weights)), *(p.grad for p in leaves(weights)))
+
+
+def typed(*numbers):
+    return [(type(x), bits(x)) for x in numbers]
 
 
 def documents():
@@ -44,8 +49,8 @@ def twice(make, loss, engine, oracle, rows):
 
 def result(call, *inputs):
     try:
-        return bits(call(*inputs))
-    except (ValueError, OverflowError) as error:
+        return typed(call(*inputs))
+    except (ValueError, ArithmeticError) as error:
         return type(error)
 
 
@@ -161,6 +166,66 @@ def test_random_losses_equal_their_graphs(compiled_scalar, oracle, seed):
     assert shown == judged
 
 
+INTS = {  # losses whose gradients, or numbers, are ints in part
+    "a weight itself": lambda f, w, i, x: w["a"][0][0] + w["a"][0][1] * x,
+    "minus": lambda f, w, i, x: -(w["a"][0][0] - w["a"][0][1] * 3) - w["words"][i][2],
+    "a row's sum": lambda f, w, i, x: sum(w["words"][i]) * 2,
+    "a row's sum with another use": lambda f, w, i, x: sum(w["words"][i]) + w["words"][2][1] * x,
+    "unused": lambda f, w, i, x: w["a"][0][0] * x,
+    "floats alone": lambda f, w, i, x: (w["a"][0][0] + w["words"][i][0]) * 1.0,
+    "relu": lambda f, w, i, x: (w["a"][0][0] * x).relu() + (w["words"][i][0] * -1).relu(),
+    "relu that scales": lambda f, w, i, x: (w["a"][0][0] * x).relu() * w["a"][0][1],
+    "relu of relu": lambda f, w, i, x: (w["a"][0][0] * x).relu() * w["words"][i][1] + 1,
+    "large": lambda f, w, i, x: w["a"][0][0] * 2**40 * 2**12 + w["words"][i][0],
+    "power": lambda f, w, i, x: (w["a"][0][0] + 2) ** 2 + (w["a"][0][1] * x).relu() ** 0,
+    "power of relu": lambda f, w, i, x: (w["a"][0][1] * x).relu() ** 2 + (w["a"][0][2]) ** 2,
+    "relu to the power of 1": lambda f, w, i, x: (w["a"][0][1] + w["words"][i][0]).relu() ** 1,
+    "dot": lambda f, w, i, x: f.dot(w["words"][i], [1, 2.0, 3]) + f.dot(w["a"][0], w["a"][0]),
+    "larger": lambda f, w, i, x: f.maximum(w["a"][0][0], f.where(w["a"][0][1], w["a"][0][2], 0)),
+}
+
+
+@pytest.mark.parametrize("name", INTS)
+def test_ints_stay_ints_where_the_oracles_do(compiled_scalar, oracle, name):
+    def make(engine, rng):
+        return {"words": matrix(engine, rng, 3, 3), "a": matrix(engine, rng, 1, 3)}
+
+    def loss(functions):
+        return lambda w, i, x: INTS[name](functions, w, i, x)
+
+    rows = [(i, x) for i in range(3) for x in (0.5, -0.5, 0.0)]
+    judged, shown = twice(make, loss, compiled_scalar, oracle, rows)
+    assert shown == judged
+
+
+def test_weights_that_are_ints_equal_the_graphs(compiled_scalar, oracle):
+    shown = []
+    for engine in (oracle, compiled_scalar):
+        w = [engine.Value(x) for x in (2, -3, 5.0, 2**53)]
+        step = compile(lambda w, x: w[0] * w[1] + w[2] * x + w[3] + w[0], w)
+        found = [step(2.0), step.forward(2.0), step.mean([(1.0,), (2.0,)]), step(0.0)]
+        w[0].data = 1.5
+        w[1].data, w[3].data = -3.0, 1.0
+        found += [step(2.0), *(p.grad for p in w)]
+        for p in w:
+            p.grad = 0
+        found += [step(2.0), *(p.grad for p in w), *(p.data for p in w)]
+        shown.append(typed(*found))
+    assert shown[0] == shown[1]
+
+
+def test_a_class_of_ones_own_runs_its_own_operations(engine):
+    class Doubled(engine.Value):
+        def __mul__(self, other):
+            return super().__mul__(other) * 2
+
+    step = compile(lambda w, x: w[0] * w[1] + x, [Doubled(3.0), Doubled(4.0)])
+    assert step(1.0) == step.forward(1.0) == 25.0
+    weights = [micrograd.Value(-0.0), micrograd.Value(2.0)]
+    step = compile(lambda w, x: w[0].relu() * w[1] + w[0], weights)
+    assert typed(step(1.0), weights[0].grad) == typed(-0.0, 1.0)
+
+
 def test_the_loss_itself_runs_once_for_each_shape(compiled_scalar):
     calls = []
 
@@ -261,6 +326,8 @@ def refused(engine):
         "outside": (lambda w, t, x: w["m"][0][0] * outside, "not among the weights"),
         "computed outside": (lambda w, t, x: w["m"][0][0] * (outside * 2), "not among the weights"),
         "random": (lambda w, t, x: w["m"][0][0] * random.random(), "draws random numbers"),
+        "changed": (lambda w, t, x: w["m"][0].append(w["m"][0][0]), "let it change a copy"),
+        "changed in place": (lambda w, t, x: w["m"].__setitem__(0, []), "let it change a copy"),
         "no value": (lambda w, t, x: 1.0, "must return a Value, not float"),
         "a weight": (lambda w, t, x: w["m"][0][0], "nothing is computed"),
         "unequal logits": (

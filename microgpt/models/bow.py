@@ -59,7 +59,8 @@ class BoW(Model):
 
         x = [t + p for t, p in zip(weights["wte"][token_id], weights["wpe"][pos_id])]
         total[:] = [a + b for a, b in zip(total, x)]
-        x = [a + b * (1 / (pos_id + 1)) for a, b in zip(x, total)]
+        mean = [a * (1 / (pos_id + 1)) for a in total]
+        x = [a + b for a, b in zip(x, mean)]
         h = [a.tanh() for a in layer("fc1", x)]
         x = [a + b for a, b in zip(x, layer("fc2", h))]
         return layer("lm_head", x)

@@ -57,5 +57,7 @@ class GRU(Model):
         reset = [a * b for a, b in zip(r, hidden)]
         hbar = [a.tanh() for a in layer("xh_to_hbar", [*x, *reset])]
         z = [a.sigmoid() for a in layer("xh_to_z", [*x, *hidden])]
-        hidden[:] = [(1 - zi) * old + zi * new for zi, old, new in zip(z, hidden, hbar)]
+        kept = [(1 - zi) * old for zi, old in zip(z, hidden)]
+        taken = [zi * new for zi, new in zip(z, hbar)]
+        hidden[:] = [a + b for a, b in zip(kept, taken)]  # a list an operation: see models.md
         return layer("lm_head", hidden)

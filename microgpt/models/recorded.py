@@ -95,6 +95,7 @@ class Recorded(Model):
             loss = compiled.add_gradients(rows, single=len(rows) == 1)
         if loss is not None:
             fused._gpt.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)
+            compiled.numbers.clear_types()
             return loss
         compiled.store(data=True)
         try:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from microgpt import functions
-from microgpt.oracle import Value
 from microgpt.recording.recorder import LEAF, Recorded, Recorder, RecordingError
 
 __all__ = ["Compiled", "RecordingError", "compile"]
@@ -32,6 +31,8 @@ MAX_RECORDINGS = 256  # the oldest is dropped after that
 
 class Compiled:
     """What `compile` returns: a loss and its gradients, without Python between them."""
+
+    has_ints = False  # whether a weight's number is an int
 
     def __init__(self, loss: Callable[..., Any], weights: Any) -> None:
         self.__wrapped__ = loss
@@ -67,8 +68,11 @@ class Compiled:
             return self._graph([inputs], single=True).data  # type: ignore[no-any-return]
         with self._lock:
             self.load()
-            program, *numbers = self._program(inputs)
-            loss = program.run(self.numbers, *numbers)
+            loss = None
+            if not self.has_ints:
+                program, *numbers = self._program(inputs)
+                if not program.depends:
+                    loss = program.run(self.numbers, *numbers)
         if loss is None:
             loss = self._graph([inputs], single=True).data
         return loss  # type: ignore[no-any-return]
@@ -79,8 +83,12 @@ class Compiled:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether the weights are the compiled engine's; the oracle runs the loss each time."""
-        return not (self.values and isinstance(self.values[0], Value))
+        """Whether the weights are the compiled engine's `Value`s; others' operations may differ.
+
+        Without it the loss runs each time.
+        """
+        kinds = set(map(type, self.values))
+        return len(kinds) == 1 and kinds.pop().__module__ == "microgpt._value"
 
     def load(self) -> None:
         """Read the weights' numbers and gradients."""
@@ -91,28 +99,45 @@ class Compiled:
             self.record()
             self.distinct = list({id(value): value for value in self.values}.values())
             self.numbers = _record.Numbers(len(self.distinct))
-        _value.read_values(self.distinct, self.numbers.data, self.numbers.grads)
+        numbers = self.numbers
+        self.has_ints = _value.read_values(
+            self.distinct, numbers.data, numbers.grads, numbers.int_grads
+        )
 
     def store(self, *, data: bool = False) -> None:
-        """Write the gradients, and the numbers if asked, to the weights."""
+        """Write the gradients, and the numbers if asked, to the weights.
+
+        With an int among them nothing was computed, and nothing is written.
+        """
         from microgpt import _value
 
+        if self.has_ints:
+            return
         numbers = self.numbers
-        _value.write_values(self.distinct, numbers.grads, numbers.data if data else None)
+        _value.write_values(
+            self.distinct, numbers.grads, numbers.int_grads, numbers.data if data else None
+        )
 
     def add_gradients(self, rows: Sequence[Sequence[Any]], single: bool) -> float | None:
-        """Return the loss, its gradients added to those loaded; None where a step raises."""
+        """Return the loss, its gradients added to those loaded; None where only a graph can.
+
+        That is where a step raises, and where it depends on the numbers which are ints.
+        """
+        if self.has_ints:
+            return None
         n = len(rows)
         programs = [self._program(inputs) for inputs in rows]
-        before = None if single else self.numbers.grads[:]
+        if single and programs[0][0].depends:
+            return None
+        before = None if single else (self.numbers.grads[:], self.numbers.int_grads[:])
         losses = [0.0] * n
         # The walk goes through the last row's graph first.
         for i in range(n - 1, -1, -1):
             program, integers, floats = programs[i]
-            loss = program.run(self.numbers, integers, floats, 1.0 if single else 1 / n)
+            loss = program.run(self.numbers, integers, floats, 1 if single else 1 / n)
             if loss is None:
                 if before is not None:
-                    self.numbers.grads[: len(before)] = before
+                    self.numbers.grads[: len(before[0])], self.numbers.int_grads[:] = before
                 return None
             losses[i] = loss
         if single:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from microgpt.oracle import Value
+from microgpt.oracle import _number as number_of
 
 MAX_EXACT_INT = 2**53
 
@@ -16,6 +17,8 @@ LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SE
 GATHER, LARGEST, LINEAR = range(14, 17)
 # Only backward: the groups below a softmax, and a segment of the target's group.
 GROUPS, SEGMENT = range(17, 19)
+
+_KEEPS_INTS = {ADD, MUL, POW, MAXIMUM, WHERE, DOT, SUM}
 
 
 class RecordingError(TypeError):
@@ -156,7 +159,9 @@ class Index:
 
 
 class Rows(list):  # type: ignore[type-arg]
-    """A list of the weights, which an `Index` can choose a row from."""
+    """A list of the weights, which an `Index` can choose a row from. It stays as it is."""
+
+    slots: tuple[int, ...] | None = None  # of its items, once they are operands
 
     def __getitem__(self, i: Any) -> Any:
         if not isinstance(i, Index):
@@ -167,6 +172,12 @@ class Rows(list):  # type: ignore[type-arg]
         if not width or [slot for row in rows for slot in row] != expected:
             raise RecordingError("an integer can only choose a row of a matrix of the weights")
         return self[0][0].recorder.gather(i.number, first, len(rows), width)
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise RecordingError("the loss changes a list of the weights: let it change a copy")
+
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+    append = extend = insert = remove = clear = sort = reverse = pop = _refuse
 
 
 class Probabilities(Sequence[Recorded]):
@@ -221,7 +232,9 @@ class Recorder:
         self.n_weights = len(values)
         self.nodes: list[tuple[Any, ...]] = [(LEAF,)] * self.n_weights
         self.order: list[tuple[Any, ...]] = []  # forward, as computed
-        self.constants: dict[bytes, int] = {}
+        self.constants: dict[tuple[bool, bytes], int] = {}
+        # The slots that may hold an int: constants, and what is computed of such alone.
+        self.ints: set[int] = set()
         self.choices: list[int] = []  # of each integer input: how many it can choose from
         self.numbers: list[int] = []  # slots of the float inputs
         self.gathered: dict[int, int] = {}  # slot: the first slot of its row
@@ -230,7 +243,22 @@ class Recorder:
         self.nodes.append((op, *args))
         slot = len(self.nodes) - 1
         self.order.append((op, slot, *args))
+        if op == RELU or (self.ints and op in _KEEPS_INTS and self._of_ints(op, args)):
+            self.ints.add(slot)
         return Recorded(self, slot)
+
+    def _of_ints(self, op: int, args: tuple[Any, ...]) -> bool:
+        """Return whether a node may be an int: as the oracle's rule for its operation says."""
+        ints = self.ints
+        if op == POW:
+            return args[0] in ints
+        if op == DOT:
+            return all(a in ints and b in ints for a, b in zip(*args))
+        if op == SUM:
+            return all(x in ints for x in args[0])
+        if op in (MAXIMUM, WHERE):
+            return any(x in ints for x in args[-2:])
+        return args[0] in ints and args[1] in ints
 
     def leaf(self) -> int:
         self.nodes.append((LEAF,))
@@ -251,9 +279,12 @@ class Recorder:
             )
         if isinstance(x, (Index, Sequence)):
             raise RecordingError(f"an operand must be a value or a number, not {type(x).__name__}")
-        key = array("d", [_number(x)]).tobytes()
+        number = number_of(x)
+        key = type(number) is int, array("d", [number]).tobytes()
         if key not in self.constants:
-            self.constants[key] = self.leaf()
+            slot = self.constants[key] = self.leaf()
+            if key[0]:
+                self.ints.add(slot)
         return self.constants[key]
 
     def mirror(self, weights: Any) -> Any:
@@ -298,11 +329,11 @@ class Recorder:
     # The functions of lists, where `microgpt.functions` meets a stand-in.
 
     def dot(self, a: Sequence[Any], b: Sequence[Any]) -> Any:
-        return self.product(self.slots(list(a)), self.slots(list(b)))
+        return self.product(self.slots(a), self.slots(b))
 
     def linear(self, x: Sequence[Any], w: Sequence[Sequence[Any]]) -> list[Any]:
         slots = self.slots(x)
-        return [self.product(self.slots(list(row)), slots) for row in w]
+        return [self.product(self.slots(row), slots) for row in w]
 
     def product(self, a: tuple[int, ...], b: tuple[int, ...]) -> Any:
         n = min(len(a), len(b))
@@ -310,8 +341,17 @@ class Recorder:
             return 0  # as the sum of nothing
         return self.node(DOT, a if n == len(a) else a[:n], b if n == len(b) else b[:n])
 
-    def slots(self, x: Sequence[Any]) -> tuple[int, ...]:
-        return tuple([xi.slot if type(xi) is Recorded else self.slot(xi) for xi in x])
+    def slots(self, x: Iterable[Any]) -> tuple[int, ...]:
+        if type(x) is not Rows:
+            return tuple(
+                [
+                    xi.slot if type(xi) is Recorded and xi.recorder is self else self.slot(xi)
+                    for xi in x
+                ]
+            )
+        if x.slots is None:
+            x.slots = tuple([self.slot(xi) for xi in x])
+        return x.slots
 
     def softmax(self, logits: Sequence[Any]) -> Probabilities:
         return Probabilities(self, list(logits))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from microgpt._record import Program
+from microgpt.recording.ints import int_gradients
 from microgpt.recording.recorder import (
     DOT,
     GATHER,
@@ -84,34 +85,46 @@ class Assembler:
 
     def _vector(self, slots: tuple[int, ...]) -> list[tuple[int, int]]:
         """Return slots as runs (slot, n) that follow each other and share their home's row."""
-        if id(slots) not in self.vectors:
-            runs: list[tuple[int, int]] = []
-            gathered = self.recorder.gathered
-            for s in slots:
-                if runs and s == runs[-1][0] + runs[-1][1] and (
-                    gathered.get(s) == gathered.get(s - 1)
-                ):  # fmt: skip
-                    runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        found = self.vectors.get(id(slots))
+        if found is not None:
+            return found
+        gathered = self.recorder.gathered
+        first, n = slots[0], len(slots)
+        if slots == tuple(range(first, first + n)) and gathered.keys().isdisjoint(slots):
+            runs = [(first, n)]
+        else:
+            runs = [(first, 1)]
+            for s in slots[1:]:
+                first, n = runs[-1]
+                if s == first + n and gathered.get(s) == gathered.get(s - 1):
+                    runs[-1] = first, n + 1
                 else:
                     runs.append((s, 1))
-            self.vectors[id(slots)] = runs
-        return self.vectors[id(slots)]
+        self.vectors[id(slots)] = runs
+        return runs
 
-    def _products(self, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, int]:
-        """Write the runs of a dot product; return where they lie."""
-        start = len(self.runs) // 3
-        left, right = iter(self._vector(a)), iter(self._vector(b))
-        (s, n), (t, m) = next(left), next(right)
+    def _products(
+        self, a: tuple[int, ...], b: tuple[int, ...], start: int = 0, stop: int | None = None
+    ) -> tuple[int, int]:
+        """Write the runs of some terms of a dot product; return where they lie."""
+        first, todo = len(self.runs) // 3, (len(a) if stop is None else stop) - start
+        in_a, in_b = self._vector(a), self._vector(b)
+        if len(in_a) == len(in_b) == 1:
+            self.runs.extend((in_a[0][0] + start, in_b[0][0] + start, todo))
+            return first, first + 1
+        left, right = iter(in_a), iter(in_b)
+        s, n = _skip(left, start)
+        t, m = _skip(right, start)
         while True:
-            k = min(n, m)
+            k = min(n, m, todo)
             self.runs.extend((s, t, k))
-            s, n, t, m = s + k, n - k, t + k, m - k
+            s, n, t, m, todo = s + k, n - k, t + k, m - k, todo - k
+            if not todo:
+                return first, len(self.runs) // 3
             if not n:
-                s, n = next(left, (0, 0))
+                s, n = next(left)
             if not m:
-                t, m = next(right, (0, 0))
-            if not n or not m:
-                return start, len(self.runs) // 3
+                t, m = next(right)
 
     def _product(self, out: int, a: tuple[int, ...], b: tuple[int, ...]) -> None:
         vector = self._vector(a)
@@ -148,11 +161,7 @@ class Assembler:
             if op == LEAF:
                 continue
             if op == DOT:
-                a, b = args
-                if stop - start < len(a):
-                    a, b = a[start:stop], b[start:stop]
-                    self.kept.append((a, b))  # so that no other tuple gets its id
-                step[5], step[7] = self._products(a, b)
+                step[5], step[7] = self._products(args[0], args[1], start, stop)
             elif op == SUM:
                 step[1], step[3] = stop - start, args[0][start]
             elif op == SELECT:
@@ -190,12 +199,12 @@ class Assembler:
 
     def program(self, root: int) -> Any:
         """Return the compiled program whose last slot to be computed is root."""
-        self.kept: list[Any] = []
         self.bases: dict[int, int] = {}
         entries = Walk(self.recorder.nodes).entries(root)
         self.write_groups(entries)
         main = len(self.backward) // 8
         self.play(entries)
+        ints = int_gradients(self.recorder, root)
         return Program(
             len(self.recorder.nodes),
             self.recorder.n_weights,
@@ -208,6 +217,17 @@ class Assembler:
             self.table,
             main,
             array("q", self.recorder.choices),
-            [(slot, array("d", key)[0]) for key, slot in self.recorder.constants.items()],
+            [(slot, array("d", x)[0]) for (_, x), slot in self.recorder.constants.items()],
             self.recorder.numbers,
+            ints is None,
+            ints or [],
         )
+
+
+def _skip(runs: Iterator[tuple[int, int]], count: int) -> tuple[int, int]:
+    """Return what is left of the run in which item number count lies."""
+    slot, n = next(runs)
+    while count >= n:
+        count -= n
+        slot, n = next(runs)
+    return slot + count, n - count

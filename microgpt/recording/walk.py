@@ -25,6 +25,7 @@ class Walk:
     def __init__(self, nodes: list[tuple[Any, ...]]) -> None:
         self.nodes = nodes
         self.reached = bytearray([BEFORE if node[0] == LEAF else NEW for node in nodes])
+        self.finished: set[int] = set()  # ids of lists of slots that are all BEFORE
 
     def children(self, slot: int) -> tuple[Sequence[int], int]:
         """Return the slots that a node is computed from, and how many make a term."""
@@ -80,14 +81,20 @@ class Walk:
         self.reached[slot] = mark
         if group is not None:
             group.begun[slot] = len(group.entries)
-        children, width = self.children(slot)
-        if width:
+        node = self.nodes[slot]
+        if node[0] == DOT and self._is_finished(node[2]) and self._is_finished(node[1]):
             # The usual case: nothing new below a row.
-            states = bytes(map(self.reached.__getitem__, children))
-            if states.count(BEFORE) == len(states):
-                stack.append([slot, children, width, len(children), 0])
-                return
-        stack.append([slot, children, width, 0, 0])
+            stack.append([slot, range(2 * len(node[1])), 2, 2 * len(node[1]), 0])
+            return
+        stack.append([slot, *self.children(slot), 0, 0])
+
+    def _is_finished(self, slots: tuple[int, ...]) -> bool:
+        if id(slots) not in self.finished:
+            states = bytes(map(self.reached.__getitem__, slots))
+            if states.count(BEFORE) < len(states):
+                return False
+            self.finished.add(id(slots))
+        return True
 
     def _select(self, slot: int) -> list[Entry]:
         _, _, exps, total, inverse = self.nodes[slot]

@@ -10,6 +10,7 @@ cimport cython
 from cpython.array cimport array
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport exp, isinf, log, tanh
+from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 from scalar cimport NO_ERROR, PowError, c_sigmoid, pow_or_error
@@ -40,14 +41,21 @@ cdef struct Run:
 cdef class Numbers:
     """The numbers that programs compute with, one program at a time: the weights come first.
 
-    Shapes:  data, grads (slots,), arrays of doubles, as long as the longest program needs
+    Shapes:  data, grads (slots,), arrays of doubles, as long as the longest program needs;
+             int_grads (weights,), 1 where a gradient is an int
     """
 
     cdef readonly array data, grads
+    cdef readonly bytearray int_grads
 
     def __cinit__(self, Py_ssize_t n):
         self.data = array("d", bytes(8 * n))
         self.grads = array("d", bytes(8 * n))
+        self.int_grads = bytearray(n)
+
+    def clear_types(self):
+        """Say that all gradients are ints, as they are once Adam has set them to 0."""
+        memset(<char *>self.int_grads, 1, len(self.int_grads))
 
     def reserve(self, Py_ssize_t n):
         """Make room for n slots; the numbers there are stay."""
@@ -62,7 +70,8 @@ cdef class Program:
 
     Shapes:  forward, backward (steps, 8); runs (products, 3); pool, of slots; powers, of
              exponents; table (segments, 2) of backward's steps; main, where its outermost
-             steps begin; constants (slots,), whose numbers go with them; inputs, slots
+             steps begin; constants (slots,), whose numbers go with them; inputs, slots;
+             int_only, slots whose gradients stay ints if the root's is one
     """
 
     cdef array _forward, _backward, _runs, _pool, _powers, _table
@@ -70,6 +79,7 @@ cdef class Program:
     cdef list constants, inputs
     cdef double *slopes    # (slots,) of powers alone
     cdef slot *home        # (slots,)
+    cdef uint8_t *keeps[2]  # (slots,): whether a gradient's type stays, by that of the root's
     cdef Step *forward_steps
     cdef Step *backward_steps
     cdef Run *runs
@@ -80,14 +90,17 @@ cdef class Program:
     cdef double *g
     cdef slot *chosen      # of each integer input, the one chosen
     cdef readonly Py_ssize_t root
+    cdef readonly bint depends  # on the numbers: which gradients, or the loss, are ints
     cdef Py_ssize_t n_slots, n_weights, n_forward, n_backward, main, n_chosen
 
     def __cinit__(
         self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
         array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
-        array choices, list constants, list inputs,
+        array choices, list constants, list inputs, bint depends, list int_only,
     ):
         cdef Py_ssize_t i
+        cdef slot leaf
+        self.depends = depends
         self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
         self.n_forward, self.n_backward = len(forward) // 8, len(backward) // 8
         self.n_chosen, self.choices = len(choices), choices
@@ -103,21 +116,31 @@ cdef class Program:
         self.slopes = <double *>PyMem_Malloc((n_slots + 1) * sizeof(double))
         self.home = <slot *>PyMem_Malloc((n_slots + 1) * sizeof(slot))
         self.chosen = <slot *>PyMem_Malloc((self.n_chosen + 1) * sizeof(slot))
-        if not (self.slopes and self.home and self.chosen):
+        self.keeps[0] = <uint8_t *>PyMem_Malloc(2 * (n_slots + 1))
+        if not (self.slopes and self.home and self.chosen and self.keeps[0]):
             raise MemoryError(f"no memory for a recording of {n_slots} numbers")
+        self.keeps[1] = self.keeps[0] + n_slots
         for i in range(n_slots):
             self.home[i] = i
+        memset(self.keeps[0], 1, 2 * n_slots)
+        for i in range(self.n_backward):
+            mark_children(&self.backward_steps[i], self.runs, self.keeps[0])
+        for i in range(n_slots):
+            self.keeps[1][i] = self.keeps[0][i]
+        for leaf in int_only:
+            self.keeps[1][leaf] = 1
 
     def __dealloc__(self):
         PyMem_Free(self.slopes)
         PyMem_Free(self.home)
         PyMem_Free(self.chosen)
+        PyMem_Free(self.keeps[0])
 
     def run(self, Numbers numbers, list chosen, list inputs, gradient=None):
         """Return the number of the root, or None where a step raises.
 
         chosen has, for each integer input, the row or target that it chooses. With a
-        gradient, that of the root, all gradients follow.
+        gradient, that of the root, an int or a float, all gradients follow.
 
         Raises:  IndexError if an integer is out of range
         Writes:  data but of weights. Adds to: grads of weights; writes those of the others
@@ -125,6 +148,7 @@ cdef class Program:
         cdef Py_ssize_t i
         cdef slot n
         cdef bint fine
+        cdef uint8_t *int_grads
         if len(chosen) != self.n_chosen or len(inputs) != len(self.inputs):
             raise ValueError(f"{len(chosen)} integers for {self.n_chosen}")
         numbers.reserve(self.n_slots)
@@ -151,7 +175,42 @@ cdef class Program:
             self.g[self.root] = gradient
             with nogil:
                 play(self, self.main, self.n_backward)
+            int_grads = <uint8_t *><char *>numbers.int_grads
+            keep_types(self, self.keeps[type(gradient) is int], int_grads)
         return self.x[self.root]
+
+
+cdef void mark_children(const Step *step, const Run *runs, uint8_t *keeps) noexcept:
+    """Write 0 for the slots whose gradients a step backward adds to."""
+    cdef slot i, k
+    if step.op == DOT:
+        for i in range(step.b, step.c):
+            for k in range(runs[i].n):
+                keeps[runs[i].a + k] = keeps[runs[i].b + k] = 0
+    elif step.op == SUM:
+        for k in range(step.n):
+            keeps[step.a + k] = 0
+    elif step.op == SELECT:
+        keeps[step.b] = 0  # the others are no leaves
+    elif step.op not in (GROUPS, SEGMENT):
+        keeps[step.a] = 0
+        if step.op in (ADD, MUL, MAXIMUM, WHERE):
+            keeps[step.b] = 0
+        if step.op == WHERE:
+            keeps[step.c] = 0
+
+
+cdef void keep_types(Program p, const uint8_t *keeps, uint8_t *int_grads) noexcept:
+    """Write 0 where a float has been added to a weight's gradient."""
+    cdef const Step *step = p.forward_steps
+    cdef Py_ssize_t i
+    for i in range(p.n_weights):
+        int_grads[i] &= keeps[i]
+    while step < p.forward_steps + p.n_forward:
+        if step.op == GATHER:
+            for i in range(step.n):
+                int_grads[p.home[step.out + i]] &= keeps[step.out + i]
+        step += 1
 
 
 cdef inline double summed(

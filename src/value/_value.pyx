@@ -1788,11 +1788,16 @@ cdef Py_ssize_t match(object weights, list values, Py_ssize_t i) except -2:
     return i
 
 
-def read_values(list values, array data, array grads):
-    """Write the numbers and gradients of Values to the beginning of two arrays of doubles."""
+def read_values(list values, array data, array grads, bytearray int_grads):
+    """Write the numbers and gradients of Values to the beginning of two arrays of doubles.
+
+    int_grads has 1 where a gradient is an int. Returns whether a number is an int.
+    """
     cdef Py_ssize_t i, n = len(values)
     cdef Value value
-    if len(data) < n or len(grads) < n:
+    cdef unsigned char *is_int = int_grads
+    cdef bint some_int = False
+    if len(data) < n or len(grads) < n or len(int_grads) < n:
         raise ValueError(f"no room for the numbers of {n} values")
     for i in range(n):
         value = values[i]
@@ -1801,18 +1806,27 @@ def read_values(list values, array data, array grads):
             raise ValueError(f"a weight must be a leaf: {value!r} has been computed")
         data.data.as_doubles[i] = node_of(value).data
         grads.data.as_doubles[i] = node_of(value).grad
+        is_int[i] = node_of(value).flags & GRAD_INT != 0
+        some_int |= node_of(value).flags & DATA_INT != 0
+    return some_int
 
 
-def write_values(list values, array grads, array data=None):
-    """Set the gradients of Values, and their numbers if given, from the beginning of arrays."""
+def write_values(list values, array grads, bytearray int_grads, array data=None):
+    """Set the gradients of Values, and their numbers, floats, if given, from arrays.
+
+    A gradient of more than 53 bits is a float whatever int_grads says.
+    """
     cdef Py_ssize_t i, n = len(values)
     cdef Value value
-    if len(grads) < n or data is not None and len(data) < n:
+    cdef unsigned char *is_int = int_grads
+    cdef double grad
+    if len(grads) < n or len(int_grads) < n or data is not None and len(data) < n:
         raise ValueError(f"no numbers for {n} values")
     for i in range(n):
         value = values[i]
         sync_node(node_of(value))
-        set_grad(node_of(value), grads.data.as_doubles[i], False)
+        grad = grads.data.as_doubles[i]
+        set_grad(node_of(value), grad, is_int[i] and fabs(grad) <= MAX_INT)
         if data is not None:
             write_leaf(node_of(value), data.data.as_doubles[i], False)
             node_of(value).flags |= EDITED
