@@ -329,6 +329,16 @@ NEAR_MISSES = {
     "subclass": (
         ("a, b =", "class Named(Value):\n    def relu(self):\n        return self\n\n\na, b ="),
     ),
+    "subclass_computes": (
+        (
+            "a, b =",
+            "class Named(Value):\n    pass\n\n\nclass Deep(Named):\n    def __mul__(self, x):\n"
+            "        return super().__mul__(x)\n\n\nfor kind in (Named, Deep):\n"
+            "    n = kind(0.75)\n    m = n * 2 + n.exp() * n + (n - 1) / n + (-n).relu() + n**2\n"
+            "    m.backward()\n    print(type(m).__name__, m.data, n.grad, n.data)\n"
+            "    n.backward()\n    print(n.grad)\na, b =",
+        ),
+    ),
     "pickled": (
         ("import math\n", "import math\nimport pickle\n"),
         (

@@ -216,6 +216,11 @@ cdef class Node:
     cdef uint8_t n
     cdef uint16_t family
 
+    def __cinit__(self, *args, **kwargs):
+        if not self.family:  # of a subclass of a replaced class, which Python has allocated
+            self.family = family_of(type(self))
+            self.flags = GRAD_INT if settings[self.family].grad_int else 0
+
     @property
     def data(self):
         return data_of(<PyObject *>self)
@@ -1835,7 +1840,7 @@ cdef extern from *:
 
 
 cdef Py_ssize_t attributes_offset():
-    cdef Node node = Node.__new__(Node)
+    cdef Node node = None  # which is not read
     return <char *>&node.attributes - <char *><PyObject *>node
 
 

@@ -23,7 +23,9 @@ from libc.math cimport fabs, pow, signbit
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from classes cimport class_info, info_of, ours, remember_members
+from classes cimport (
+    DIFFERENCES, NEGATIONS, PRODUCTS, QUOTIENTS, SUMS, class_info, info_of, ours, remember_members,
+)
 from make cimport (
     are_ints, compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add, make_constant,
     make_leaf, make_maximum, make_mul, make_neg, make_relu, make_unary, make_where, number_object,
@@ -231,7 +233,7 @@ cdef class Value:
     def _result(self, operation, data, children, slopes):
         """Return the node of an operation on this value, of the class of its results."""
         cdef ClassInfo *info = info_of(node_of(self))
-        cdef Node *node = new_node(info, 0, LEAF, 0)
+        cdef Node *node = new_node(info, info.fresh, LEAF, 0)
         value = OWNED(node)
         construct(value, data, children, slopes)
         return value
@@ -259,12 +261,12 @@ cdef class Value:
             self.__dict__.update(attributes)
 
     def __add__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *a = ours(<PyObject *>left, SUMS)
         cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
         if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, SUMS)
         if a is not NULL:
             if b is not NULL:
                 return OWNED(make_add(a, node_of(left), node_of(right)))
@@ -279,12 +281,12 @@ cdef class Value:
         return right + left
 
     def __mul__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *a = ours(<PyObject *>left, PRODUCTS)
         cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
         if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, PRODUCTS)
         if a is not NULL:
             if b is not NULL:
                 return OWNED(make_mul(a, node_of(left), node_of(right)))
@@ -299,12 +301,12 @@ cdef class Value:
         return right * left
 
     def __sub__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *a = ours(<PyObject *>left, DIFFERENCES)
         cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
         if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, DIFFERENCES)
         if a is not NULL:
             if b is not NULL:
                 negated = OWNED(make_neg(b, node_of(right)))
@@ -314,16 +316,19 @@ cdef class Value:
                 return add_constant(a, left, 0.0 if is_int and x == 0.0 else -x, is_int)
         elif b is not NULL and is_number(left, &x, &is_int):
             negated = OWNED(make_neg(b, node_of(right)))
-            return OWNED(number_plus(ours(<PyObject *>negated), x, is_int, node_of(negated)))
+            b = ours(<PyObject *>negated, SUMS)
+            if b is not NULL:
+                return OWNED(number_plus(b, x, is_int, node_of(negated)))
+            return left + negated
         return left + (-right)
 
     def __truediv__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left)
+        cdef ClassInfo *a = ours(<PyObject *>left, QUOTIENTS)
         cdef ClassInfo *b = a
         cdef double x
         cdef bint is_int
         if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right)
+            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, QUOTIENTS)
         if a is not NULL:
             if b is not NULL:
                 inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
@@ -332,7 +337,10 @@ cdef class Value:
                 return times_constant(a, left, c_pow(x, -1.0), False)
         elif b is not NULL and is_number(left, &x, &is_int):
             inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
-            return times_constant(ours(<PyObject *>inverse), inverse, x, is_int)
+            b = ours(<PyObject *>inverse, PRODUCTS)
+            if b is not NULL:
+                return times_constant(b, inverse, x, is_int)
+            return left * inverse
         return left * right**-1
 
     def __pow__(left, right, modulo):
@@ -349,7 +357,7 @@ cdef class Value:
         return OWNED(make_unary(POW, info, node_of(left), k, is_int))
 
     def __neg__(self):
-        cdef ClassInfo *info = ours(<PyObject *>self)
+        cdef ClassInfo *info = ours(<PyObject *>self, NEGATIONS)
         if info is not NULL:
             return OWNED(make_neg(info, node_of(self)))
         return self * -1
@@ -542,7 +550,7 @@ cdef object power_of_huge(ClassInfo *info, object left, object k):
     number = to_number(oracle._power(x, k), &is_int)
     if not info.fresh & LATE:
         slope = to_number(k * oracle._power(x, k - 1), &slope_is_int)
-    node = new_node(info_of(a), 0, CUSTOM, 1)
+    node = new_node(info_of(a), info_of(a).fresh, CUSTOM, 1)
     node.data = number
     node.slope[0] = slope
     node.flags |= kept_ints(
@@ -626,12 +634,11 @@ cdef PyObject *call_value(
         if n == 1:
             number = to_number(<object>args[0], &is_int)
         info = class_info(<PyTypeObject *>kind)
-        if info.makes_ours and info.result == <PyTypeObject *>kind and info.is_simple:
+        if info.makes_ours:
+            if n == 1:
+                return <PyObject *>make_leaf(info, number, is_int)
             node = OWNED(make_leaf(info, number, is_int))
-            if n == 2:
-                construct(node, <object>args[0], <object>args[1], ())
-            elif n == 3:
-                construct(node, <object>args[0], <object>args[1], <object>args[2])
+            construct(node, <object>args[0], <object>args[1], <object>args[2] if n == 3 else ())
             incref(<PyObject *>node)
             return <PyObject *>node
     cdef tuple positional = tuple([<object>args[i] for i in range(n)])
@@ -1217,15 +1224,22 @@ cdef class RowWorkspace:
 
     cdef void add(self, Program *program) noexcept:
         """Add the terms to the leaves' gradients in the program, row after row."""
+        cdef const double *terms = self.terms
+        cdef const uint32_t *ends = program.ends
+        cdef double *grads = program.grads
         cdef double grad
         cdef Py_ssize_t i, lane, j, start = 0
         for i in range(program.n_kept):
-            grad = program.grads[i]
-            for lane in range(LANES):
-                for j in range(start, program.ends[i]):
-                    grad += self.terms[LANES * j + lane]
-            program.grads[i] = grad
-            start = program.ends[i]
+            grad = grads[i]
+            if ends[i] - start == 1:  # as nearly always: loops of one are slow
+                for lane in range(LANES):
+                    grad += terms[LANES * start + lane]
+            else:
+                for lane in range(LANES):
+                    for j in range(start, ends[i]):
+                        grad += terms[LANES * j + lane]
+            grads[i] = grad
+            start = ends[i]
         if program.root_grad < program.n_kept:  # the root is a leaf
             program.grads[program.root_grad] = 1.0
         see_ints(program, self.data, LANES)
@@ -1341,7 +1355,7 @@ cdef inline Node **items_of(object items) noexcept:
 
 cdef object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize_t n):
     """Return the sum from 0 of n products, n at least 1."""
-    cdef Node *node = new_node(info, 0, LEAF, 0)
+    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
     cdef Terms *terms = new_terms(n, node)
     cdef Term *term = term_of(terms)
     cdef double total = 0.0, a_data, b_data
@@ -1382,7 +1396,7 @@ cdef bint write_product_ints(Node *node, Terms *terms) noexcept:
 
 cdef object sum_of_values(ClassInfo *info, Node **a, Py_ssize_t n):
     """Return the sum from 0 of n values, n at least 1."""
-    cdef Node *node = new_node(info, 0, LEAF, 0)
+    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
     cdef Terms *terms = new_terms(n, node)
     cdef Term *term = term_of(terms)
     cdef double total = 0.0

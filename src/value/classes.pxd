@@ -6,16 +6,17 @@ Looked up once and kept until the class changes, which its version tag tells.
 from cpython.mem cimport PyMem_Calloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
+from libc.stdint cimport uint16_t, uint32_t
 
 from node cimport (
-    GRAD_INT, LATE, ClassInfo, TypeSlots, bucket_of, is_simple, set_value_info, type_of, value_info,
-    value_type,
+    FIRST_INT, GRAD_INT, LATE, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, is_simple,
+    set_value_info, type_of, unlikely, value_info, value_type,
 )
 
 
 cdef extern from *:
     """
-    /* The operators and methods on which C code relies instead of calling them. */
+    /* The operators and methods on which C code relies instead of calling them: see Members. */
     #define N_MEMBERS 13
     static const char *member_names[N_MEMBERS] = {
         "__add__", "__radd__", "__mul__", "__rmul__", "__sub__", "__rsub__", "__truediv__",
@@ -51,14 +52,26 @@ cdef extern from *:
     PyObject *forever(object)
 
 
+cdef enum Members:
+    # Bits of `ours`, by the index in member_names: what an operation calls.
+    SUMS = 0b11
+    PRODUCTS = 0b1100
+    NEGATIONS = 1 << 10 | PRODUCTS
+    DIFFERENCES = 0b110000 | NEGATIONS | SUMS
+    QUOTIENTS = 0b1111000000 | PRODUCTS
+    ALL_MEMBERS = (1 << 13) - 1
+
+
 cdef inline ClassInfo *class_info(PyTypeObject *kind) noexcept:
     """Return what is known of a class. The pointer stays valid."""
-    cdef ClassInfo *info = value_info if kind == value_type else bucket_of(kind)[0]
-    if info is not NULL and info.type == kind and info.version and (
-        info.version == (<TypeSlots *>kind).tp_version_tag
-    ):
-        return info
-    return find_info(kind)
+    cdef ClassInfo *info = value_info
+    if kind != value_type:
+        info = bucket_of(kind)[0]
+        if info is NULL or info.type != kind:
+            return find_info(kind)
+    if unlikely(info.version != (<TypeSlots *>kind).tp_version_tag):
+        return find_info(kind)
+    return info
 
 
 cdef inline ClassInfo *info_of(void *value) noexcept:
@@ -66,10 +79,10 @@ cdef inline ClassInfo *info_of(void *value) noexcept:
     return class_info(type_of(value))
 
 
-cdef inline ClassInfo *ours(void *x) noexcept:
-    """Return what is known of the class of a Value whose operators are Value's; else NULL."""
+cdef inline ClassInfo *ours(void *x, const uint32_t members) noexcept:
+    """Return what is known of the class of a Value whose members are Value's; else NULL."""
     cdef ClassInfo *info = class_info(type_of(x))
-    return info if info.is_ours else NULL
+    return info if info.ours & members == members else NULL
 
 
 cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
@@ -84,7 +97,8 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
         info.type = kind
         info.next = bucket_of(kind)[0]
         bucket_of(kind)[0] = info
-    if not info.version or info.version != (<TypeSlots *>kind).tp_version_tag:
+        info.version = NO_VERSION
+    if info.version != (<TypeSlots *>kind).tp_version_tag:
         fill_info(info)
     return info
 
@@ -94,9 +108,10 @@ cdef inline void fill_info(ClassInfo *info) noexcept:
     cdef TypeSlots *slots = <TypeSlots *>kind
     cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
     cdef Py_ssize_t i
-    info.is_ours = info.makes_ours = info.in_lists = info.is_simple = False
+    info.makes_ours = info.in_lists = info.is_simple = False
+    info.ours = 0
     info.result = NULL
-    info.version = slots.tp_version_tag
+    info.version = slots.tp_version_tag or NO_VERSION
     if not PyType_IsSubtype(kind, value_type):
         return
     info.result = kind
@@ -111,15 +126,19 @@ cdef inline void fill_info(ClassInfo *info) noexcept:
         info.fresh |= LATE
     info.rectify = <object>PyTuple_GET_ITEM(settings, 6) == "not negative"
     info.is_simple = is_simple(info.result)
-    info.makes_ours = slots.tp_init == value_init and slots.tp_new == value_new
-    info.is_ours = True
-    for i in range(N_MEMBERS):
-        if _PyType_Lookup(kind, member_keys[i]) != members[i]:
-            info.is_ours = False
-    info.in_lists = (
-        info.is_ours and info.is_simple and info.result == kind and not info.fresh & LATE
+    info.makes_ours = (
+        slots.tp_init == value_init and slots.tp_new == value_new
+        and info.result == kind and info.is_simple
     )
-    info.version = slots.tp_version_tag
+    info.fresh_sum = info.fresh | (0 if info.float_slope else FIRST_INT | SECOND_INT)
+    for i in range(N_MEMBERS):
+        if _PyType_Lookup(kind, member_keys[i]) == members[i]:
+            info.ours |= <uint16_t>(1 << i)
+    info.in_lists = (
+        info.ours == ALL_MEMBERS and info.is_simple and info.result == kind
+        and not info.fresh & LATE
+    )
+    info.version = slots.tp_version_tag or NO_VERSION
 
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:

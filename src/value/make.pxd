@@ -40,16 +40,16 @@ cdef inline object data_object(Node *node):
 
 
 cdef inline Node *make_leaf(ClassInfo *info, double data, bint is_int) except NULL:
-    cdef Node *node = new_node(info, DATA_INT if is_int and info.keeps_ints else 0, LEAF, 0)
+    cdef uint32_t ints = DATA_INT if is_int and info.keeps_ints else 0
+    cdef Node *node = new_node(info, info.fresh | ints, LEAF, 0)
     node.data = data
     return node
 
 
 cdef inline Node *make_constant(ClassInfo *info, double data, bint is_int) except NULL:
     """Return a leaf that an operator makes of a number."""
-    cdef uint32_t flags = CONSTANT | DATA_INT if is_int and info.keeps_ints else CONSTANT
-    cdef Node *node = new_node(info, flags, LEAF, 0)
-    node.data = data
+    cdef Node *node = make_leaf(info, data, is_int)
+    node.flags |= CONSTANT
     return node
 
 
@@ -62,13 +62,11 @@ cdef inline bint are_ints(Node *a, Node *b) noexcept:
 
 
 cdef inline int sync_both(Node *a, Node *b) except -1:
-    if unlikely((a.flags | b.flags) & UNUSUAL):
-        sync_node(a)
-        sync_node(b)
-    return 0
+    sync_node(a)
+    return sync_node(b)
 
 
-cdef inline Node *adopted(Node *node, Node *a, Node *b) noexcept:
+cdef inline Node *with_children(Node *node, Node *a, Node *b) noexcept:
     incref(a)
     node.child[0] = a
     incref(b)
@@ -78,41 +76,46 @@ cdef inline Node *adopted(Node *node, Node *a, Node *b) noexcept:
 
 cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except NULL:
     cdef Node *node
-    cdef uint32_t ints
+    cdef uint32_t ints = 0
     cdef double y
     if unlikely(a.op == SUM) and a is not b and type_of(a) == info.result and can_grow(a):
         return grow_sum(info, a, b)
-    sync_both(a, b)
-    ints = add_rule(&y, a.data, b.data, are_ints(a, b))
-    if not info.float_slope:
-        ints |= FIRST_INT | SECOND_INT
-    node = new_node(info, kept_ints(info, ints), ADD, 2)
+    if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
+        sync_both(a, b)
+        ints = kept_ints(info, add_rule(&y, a.data, b.data, are_ints(a, b)))
+    else:
+        add_rule(&y, a.data, b.data, False)
+    node = new_node(info, info.fresh_sum | ints, ADD, 2)
     node.data = y
     node.slope[0] = node.slope[1] = 1.0
-    return adopted(node, a, b)
+    return with_children(node, a, b)
 
 
 cdef inline Node *make_mul(ClassInfo *info, Node *a, Node *b) except NULL:
     cdef Node *node
-    cdef uint32_t ints
+    cdef uint32_t ints = 0
     cdef double y, by_a, by_b
-    sync_both(a, b)
-    ints = mul_rule(&y, &by_a, &by_b, a.data, b.data, ints_of_two(a, b))
-    node = new_node(info, kept_ints(info, ints), MUL, 2)
+    if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
+        sync_both(a, b)
+        ints = ints_of_two(a, b)
+        ints = kept_ints(info, mul_rule(&y, &by_a, &by_b, a.data, b.data, ints))
+    else:
+        mul_rule(&y, &by_a, &by_b, a.data, b.data, 0)
+    node = new_node(info, info.fresh | ints, MUL, 2)
     node.data = y
     node.slope[0] = by_a
     node.slope[1] = by_b
-    return adopted(node, a, b)
+    return with_children(node, a, b)
 
 
 cdef inline Node *make_maximum(ClassInfo *info, Node *a, Node *b) except NULL:
     cdef Node *node
     sync_both(a, b)
-    node = new_node(info, 0, MAXIMUM, 2)
+    node = new_node(info, info.fresh, MAXIMUM, 2)
     maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
     if (a if node.slope[0] == 1.0 else b).flags & DATA_INT and info.keeps_ints:
         node.flags |= DATA_INT
-    return adopted(node, a, b)
+    return with_children(node, a, b)
 
 
 cdef inline Node *make_where(ClassInfo *info, Node *condition, Node *a, Node *b) except NULL:
@@ -122,7 +125,7 @@ cdef inline Node *make_where(ClassInfo *info, Node *condition, Node *a, Node *b)
     sync_both(a, b)
     block = new_block(3, 3)
     try:
-        node = new_node(info, 0, LEAF, 0)
+        node = new_node(info, info.fresh, LEAF, 0)
     except MemoryError:
         PyMem_Free(block)
         raise
@@ -172,7 +175,7 @@ cdef inline Node *make_unary(
     ints = kept_ints(info, ints)
     if op == POW and k_is_int:
         ints |= SECOND_INT
-    node = new_node(info, ints, op, 1)
+    node = new_node(info, info.fresh | ints, op, 1)
     node.data = y
     node.slope[0] = slope
     node.slope[1] = k
@@ -191,7 +194,7 @@ cdef inline Node *make_relu(ClassInfo *info, Node *a) except NULL:
     sync_node(a)
     ints = (a.flags & DATA_INT) << 2  # FIRST_INT
     relu_rule(&y, &slope, a.data, &ints, False)
-    node = new_node(info, kept_ints(info, ints), RELU, 1)
+    node = new_node(info, info.fresh | kept_ints(info, ints), RELU, 1)
     node.data = y
     node.slope[0] = slope
     incref(a)
@@ -338,7 +341,10 @@ cdef inline Node *let_go(Node *child, Node *next) noexcept:
     if refcount(child) > 1:
         decref(child)
         return next
-    if type_of(child) == value_type and not IS_COUNTED:
+    # A simple class has no deallocator of Python's before ours.
+    if not IS_COUNTED and (
+        (<TypeSlots *>type_of(child)).tp_dealloc == (<TypeSlots *>value_type).tp_dealloc
+    ):
         return put_before(next, child)
     dying = next
     decref(child)

@@ -231,14 +231,15 @@ cdef extern from *:
         unsigned int version;
         PyTypeObject *result;   /* the class of its results; NULL if it is no Value */
         uint16_t fresh;         /* flags of a new node of that class */
+        uint16_t fresh_sum;     /* the same, of an addition */
         uint8_t keeps_ints;     /* the settings, of that class too */
         uint8_t float_root;
         uint8_t float_slope;
         uint8_t rectify;
         uint8_t is_simple;      /* whether its objects are nodes and nothing more */
         uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
-        uint8_t is_ours;        /* whether all its operators are those of Value */
-        uint8_t makes_ours;     /* and its constructor */
+        uint8_t makes_ours;     /* whether its constructor is that of Value, and simple */
+        uint16_t ours;          /* which of its operators are those of Value: see Members of classes.pxd */
     } ClassInfo;
     #define N_BUCKETS 64
     static ClassInfo *info_buckets[N_BUCKETS];
@@ -252,17 +253,22 @@ cdef extern from *:
         unsigned int version
         PyTypeObject *result
         uint16_t fresh
+        uint16_t fresh_sum
         uint8_t keeps_ints
         uint8_t float_root
         uint8_t float_slope
         uint8_t rectify
         uint8_t is_simple
         uint8_t in_lists
-        uint8_t is_ours
         uint8_t makes_ours
+        uint16_t ours
     ClassInfo *value_info
     void set_value_info(ClassInfo *)
     ClassInfo **bucket_of(void *)
+
+
+cdef enum:
+    NO_VERSION = 0xffffffff
 
 
 cdef inline bint is_simple(PyTypeObject *kind) noexcept:
@@ -329,76 +335,70 @@ cdef inline void release_block(Block *block) noexcept:
 
 # ---------------------------------------------------------------------- allocation
 
-cdef inline Node *take_node(PyTypeObject *kind, uint16_t flags, Op op, uint8_t n) noexcept:
-    """Return a new reference to a node of a simple class, data and n children not set.
-
-    Return NULL if there is no memory. Runs no Python code and raises nothing.
+cdef extern from *:
     """
-    global n_free, n_allocated
-    cdef Node *node
-    if n_free > 0:
-        n_free -= 1
-        node = free_nodes[n_free]
-    else:
-        node = <Node *>PyObject_Malloc(sizeof(Node))
-        if node is NULL:
-            return NULL
-        n_allocated += 1
-    node.grad = 0.0
-    node.place = 0
-    node.op = op
-    node.n = n
-    node.flags = flags
-    node.attributes = NULL
-    begin_life(node, kind)
-    if kind != value_type and not IS_COUNTED:  # else PyObject_Init has done it
-        incref(kind)
-    return node
+    /* C, which gcc inlines: called, with Cython's way to report an error, this is a tenth of the
+       time in which a graph is built. */
+    static inline Node *begin_node(
+        Node *node, PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
+    ) {
+        node->grad = 0.0;
+        node->place = 0;
+        node->op = (uint8_t)op;
+        node->n = (uint8_t)n;
+        node->flags = (uint16_t)flags;
+        begin_life(node, kind);
+        return node;
+    }
 
+    /* Return memory for a node of a simple class, or NULL. Runs no Python code, raises nothing. */
+    static inline Node *node_memory(void) {
+        Node *node;
+        if (n_free > 0) return free_nodes[--n_free];
+        node = (Node *)PyObject_Malloc(sizeof(Node));
+        n_allocated += node != NULL;
+        return node;
+    }
 
-cdef inline Node *new_node(ClassInfo *info, uint32_t flags, Op op, uint8_t n) except NULL:
-    """Return a new reference to a node of the class of an operand's results.
+    /* Return a new reference to a node of a simple class, data and n children not set; or NULL. */
+    static inline Node *take_node(
+        PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
+    ) {
+        Node *node = node_memory();
+        if (node == NULL) return NULL;
+        node->attributes = NULL;
+        if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);  /* else PyObject_Init does it */
+        return begin_node(node, kind, flags, op, n);
+    }
 
-    flags are those beside the class's own.
+    static Node *other_node(ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n) {
+        Node *node = NULL;
+        if (info->is_simple) {
+            node = take_node(info->result, flags, op, n);
+        } else if (info->result != NULL) {  /* else there was no memory to look the class up */
+            node = (Node *)info->result->tp_alloc(info->result, 0);  /* all zeros */
+            if (node == NULL) return NULL;
+            n_allocated += 1;
+            node->op = (uint8_t)op;
+            node->n = (uint8_t)n;
+            node->flags = (uint16_t)flags;
+        }
+        if (node == NULL) PyErr_SetString(PyExc_MemoryError, "no memory for a node");
+        return node;
+    }
+
+    /* Return a new reference to a node of the class of an operand's results, as `take_node`. */
+    static inline Node *new_node(
+        ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
+    ) {
+        Node *node;
+        if (__builtin_expect(info == value_info, 1) && (node = node_memory()) != NULL)
+            return begin_node(node, value_type, flags, op, n);
+        return other_node(info, flags, op, n);
+    }
     """
-    global n_free
-    cdef Node *node
-    if unlikely(info != value_info or n_free == 0):
-        return new_node_slow(info, flags, op, n)
-    n_free -= 1
-    node = free_nodes[n_free]
-    node.grad = 0.0
-    node.place = 0
-    node.op = op
-    node.n = n
-    node.flags = <uint16_t>(GRAD_INT | flags)
-    begin_life(node, value_type)
-    return node
-
-
-cdef inline Node *new_node_slow(
-    ClassInfo *info, uint32_t flags, Op op, uint8_t n
-) except NULL:
-    global n_allocated
-    cdef Node *node
-    flags |= info.fresh
-    if info.is_simple:
-        node = take_node(info.result, <uint16_t>flags, op, n)
-        if unlikely(node is NULL):
-            raise_no_node()
-        return node
-    if info.result is NULL:  # there was no memory to look the class up
-        raise_no_node()
-    node = <Node *>(<TypeSlots *>info.result).tp_alloc(info.result, 0)  # all zeros
-    n_allocated += 1
-    node.op = op
-    node.n = n
-    node.flags = <uint16_t>flags
-    return node
-
-
-cdef inline int raise_no_node() except -1:
-    raise MemoryError("no memory for a node")
+    Node *take_node(PyTypeObject *, uint32_t flags, Op, uint8_t n)
+    Node *new_node(ClassInfo *, uint32_t flags, Op, uint8_t n) except NULL
 
 
 cdef inline void free_node(Node *node) noexcept:

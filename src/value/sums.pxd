@@ -156,7 +156,7 @@ cdef inline Node *start_sum(ClassInfo *info, Node *first, bint starts_int) excep
     cdef double total
     cdef uint16_t ints
     sync_node(first)
-    node = new_node(info, 0, LEAF, 0)
+    node = new_node(info, info.fresh, LEAF, 0)
     terms = new_terms(1, node)
     terms.owner = node
     terms.fresh = info.fresh
@@ -183,7 +183,7 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
     cdef double total
     cdef uint16_t ints
     sync_node(last)
-    node = new_node(info, 0, LEAF, 0)
+    node = new_node(info, info.fresh, LEAF, 0)
     terms = partial.terms
     if terms.n == terms.capacity:
         capacity = terms.capacity
