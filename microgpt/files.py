@@ -3,11 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+_unflushed_until: contextvars.ContextVar[float] = contextvars.ContextVar("until", default=0.0)
+
+
+@contextlib.contextmanager
+def unflushed(seconds: float) -> Iterator[None]:
+    """Leave it to the system for so many seconds when it writes files to the disk.
+
+    Inside the block files are as whole as ever for other processes, and after a process is
+    killed; only a power cut can take them.
+    """
+    token = _unflushed_until.set(time.monotonic() + seconds)
+    try:
+        yield
+    finally:
+        _unflushed_until.reset(token)
+
+
+def to_disk(file: BinaryIO) -> None:
+    """Wait until what was flushed to a file is on the disk, unless inside `unflushed`."""
+    if _flushes():
+        os.fsync(file.fileno())
+
+
+def _flushes() -> bool:
+    return time.monotonic() >= _unflushed_until.get()
 
 
 @contextlib.contextmanager
@@ -23,7 +51,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with open(temporary, "xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            to_disk(file)
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -32,6 +60,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
+    if not _flushes():
+        return
     # The rename itself lasts through a power cut only once its directory is flushed.
     with contextlib.suppress(OSError):
         descriptor = os.open(path.parent, os.O_RDONLY)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from microgpt import files
+
 LOG = "log.jsonl"
 
 
@@ -63,7 +65,7 @@ class Log:
         self._write()
         with self._named():
             self._file.flush()
-            os.fsync(self._file.fileno())
+            files.to_disk(self._file)
 
     def close(self) -> None:
         """Write all lines and close the file."""

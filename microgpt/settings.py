@@ -418,6 +418,14 @@ def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:  OSError if it cannot be read; ValueError that names the file and what is wrong
     """
+    return from_mapping(read_toml(path), os.fsdecode(path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the table that a TOML file holds.
+
+    Raises:  OSError if it cannot be read; ValueError that names the file
+    """
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -425,10 +433,9 @@ def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     with open(path, "rb") as file:
         try:
-            values = tomllib.load(file)
+            return tomllib.load(file)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{os.fsdecode(path)}: no TOML: {one_line(error)}") from None
-    return from_mapping(values, os.fsdecode(path))
 
 
 SHARE = {"above": 0, "below": 1}

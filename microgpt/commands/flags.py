@@ -43,10 +43,16 @@ class Parser(argparse.ArgumentParser):
             raise SystemExit(failed(error)) from None
 
 
-def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaults: Any) -> None:
+def add_settings(
+    parser: argparse.ArgumentParser,
+    names: Iterable[str],
+    convert: Callable[[Any], Callable[[str], Any]] | None = None,
+    **defaults: Any,
+) -> None:
     """Add the flags of some settings, in the groups of the table; what is not given is left out.
 
-    defaults are those of this command, where they are not the table's.
+    convert makes, of a setting's field, what reads a flag's text; defaults are those of this
+    command, where they are not the table's.
     """
     groups: dict[str, Any] = {}
     for name in names:
@@ -65,8 +71,8 @@ def add_settings(parser: argparse.ArgumentParser, names: Iterable[str], **defaul
         metavar = {int: "N", float: "X"}.get(table.kind(field), "NAME")
         group.add_argument(
             flag,
-            type=_converter(field),
-            choices=choices,
+            type=(convert or _converter)(field),
+            choices=None if convert else choices,
             default=argparse.SUPPRESS,
             metavar=field.metadata.get("metavar", metavar),
             help=text.replace("%", "%%"),
@@ -94,6 +100,20 @@ def path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def whole(text: str) -> int:
+    """Return the number of an argument that is at least 1.
+
+    Raises:  argparse.ArgumentTypeError if it is none
+    """
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, a whole number, not {quoted(text)}")
+    return number
 
 
 def _converter(field: Any) -> Callable[[str], Any]:

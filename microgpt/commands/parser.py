@@ -17,6 +17,8 @@ def run(argv: Sequence[str]) -> int:
     if not argv:
         parser.print_help()
         return 0
+    if list(argv[:2]) == ["sweep", "show"]:
+        argv = ["sweep show", *argv[2:]]
     options, unknown = parser.parse_known_args(_spelled(argv))
     command: Parser = options.parser
     if unknown:
@@ -36,6 +38,8 @@ def build() -> Parser:
         report,
         sample,
         score,
+        sweep,
+        sweep_show,
         train,
         verify,
     )
@@ -58,6 +62,8 @@ def build() -> Parser:
         "score": score,
         "log": log,
         "verify": verify,
+        "sweep": sweep,
+        "sweep show": sweep_show,
         "look": look,
         "plot": plot,
         "report": report,
@@ -92,6 +98,8 @@ def _hint(parser: Parser, word: str) -> str:
     flags = [flag for action in parser._actions for flag in action.option_strings]
     if word.startswith("-"):
         return suggestion(word.partition("=")[0], flags)
+    if verb := suggestion(word, parser.get_default("verbs") or ()):
+        return verb
     if "--data" in flags:
         return f"; did you mean --data {quoted(word)[1:-1]}?"
     return "; did you mean --prompt?" if "--prompt" in flags else ""

@@ -1,0 +1,280 @@
+"""A sweep as it runs: it asks for points, lets workers train them, keeps what comes out.
+
+A sweep's directory has `sweep.json`, what it is; `trials/0007`, a run's directory each, with
+its result in `trial.json`; and `sweep.db`, Optuna's study of them. The directories are what
+counts: a sweep that goes on takes from them what has ended.
+
+Which trials another follows from is fixed before any runs, so that no number depends on
+which one ends first: see `Sweep.follows`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from microgpt import __version__, data, files
+from microgpt.corpus import Corpus
+from microgpt.settings import Settings
+from microgpt.sweep.results import Results
+from microgpt.sweep.space import SETTINGS, Space
+from microgpt.sweep.study import Asking, Storage
+from microgpt.sweep.trial import DEFINITION, RESULT, TRIALS, Result, Task, attempts, read_result
+from microgpt.sweep.workers import Workers
+
+fcntl: Any = None
+with contextlib.suppress(ImportError):  # Windows
+    import fcntl
+
+PRUNERS = ("none", "median")
+AHEAD = 16  # with a pruner, random and grid: how many numbers a trial is behind the ones it sees
+TEXT = "text.txt"
+LOCK = ".lock"
+
+
+class Sweep:
+    """A sweep in a directory; one process at a time has it.
+
+    Raises:  OSError or ValueError, of one line, if it cannot be taken up
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, new: bool = False) -> None:
+        self.directory = Path(directory)
+        self._lock = _locked(self.directory)
+        try:
+            _publish_attempts(self.directory, Results(directory).sweep)
+            self.results = Results(directory)
+            self._open(self.results.definition, new)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.running: dict[int, Task] = {}
+        self._told = self._next = 0
+
+    @classmethod
+    def create(
+        cls,
+        directory: str | os.PathLike[str],
+        space: Space,
+        *,
+        trials: int = 100,
+        sampler: str = "tpe",
+        pruner: str = "none",
+        round: int = 1,
+        storage: str | None = None,
+    ) -> Sweep:
+        """Return a new sweep; its directory must not hold one.
+
+        round is how many trials are asked for before the first of them is told, with tpe.
+
+        Raises:  as `Sweep`; FileExistsError if there is one; ValueError if the space has no
+                 trial, or as `Corpus.of` of the first one's text
+        """
+        folder = Path(directory)
+        if (folder / DEFINITION).exists():
+            raise FileExistsError(
+                None, f"there is a sweep already: go on with --resume {directory}", str(directory)
+            )
+        asking = Asking(space, sampler, space.fixed.get("seed", Settings.seed))
+        first = space.settings(asking.ask())
+        if first.data != "-":
+            Corpus.of(first)
+        (folder / TRIALS).mkdir(parents=True, exist_ok=True)
+        definition = {
+            "id": secrets.token_hex(8),
+            "version": __version__,
+            "trials": trials,
+            "sampler": sampler,
+            "pruner": pruner,
+            "round": round,
+            "storage": storage,
+            "settings": _placed(space, folder).as_json(),
+        }
+        _write(folder, definition)
+        try:
+            return cls(folder, new=True)
+        except BaseException:
+            (folder / DEFINITION).unlink()
+            raise
+
+    def extend(self, trials: int) -> None:
+        """Set the number of trials anew.
+
+        Raises:  ValueError if more have been run
+        """
+        most = max(self.results.trials, default=-1) + 1
+        if trials < most:
+            raise ValueError(f"{most} trials have been run: --trials must be at least that")
+        self.count = self._most(trials)
+        self.results.definition["trials"] = trials
+        _write(self.directory, self.results.definition)
+
+    def follows(self, number: int) -> int:
+        """Return how many trials, the first ones, must have ended before this one is asked.
+
+        What it is asked with, or pruned by, is what these came to, and nothing else.
+        """
+        if self.sampler == "tpe":
+            return number // self.round * self.round
+        return max(0, number - AHEAD + 1) if self.pruner != "none" else 0
+
+    def run(
+        self,
+        workers: Workers,
+        ended: Callable[[Result], object] = lambda result: None,
+        stopped: Callable[[], bool] = lambda: False,
+        beat: Callable[[], object] = lambda: None,
+    ) -> bool:
+        """Run all trials that have not ended; return whether all have, or it was stopped.
+
+        Raises:  the exception of a trial that could not read or write a file
+        """
+        stopping, failure = False, None
+        while self.running or not (stopping or self._next == self.count):
+            if not stopping and stopped():
+                stopping = True
+                workers.stop()
+            while not stopping and len(self.running) < workers.slots and self._can_ask():
+                self._submit(workers)
+            self._store()
+            for number, outcome in workers.wait(0.2) if self.running else []:
+                del self.running[number]
+                if isinstance(outcome, Result):
+                    ended(self._keep(outcome))
+                elif outcome is not None and failure is None:
+                    failure, stopping = outcome, True
+                    workers.stop()
+            beat()
+        self._store()
+        if failure is not None:
+            raise failure
+        return all(number in self.results.trials for number in range(self.count))
+
+    def close(self) -> None:
+        """Let another process have the sweep."""
+        self.storage.close()
+        self._lock.close()
+
+    def _open(self, definition: dict[str, Any], new: bool) -> None:
+        self.space = self.results.space
+        self.sampler: str = definition["sampler"]
+        self.pruner: str = definition["pruner"]
+        self.round: int = definition["round"]
+        seed = definition["settings"].get("seed", Settings.seed)
+        self._asking = Asking(self.space, self.sampler, seed)
+        self.count = self._most(definition["trials"])
+        self.storage = Storage(self.directory, definition["storage"], self.results.sweep, new=new)
+        if new:
+            self.storage.describe(definition)
+
+    def _most(self, trials: int) -> int:
+        points = self._asking.points
+        return trials if points is None else min(trials, len(points))
+
+    def _can_ask(self) -> bool:
+        number = self._next
+        first = range(self._told, self.follows(number)) if number < self.count else None
+        return first is not None and all(i in self.results.trials for i in first)
+
+    def _submit(self, workers: Workers) -> None:
+        """Ask for the next trial, and let it be run if it has not ended."""
+        number, seen = self._next, self.follows(self._next)
+        for i in range(self._told, seen):
+            self._asking.tell(self.results.trials[i])
+        self._told = max(self._told, seen)
+        self._next += 1
+        known = self.results.trials.get(number)
+        params = self._asking.ask(known.params if known is not None else None)
+        if known is not None:
+            return
+        settings = self.space.settings(params)
+        task = Task(
+            number,
+            self.results.sweep,
+            str(self.directory.absolute()),
+            params,
+            {name: getattr(settings, name) for name in SETTINGS},
+            self._losses(seen) if self.pruner != "none" else None,
+        )
+        self.running[number] = task
+        workers.submit(task)
+
+    def _losses(self, seen: int) -> list[dict[int, float]]:
+        results = [self.results.trials[i] for i in range(seen)]
+        return [dict(r.evaluations) for r in results if r.state == "complete" and r.evaluations]
+
+    def _keep(self, result: Result) -> Result:
+        """Give a trial's directory its name."""
+        attempt = self.directory / TRIALS / (result.attempt or f".{result.number:04d}-none")
+        if result.files is not None or not result.attempt:
+            attempt.mkdir(exist_ok=True)
+            for name, content in (result.files or {RESULT: result.as_json()}).items():
+                with files.replacing(attempt / name) as file:
+                    file.write(content)
+            result.files = None
+        os.rename(attempt, self.results.path(result.number))
+        for other in attempts(self.directory, result.number):
+            shutil.rmtree(other, ignore_errors=True)
+        self.results.trials[result.number] = result
+        return result
+
+    def _store(self) -> None:
+        """Add to the storage what has ended, in the order of numbers."""
+        while (result := self.results.trials.get(self.storage.count)) is not None:
+            self.storage.add(result, self.space)
+
+
+def _placed(space: Space, directory: Path) -> Space:
+    """Return a space whose texts are found from anywhere; standard input is kept as a file."""
+
+    def place(value: Any) -> Any:
+        if value == "-":
+            content, _ = data.read("-")
+            with files.replacing(directory / TEXT) as file:
+                file.write(content)
+            value = str(directory / TEXT)
+        return os.path.abspath(value) if isinstance(value, str) and os.path.exists(value) else value
+
+    fixed, domains = dict(space.fixed), dict(space.domains)
+    for name in ("data", "val"):
+        if name in fixed:
+            fixed[name] = place(fixed[name])
+        elif name in domains:
+            domains[name] = tuple(map(place, domains[name]))  # type: ignore[arg-type]
+    return Space(domains, fixed)
+
+
+def _publish_attempts(directory: Path, sweep: str) -> None:
+    """Give their names to trials that ended while no client was there to do it."""
+    for attempt in sorted((directory / TRIALS).glob(".[0-9]*-*")):
+        name = attempt.name[1:].partition("-")[0]
+        if read_result(attempt, sweep) is not None:
+            if (directory / TRIALS / name).exists():
+                shutil.rmtree(attempt, ignore_errors=True)
+            else:
+                os.rename(attempt, directory / TRIALS / name)
+
+
+def _write(directory: Path, definition: dict[str, Any]) -> None:
+    with files.replacing(directory / DEFINITION) as file:
+        file.write(json.dumps(definition, indent=1).encode() + b"\n")
+
+
+def _locked(directory: Path) -> BinaryIO:
+    """Return a file that is locked until it is closed, or the process ends."""
+    if not (directory / DEFINITION).exists():
+        Results(directory)  # which says what is wrong
+    file = open(directory / LOCK, "ab")  # noqa: SIM115
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise ValueError(f"{directory}: another process runs this sweep") from None
+    return file

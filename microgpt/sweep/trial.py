@@ -1,0 +1,236 @@
+"""One trial of a sweep: a training in a directory of its own, whoever runs it and where.
+
+A worker trains in an attempt, the directory `.0007-` and eight letters, and writes
+`trial.json` there last. The client renames it to `0007`. So an attempt that another worker
+takes up is copied, and one that goes on elsewhere unnoticed disturbs no other.
+A worker that does not see the sweep's directory trains in one of its own and sends the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from microgpt import checkpoint, extras, files
+from microgpt.corpus import Corpus
+from microgpt.log import LOG, read_log
+from microgpt.settings import Settings
+from microgpt.training import Stop, Training, TrainingError, Watch
+
+DEFINITION = "sweep.json"
+RESULT = "trial.json"
+TRIALS = "trials"
+UNSAVED = ("attempt", "files")  # of a result
+STARTUP_TRIALS = 5  # complete ones, before the first is pruned
+
+
+@dataclass(frozen=True)
+class Task:
+    """A trial to run: its number, settings, and the sweep's identity and directory.
+
+    seen are the held-out losses by step of the trials that it is compared with to be
+    pruned; None if it is not to be.
+    """
+
+    number: int
+    sweep: str
+    directory: str
+    params: dict[str, Any]
+    settings: dict[str, Any]
+    seen: Sequence[dict[int, float]] | None = None
+
+
+@dataclass
+class Result:
+    """What came out of a trial; state is complete, pruned or failed.
+
+    val_loss is that of the weights that are kept: the lowest, or with keep last the last;
+    train_loss the mean of the last 100; both in nats per token. evaluations are
+    (step, held-out loss). error says why a trial failed.
+    """
+
+    number: int
+    sweep: str
+    params: dict[str, Any]
+    state: str = "complete"
+    val_loss: float | None = None
+    train_loss: float | None = None
+    seconds: float = 0.0
+    steps: int = 0
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    error: str | None = None
+    attempt: str = ""  # the directory's name
+    files: dict[str, bytes] | None = None  # of a worker that does not see the sweep's
+
+    def as_json(self) -> bytes:
+        """Return what a trial's directory keeps of it."""
+        own = {name: value for name, value in asdict(self).items() if name not in UNSAVED}
+        return json.dumps(own).encode()
+
+
+class StoppedError(Exception):
+    """The trial was ended before its end, and saved."""
+
+
+def run(task: Task, stop: Callable[[], bool] | None = None) -> Result:
+    """Train a trial to its end, on from where an earlier attempt of it was saved.
+
+    Raises:  StoppedError once stop returns True; OSError if a file cannot be read or written
+    """
+    trials = Path(task.directory) / TRIALS
+    name = f".{task.number:04d}-{secrets.token_hex(4)}"
+    result = Result(task.number, task.sweep, task.params, attempt=name)
+    if _is_of(task):
+        _train(task, trials / name, result, stop)
+        return result
+    with tempfile.TemporaryDirectory(prefix="microgpt-") as folder:
+        _train(task, Path(folder) / name, result, stop)
+        result.files = {p.name: p.read_bytes() for p in (Path(folder) / name).iterdir()}
+    return result
+
+
+def attempts(directory: Path, number: int) -> list[Path]:
+    """Return the directories of a trial's attempts."""
+    return sorted((directory / TRIALS).glob(f".{number:04d}-*"))
+
+
+def read_result(directory: Path, sweep: str) -> Result | None:
+    """Return the result in a trial's directory, or None if there is none of this sweep."""
+    try:
+        values = json.loads((directory / RESULT).read_bytes())
+        values["evaluations"] = [(int(step), float(loss)) for step, loss in values["evaluations"]]
+        result = Result(**values)
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    return result if result.sweep == sweep else None
+
+
+def _is_of(task: Task) -> bool:
+    """Return whether this process sees the directory of the task's sweep."""
+    try:
+        definition = json.loads((Path(task.directory) / DEFINITION).read_bytes())
+        return bool(definition["id"] == task.sweep)
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+
+
+def _train(task: Task, directory: Path, result: Result, stop: Callable[[], bool] | None) -> None:
+    directory.mkdir()
+    settings = Settings(**task.settings, out=str(directory))
+    begin = time.monotonic()
+    with files.unflushed(1.0):  # a shorter training is made again sooner than it is flushed
+        try:
+            training = _begun(task, settings, directory)
+            watch = _TrialWatch(task, training, stop)
+            training.fit(watch)
+            if watch.stopped:
+                raise StoppedError
+        except (MemoryError, TrainingError, ValueError) as error:
+            result.state, result.error = "failed", str(error) or type(error).__name__
+            result.seconds = time.monotonic() - begin
+        else:
+            _conclude(result, training, watch)
+        with files.replacing(directory / RESULT) as file:
+            file.write(result.as_json())
+
+
+def _conclude(result: Result, training: Training, watch: _TrialWatch) -> None:
+    result.seconds, result.steps = training.seconds, training.step
+    result.evaluations = watch.evaluations
+    result.train_loss = math.fsum(training.recent) / max(len(training.recent), 1)
+    best = training.settings.keeps_best and training.best is not None
+    result.val_loss = training.best[1] if best and training.best else watch.evaluations[-1][1]
+    if not math.isfinite(result.val_loss):
+        result.state, result.error = "failed", "the held-out loss is not a number"
+        result.val_loss = None
+    elif watch.pruned:
+        result.state = "pruned"
+
+
+def _begun(task: Task, settings: Settings, directory: Path) -> Training:
+    """Return the training as the attempt that came furthest saved it, or a new one."""
+    names = ("data", "split", "val", "seed", "block_size")
+    corpus = _corpus(Settings(**{name: getattr(settings, name) for name in names}))
+    found = [(step, path) for path in attempts(Path(task.directory), task.number)
+             if path != directory and (step := _step(path, settings)) is not None]  # fmt: skip
+    for _, path in sorted(found, reverse=True):
+        # The checkpoint first: the log has all its steps, and is cut to them.
+        for name in (checkpoint.FILENAME, checkpoint.BEST, LOG):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(path / name, directory / name)
+        with contextlib.suppress(OSError, ValueError):
+            process = settings.of_scope("process")
+            del process["out"]
+            return Training.load(directory, process, corpus)
+    return Training(settings, corpus)
+
+
+def _step(attempt: Path, settings: Settings) -> int | None:
+    """Return the step after which an attempt was saved, or None if it is of another trial."""
+    try:
+        run = checkpoint.read(attempt, best=False).run or {}
+        saved = Settings(**run["settings"])
+        step: int = run["step"]
+    except (OSError, KeyError, TypeError, ValueError):
+        return None
+    same = saved.of_scope("bits", "samples") == settings.of_scope("bits", "samples")
+    return step if same else None
+
+
+class _TrialWatch(Watch):
+    """Ends a training that is stopped or pruned, and keeps its held-out losses."""
+
+    def __init__(self, task: Task, training: Training, stop: Callable[[], bool] | None) -> None:
+        self.stopped = self.pruned = False
+        self.evaluations = _logged(training) if training.step else []
+        self._stop = stop
+        self._trial = None if task.seen is None else _pruner(task.seen, self.evaluations)
+
+    def step(self, t: int, loss: float) -> None:
+        if self._stop is not None and self._stop():
+            self.stopped = True
+            raise Stop
+
+    def evaluated(self, step: int, loss: float, best: bool) -> None:
+        self.evaluations.append((step, loss))
+        if self._trial is not None:
+            self._trial.report(loss, step)
+            if self._trial.should_prune():
+                self.pruned = True
+                raise Stop
+
+
+def _logged(training: Training) -> list[tuple[int, float]]:
+    """Return the held-out losses that a training's log has so far."""
+    lines = read_log(Path(f"{training.settings.out}") / LOG, training.step)
+    return [(line["step"], line["val_loss"]) for line in lines if line["val_loss"] is not None]
+
+
+def _pruner(seen: Sequence[dict[int, float]], evaluations: list[tuple[int, float]]) -> Any:
+    """Return an Optuna trial that is to be pruned if it is worse than the median of seen."""
+    optuna = extras.need("optuna", "pruning", "sweep")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS))
+    for values in seen:
+        study.add_trial(
+            optuna.trial.create_trial(value=min(values.values()), intermediate_values=values)
+        )
+    trial = study.ask()
+    for step, loss in evaluations:
+        trial.report(loss, step)
+    return trial
+
+
+@functools.lru_cache(maxsize=4)
+def _corpus(settings: Settings) -> Corpus:
+    return Corpus.of(settings)
