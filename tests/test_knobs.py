@@ -119,14 +119,21 @@ def test_a_clipped_step_that_fails_leaves_gradients_as_they_were(engine, oracle,
     assert shown[0] == shown[1]
 
 
-def test_rates_are_nanogpts(engine):
-    adam = engine.Adam([], 0.5, num_steps=10, schedule="cosine", warmup=2, min_lr=0.1)
-    for t in range(10):
-        if t < 2:
-            rate = 0.5 * (t + 1) / 3
-        else:
-            rate = 0.1 + 0.5 * (1.0 + math.cos(math.pi * ((t - 2) / 8))) * (0.5 - 0.1)
-        assert bits(adam.rate(t)) == bits(rate)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_are_nanogpts(engine, schedule):
+    numbers = [(0.5, 0.1, 2), (0.3, 0.01, 3), (0.7, 0.02, 5), (0.05, 0.01, 5), (0.05, 0.0, 0)]
+    for high, low, warmup in numbers:  # with each, another order of the formulas would show
+        adam = engine.Adam([], high, num_steps=10, schedule=schedule, warmup=warmup, min_lr=low)
+        for t in range(10):
+            r = (t - warmup) / (10 - warmup)
+            rate = {
+                "linear": low + (1 - r) * (high - low),
+                "constant": high,
+                "cosine": low + 0.5 * (1.0 + math.cos(math.pi * r)) * (high - low),
+            }[schedule]
+            if t < warmup:
+                rate = high * (t + 1) / (warmup + 1)
+            assert bits(adam.rate(t)) == bits(rate)
     adam = engine.Adam([], 0.01, num_steps=7)
     assert bits(*map(adam.rate, range(7))) == bits(*(0.01 * (1 - t / 7) for t in range(7)))
 
