@@ -1,20 +1,17 @@
 """The tables of mutants fit the source, and the command tells what tests notice."""
 
-import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from mutants import (
-    PATIENCE,
     ROOT,
     TESTING,
     Mutant,
-    copy_of_tree,
     every,
     main,
-    pristine,
-    report,
     title,
 )
 
@@ -64,7 +61,17 @@ def mutant(after, reason=""):
     return Mutant("microgpt/adam.py", before, after, "test_adam.py -k clears", "", reason)
 
 
-def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path, capsys):
+def tried(mutants, *arguments):
+    """Return the status and the lines of the command with mutants in place of the tables'."""
+    program = f"import mutants; from mutants import Mutant; mutants.every = lambda: {mutants!r}"
+    program += f"; raise SystemExit(mutants.main({[str(a) for a in arguments]!r}))"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=TESTS, capture_output=True, text=True, check=False)
+    assert not done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path):
     mutants = [
         mutant("            p.grad = 1e-9\n"),
         mutant("            p.grad = 0 * 1\n"),
@@ -72,36 +79,23 @@ def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path, capsys):
         mutant("            p.grad = 1\n", "a lie"),
         mutant("            p.grad = = 0\n"),
     ]
-    copy_of_tree(tmp_path)
-    pristine(tmp_path, mutants)
-    assert report(mutants, tmp_path, PATIENCE) == 1
-    assert (tmp_path / mutants[0].file).read_text() == (ROOT / mutants[0].file).read_text()
-    *lines, counts, survived, lie = capsys.readouterr().out.splitlines()
+    results = tmp_path / "results"
+    status, (before, *lines, counts, survived, lie) = tried(mutants, "--results", results)
+    assert status == 1
+    assert before == "0 killed and 0 explained before"
     assert [line.split()[1] for line in lines] == [
         "killed", "survived", "explained", "killed", "killed"
     ]  # fmt: skip
     assert counts == "3 killed, 1 survived, 1 explained, 0 broken"
-    assert survived.startswith(
-        "survived, not killed: microgpt/adam.py: p.grad = 0 => p.grad = 0 * 1"
-    )
+    assert survived.startswith("survived, not killed: microgpt/adam.py: p.grad = 0 => p.grad = 0 *")
     assert lie.startswith("killed, not explained: ")
-
-
-def test_the_next_run_takes_what_stands_from_the_results(tmp_path, capsys, monkeypatch):
-    killed, survives = mutant("            p.grad = 1e-9\n"), mutant("            p.grad = 0 * 1\n")
-    monkeypatch.setattr("mutants.every", lambda: [killed, survives])
-    arguments = ["--results", str(tmp_path / "results")]
-    assert main(arguments) == 1
-    assert "0 killed and 0 explained before" in capsys.readouterr().out
-    assert main(arguments) == 1
-    out = capsys.readouterr().out
-    assert "1 killed and 0 explained before" in out
-    assert "0 killed, 1 survived, 0 explained, 0 broken" in out
-    *_, last = (tmp_path / "results").read_text().splitlines()
-    assert json.loads(last)["title"] == title(survives)
-    monkeypatch.setattr("mutants.every", lambda: [killed])
-    assert main([*arguments, "--again"]) == 0
-    assert "0 killed and 0 explained before" in capsys.readouterr().out
+    # The next run tries what was not as expected, and what has changed.
+    mutants[4] = mutant("            p.grad = ()\n")
+    status, (before, *lines, counts, _, _) = tried(mutants, "--results", results)
+    assert before == "1 killed and 1 explained before"
+    assert [line.split()[1] for line in lines] == ["survived", "killed", "killed"]
+    status, (before, *_) = tried(mutants[:1], "--results", results, "--again", "--unchecked")
+    assert (status, before) == (0, "0 killed and 0 explained before")
 
 
 def test_a_pattern_that_fits_nothing_is_no_success(capsys):

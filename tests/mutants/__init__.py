@@ -13,6 +13,7 @@ the same, and tries the others, first with the test that noticed the edit last.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -22,8 +23,16 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import Cython.Build
+import numpy  # noqa: F401 (for the forks)
+import pytest
+import setuptools  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 TESTING = "testing"  # the modules of src/testing, which the tests compile themselves
@@ -79,41 +88,78 @@ def copy_of_tree(into: Path) -> None:
             shutil.copy2(ROOT / name, into / name)
 
 
-# Runs setup.py for some of the extensions alone, not optimised: that takes a fourth of the time.
-BUILD = """
-import json, sys
-import Cython.Build
-import setuptools
+def forked(work: Callable[[], int], folder: Path, patience: float) -> tuple[int | None, str]:
+    """Return the status of work, done in a fork in a folder, and what it printed.
 
-modules = json.loads(sys.argv.pop())
-cythonize = Cython.Build.cythonize
+    The fork has pytest, numpy and Cython imported, which take longer than most tests.
+    The status is negative for a signal, None where patience seconds were not enough.
+    """
+    with tempfile.TemporaryFile("w+") as output:
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            try:
+                os.setsid()
+                os.chdir(folder)
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                status = work()
+                sys.stdout.flush()
+                os._exit(status)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(99)
+        status = waited(child, patience)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what it has left behind
+        output.seek(0)
+        return status, output.read()
 
-def some(extensions, **options):
-    extensions = [e for e in extensions if e.name.rpartition(".")[2] in modules]
-    assert len(extensions) == len(modules), modules
-    for extension in extensions:
-        flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
-        extension.extra_compile_args = [*flags, "-O0", "-g0"]
-    return cythonize(extensions, **options)
 
-Cython.Build.cythonize = some
-sys.argv[0] = "setup.py"
-exec(compile(open("setup.py").read(), "setup.py", "exec"))
-"""
+def waited(child: int, patience: float) -> int | None:
+    """Return the status of a child process, None and its end after patience seconds."""
+    until = time.monotonic() + patience
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None
 
 
 def build(tree: Path, modules: list[str]) -> str:
-    """Compile modules as far as their sources changed; return what failed, or nothing."""
-    command = [sys.executable, "-c", BUILD, "-q", "build_ext", "--inplace", json.dumps(modules)]
-    done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False)
-    return done.stdout + done.stderr if done.returncode else ""
+    """Compile modules as far as their sources changed; return what failed, or nothing.
+
+    They are not optimised: that takes a fourth of the time.
+    """
+
+    def work() -> int:
+        cythonize = Cython.Build.cythonize
+
+        def some(extensions: list[Any], **options: Any) -> Any:
+            extensions = [e for e in extensions if e.name.rpartition(".")[2] in modules]
+            for extension in extensions:
+                flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
+                extension.extra_compile_args = [*flags, "-O0", "-g0"]
+            return cythonize(extensions, **options)
+
+        Cython.Build.cythonize = some
+        sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
+        exec(compile(Path("setup.py").read_text(), "setup.py", "exec"), {"__name__": "__main__"})
+        return 0
+
+    status, said = forked(work, tree, 10 * PATIENCE)
+    return said or "no compiler" if status else ""
 
 
 def pristine(into: Path, mutants: list[Mutant]) -> None:
     """Add the installed modules to a copy of the tree, those of the mutants compiled anew."""
-    import microgpt
-
-    for module in Path(microgpt.__file__).parent.glob("*.so"):
+    package = find_spec("microgpt")  # not imported: each fork imports its own
+    assert package is not None
+    for module in Path(str(package.origin)).parent.glob("*.so"):
         shutil.copy2(module, into / "microgpt")
     modules = sorted({mutant.module for mutant in mutants} - {"", TESTING})
     failure = build(into, modules) if modules else ""
@@ -123,33 +169,26 @@ def pristine(into: Path, mutants: list[Mutant]) -> None:
 
 def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
     """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "--tb=no", "-rfE"]
     files, _, expression = tests.partition(" -k ")
     named = [tests] if "::" in tests else ["-k", expression, *files.split()]
-    command += ["-p", "no:cacheprovider", *named]
-    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-    with subprocess.Popen(
-        command,
-        cwd=tree / "tests",
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        try:
-            said, _ = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            return "killed", "time-out"
-    if process.returncode == 0:
+
+    def work() -> int:
+        sys.path.insert(0, str(tree))
+        os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1")
+        sys.dont_write_bytecode = True
+        options = ["-x", "-q", "--no-header", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
+        return int(pytest.main([*options, *named]))
+
+    status, said = forked(work, tree / "tests", patience)
+    if status is None:
+        return "killed", "time-out"
+    if status == 0:
         return "passed", ""
     failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
-    if process.returncode in (1, 2) and failed:
+    if status in (1, 2) and failed:
         return "killed", failed[0].split(" ", 1)[1].split(" - ")[0]
-    if process.returncode < 0:
-        return "killed", f"signal {-process.returncode}"
+    if status < 0:
+        return "killed", f"signal {-status}"
     if "ImportError while loading conftest" in said:
         return "killed", "import"
     return "broken", said[-2000:]

@@ -2,7 +2,7 @@
 
 from mutants import Equivalent, of
 
-KNOBS = "test_knobs.py -k (knob or knobs or clipped or rates) and (python or cython)"
+KNOBS = "test_knobs.py -k (knob or knobs or clipped or rates) and (python or fused)"
 DROPOUT = "test_knobs.py -k (dropped or dropout) and (python or fused)"
 SAMPLES = "test_knobs.py -k (samples or cropped or nucleus) and (python or fused)"
 
@@ -49,7 +49,16 @@ MUTANTS = [
         ),
         ("if 0 <= t < self.warmup:", "if 0 <= t <= self.warmup:", KNOBS),
         ("r = (t - self.warmup) / (self.num_steps - self.warmup)", "r = t / self.num_steps", KNOBS),
-        ("0.5 * (1.0 + math.cos(math.pi * r))", "(0.5 + 0.5 * math.cos(math.pi * r))", KNOBS),
+        Equivalent(
+            "0.5 * (1.0 + math.cos(math.pi * r))",
+            "(0.5 + 0.5 * math.cos(math.pi * r))",
+            "to halve a number rounds nothing, so both round 1 + cos alike",
+        ),
+        (
+            "(1.0 + math.cos(math.pi * r))",
+            "(2.0 - (1.0 - math.cos(math.pi * r)))",
+            KNOBS,
+        ),
         (
             "decay = 1 - rate * self.weight_decay",
             "decay = 1 - self.learning_rate * self.weight_decay",
