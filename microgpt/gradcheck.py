@@ -10,14 +10,18 @@ package's own operations and functions: an Operation's rules are for real number
 from __future__ import annotations
 
 import cmath
-from collections.abc import Callable, Iterable, Sequence
+import random
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from microgpt import functions
+from microgpt import engine, functions
+from microgpt.model import Model
 from microgpt.recording import _leaves
 
 STEP = 1e-6
 COMPLEX_STEP = 1e-30
+TOLERANCES = 1e-6, 1e-12  # of differences and of complex steps
 
 
 class GradientError(AssertionError):
@@ -60,7 +64,7 @@ def gradcheck(
     """
     values = list(_leaves(weights))
     if tolerance is None:
-        tolerance = 1e-12 if complex_step else 1e-6
+        tolerance = TOLERANCES[complex_step]
     before = [value.grad for value in values]
     try:
         for value in values:
@@ -81,6 +85,45 @@ def gradcheck(
                 f"{check.found!r}"
             )
     return checks
+
+
+def check_model(
+    model: Model, tokens: Sequence[int], count: int, rng: random.Random
+) -> Iterator[tuple[str, tuple[list[Check], list[Check]]]]:
+    """Yield for each matrix of a model the checks of count weights, drawn by rng.
+
+    One of them has the gradient 0, if there are such. They are by differences of the
+    model's losses, and by complex steps through the plain model.
+
+    Adds to: the gradients of the model's weights
+    Raises:  as the model's `loss`
+    """
+    before = list(model.gradients())
+    model.loss(tokens).backward()
+    gradients = [now - then for now, then in zip(model.gradients(), before)]
+    weights = array("d", model.weights())
+    plain = engine.load("python").models[model.name](**vars(model.config))
+    plain.set_weights(weights)
+    first = 0
+    for name, (rows, columns) in model.config.shapes().items():
+        size = rows * columns
+        checks: tuple[list[Check], list[Check]] = [], []
+        places = rng.sample(range(first, first + size), size)
+        zeros = [i for i in places if not gradients[i]][:1]
+        for i in sorted((zeros + [i for i in places if gradients[i]])[:count]):
+            losses = []
+            for step in (STEP, -STEP):
+                moved = weights[:]
+                moved[i] += step
+                model.set_weights(moved)
+                losses.append((moved[i], model.loss(tokens).data))
+            model.set_weights(weights)
+            (right, above), (left, below) = losses
+            checks[0].append(Check(i, gradients[i], (above - below) / (right - left)))
+            exact = _complex(plain._document_loss, plain.state_dict, (tokens,), plain.params[i])
+            checks[1].append(Check(i, gradients[i], exact))
+        yield name, checks
+        first += size
 
 
 def _difference(loss: Any, weights: Any, inputs: Sequence[Any], value: Any) -> float:

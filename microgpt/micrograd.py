@@ -14,18 +14,23 @@ it may notice:
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import random
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, KeysView, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 from microgpt import engine, oracle
 from microgpt.engine import Tape
 
-__all__ = ["MLP", "Layer", "Module", "Neuron", "Value", "draw_dot"]
+__all__ = ["MLP", "Layer", "Module", "Neuron", "Value", "draw_dot", "no_grad"]
 
 MAX_DRAWN = 400
+Activation = Any  # a name of ACTIVATIONS, a function of a Value, True for relu or False for none
 
 
 class Value(engine.Value, results="own", relu="not negative", attributes=True):
@@ -56,6 +61,8 @@ class Value(engine.Value, results="own", relu="not negative", attributes=True):
         if not isinstance(_op, str):
             local_grads, _op = _op, ""
         children = tuple(_children)
+        if children and _is_off.get():
+            children, local_grads = (), None
         grads = () if local_grads is None else tuple(local_grads)
         if local_grads is not None and len(grads) != len(children):
             raise ValueError(f"{len(grads)} local gradients for {len(children)} children")
@@ -101,6 +108,18 @@ class Value(engine.Value, results="own", relu="not negative", attributes=True):
     def __float__(self) -> float:
         return float(self.data)
 
+    def __int__(self) -> int:
+        return int(self.data)
+
+    def __abs__(self) -> oracle.Value:
+        out = _Operation(abs, _sign)(self)
+        out._op = "abs"  # type: ignore[attr-defined]
+        return out
+
+    def sqrt(self) -> oracle.Value:
+        """Return the square root: self ** 0.5."""
+        return self**0.5
+
     def zero_grad(self) -> None:
         """Set the grad of this value, and of all that it was computed from, to 0."""
         for node in _finished(self):
@@ -129,6 +148,75 @@ class Value(engine.Value, results="own", relu="not negative", attributes=True):
         )
 
 
+_Operation = engine.functions.Operation
+
+
+def _sign(x: float) -> int:
+    return (x > 0) - (x < 0)
+
+
+class no_grad(contextlib.ContextDecorator):  # noqa: N801 - as torch and micrograd's forks spell it
+    """Compute without a graph: operations on these Values give leaves.
+
+    `with no_grad():` holds in its own thread or task; as a decorator, in a function's calls.
+
+    >>> x = Value(3.0)
+    >>> with no_grad():
+    ...     y = x * x
+    >>> y.data, len(y._prev)
+    (9.0, 0)
+    """
+
+    _lock = threading.Lock()
+    _open = 0  # in all threads: Value's operators ask only meanwhile
+
+    def __init__(self) -> None:
+        self._tokens: list[Any] = []
+
+    def _recreate_cm(self) -> no_grad:
+        return no_grad()  # each call of a decorated function has its own
+
+    def __enter__(self) -> None:
+        with no_grad._lock:
+            no_grad._open += 1
+            if no_grad._open == 1:
+                for name in _OPERATORS:
+                    setattr(Value, name, _detached(name, vars(Value).get(name)))
+        self._tokens.append(_is_off.set(True))
+
+    def __exit__(self, *_: object) -> None:
+        _is_off.reset(self._tokens.pop())
+        with no_grad._lock:
+            no_grad._open -= 1
+            if no_grad._open == 0:
+                for name in _OPERATORS:
+                    own = vars(Value)[name].own
+                    setattr(Value, name, own) if own else delattr(Value, name)
+
+
+_is_off: ContextVar[bool] = ContextVar("no_grad", default=False)
+_OPERATORS = [
+    *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
+    *("__rtruediv__", "__pow__", "__rpow__", "__neg__", "__abs__"),
+    *("relu", "tanh", "sigmoid", "exp", "log", "sqrt"),
+]
+
+
+def _detached(name: str, own: Any) -> Any:
+    """Return an operator of Value that gives a leaf where no_grad holds."""
+    operator = own or getattr(Value.__base__, name)
+
+    @functools.wraps(operator)
+    def detached(self: Value, *others: Any) -> Any:
+        out = operator(self, *others)
+        if not _is_off.get() or out is NotImplemented:
+            return out
+        return out._result("", out.data, (), ())
+
+    detached.own = own  # type: ignore[attr-defined]
+    return detached
+
+
 class Module:
     """What has parameters.
 
@@ -146,39 +234,57 @@ class Module:
 
 
 class Neuron(Module):
-    """A weighted sum of nin inputs and a bias, through relu unless nonlin is false.
+    """A weighted sum of nin inputs and a bias, through an activation.
+
+    nonlin, or activation, is "relu", "tanh", "sigmoid", "linear", a function of a Value,
+    True for relu, or False or None for none.
 
     Order:   from the bias, inputs left to right; weights drawn as
              random.uniform(-1, 1), first to last; the bias starts as 0
+    Raises:  ValueError for the name of an activation that there is not
     Source:  micrograd `Neuron`
     """
 
-    def __init__(self, nin: int, nonlin: bool = True) -> None:
+    def __init__(self, nin: int, nonlin: Activation = True, *, activation: Activation = "") -> None:
         self.w = [Value(random.uniform(-1, 1)) for _ in range(nin)]
         self.b = Value(0)
-        self.nonlin = nonlin
+        self.nonlin = nonlin if activation == "" else activation
+        _function(self.nonlin)
 
     def __call__(self, x: Iterable[Value | float]) -> Value:
         total = sum((wi * xi for wi, xi in zip(self.w, x)), self.b)
-        return total.relu() if self.nonlin else total  # type: ignore[return-value]
+        if self.nonlin is True:  # as micrograd has it
+            return total.relu()  # type: ignore[return-value]
+        return _function(self.nonlin)(total)  # type: ignore[no-any-return]
+
+    @property
+    def activation(self) -> str:
+        """The name of the activation."""
+        if callable(self.nonlin):
+            return getattr(self.nonlin, "__name__", "function")
+        return _NAMES.get(self.nonlin, str(self.nonlin).lower())
 
     def parameters(self) -> list[Value]:
         """Return the weights, then the bias."""
         return [*self.w, self.b]
 
     def __repr__(self) -> str:
-        return f"{'ReLU' if self.nonlin else 'Linear'}Neuron({len(self.w)})"
+        name = {"relu": "ReLU"}.get(self.activation, self.activation.capitalize())
+        return f"{name}Neuron({len(self.w)})"
 
 
 class Layer(Module):
     """nout neurons that read the same nin inputs.
 
     Shapes:  x (nin,), returns (nout,), or where nout is 1 the one value itself
+    Raises:  as `Neuron`
     Source:  micrograd `Layer`
     """
 
-    def __init__(self, nin: int, nout: int, nonlin: bool = True) -> None:
-        self.neurons = [Neuron(nin, nonlin) for _ in range(nout)]
+    def __init__(
+        self, nin: int, nout: int, nonlin: Activation = True, *, activation: Activation = ""
+    ) -> None:
+        self.neurons = [Neuron(nin, nonlin, activation=activation) for _ in range(nout)]
 
     def __call__(self, x: Sequence[Value | float]) -> list[Value] | Value:
         x = list(x)
@@ -194,18 +300,29 @@ class Layer(Module):
 
 
 class MLP(Module):
-    """Layers of nouts neurons one after the other, the last without relu.
+    """Layers of nouts neurons one after the other, the last without an activation.
+
+    activation is that of the other layers; activations are those of all, one a layer.
 
     Shapes:  x (nin,), returns (nouts[-1],), or where that is 1 the one value itself
+    Raises:  as `Neuron`; ValueError if there are not as many activations as layers
     Source:  micrograd `MLP`
     """
 
-    def __init__(self, nin: int, nouts: Sequence[int]) -> None:
-        sizes = [nin, *nouts]
-        self.layers = [
-            Layer(n, nout, nonlin=i < len(nouts))
-            for i, (n, nout) in enumerate(zip(sizes, nouts), 1)
-        ]
+    def __init__(
+        self,
+        nin: int,
+        nouts: Sequence[int],
+        activation: Activation = True,
+        *,
+        activations: Sequence[Activation] | None = None,
+    ) -> None:
+        if activations is None:
+            activations = [*[activation] * (len(nouts) - 1), False]
+            _function(activation)
+        elif len(activations) != len(nouts):
+            raise ValueError(f"{len(activations)} activations for {len(nouts)} layers")
+        self.layers = [Layer(*sizes) for sizes in zip([nin, *nouts], nouts, activations)]
 
     def __call__(self, x: Sequence[Value | float]) -> list[Value] | Value:
         out: Any = x
@@ -219,6 +336,25 @@ class MLP(Module):
 
     def __repr__(self) -> str:
         return f"MLP of [{', '.join(map(str, self.layers))}]"
+
+
+_NAMES = {True: "relu", False: "linear", None: "linear"}
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
+    "relu": lambda x: x.relu(),
+    "tanh": lambda x: x.tanh(),
+    "sigmoid": lambda x: x.sigmoid(),
+    "linear": lambda x: x,
+}
+
+
+def _function(activation: Activation) -> Callable[[Any], Any]:
+    """Return the function of an activation."""
+    if callable(activation):
+        return activation  # type: ignore[no-any-return]
+    name = _NAMES.get(activation, str(activation).lower())
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 def draw_dot(root: oracle.Value, format: str = "svg", rankdir: str = "LR") -> Any:

@@ -4,9 +4,12 @@ import random
 
 import pytest
 from bits import bits
+from command import run
 
 from microgpt import CharTokenizer
-from microgpt.gradcheck import GradientError, gradcheck
+from microgpt.commands import main
+from microgpt.engine import load
+from microgpt.gradcheck import TOLERANCES, GradientError, check_model, gradcheck
 from microgpt.models import MODELS
 
 NAMES = ["emma", "ava", "bob"]
@@ -58,3 +61,71 @@ def test_a_wrong_slope_is_found(scalar, complex_step):
 
     with pytest.raises(GradientError, match=r"weight 0: its gradient is 18\.0"):
         gradcheck(loss, [scalar.Value(3.0), scalar.Value(3.0)], complex_step=complex_step)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_each_model_of_each_engine_passes_by_matrix(model_engine, name):
+    tokenizer = CharTokenizer.from_documents(NAMES)
+    accepted = vars(MODELS[name].Config(2))
+    sizes = {size: n for size, n in SIZES.items() if size in accepted}
+    model = model_engine.models[name](tokenizer.vocab_size, **sizes)
+    before = bits(*model.weights())
+    found = dict(check_model(model, tokenizer.encode_document("emma"), 3, random.Random(1)))
+    assert list(found) == list(model.state_dict)
+    for both in found.values():
+        for checks, tolerance in zip(both, TOLERANCES):
+            assert max(check.error for check in checks) < tolerance
+            assert any(check.gradient for check in checks)
+    assert bits(*model.weights()) == before
+
+
+@pytest.mark.parametrize("way", [0, 1])
+def test_a_wrong_gradient_of_a_model_is_found_in_both_ways(scalar, way):
+    class Wrong(scalar.models["bigram"]):
+        def loss(self, tokens):
+            loss = super().loss(tokens)
+            return scalar.Value(loss.data, (loss,), (1.001,))
+
+    ((_, both),) = check_model(Wrong(4, block_size=3), [3, 0, 1, 3], 5, random.Random(1))
+    assert max(check.error for check in both[way]) > 10 * TOLERANCES[way]
+    assert min(check.gradient for check in both[way]) < 0.0
+
+
+def test_the_command_checks_a_new_model_and_a_saved_one(tmp_path):
+    small = ["--model", "rnn", "--n-embd", "2", "--n-hidden", "3"]
+    status, out, err = run("gradcheck", *small, "--text", "emma", cwd=tmp_path)
+    assert (status, err) == (0, "")
+    assert out.startswith("text: 'emma', 5 tokens; engine: ")
+    assert "\nxh_to_h " in out
+    assert out.endswith("all within 1e-06 of differences and 1e-12 of complex steps\n")
+    run("train", *small, "--num-steps", "3", "--num-samples", "0", "--out", "saved", cwd=tmp_path)
+    status, out, err = run("gradcheck", "saved", "--weights", "1", cwd=tmp_path)
+    assert (status, err, out.count("      1  ")) == (0, "", 6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words", "status"),
+    [
+        (["--weights", "0"], "must be a whole number of at least 1", 2),
+        (["--n-embd", "0"], "n-embd: must be at least 1", 2),
+        (["--text", "\u00c9"], "is not in the vocabulary", 1),
+        (["nowhere"], "nowhere", 1),
+        (["nowhere", "--n-embd", "3"], "leave out --n-embd", 2),
+    ],
+)
+def test_a_wrong_command_line_is_named(tmp_path, arguments, words, status):
+    found, _, err = run("gradcheck", *arguments, cwd=tmp_path)
+    assert (found, err.count("\n")) == (status, 1)
+    assert words in err
+
+
+def test_the_command_says_which_gradient_is_wrong(monkeypatch, capsys):
+    model = load("python").models["bigram"]
+    plain = model.loss
+
+    def wrong(self, tokens):
+        return load("python").Value((loss := plain(self, tokens)).data, (loss,), (1.01,))
+
+    monkeypatch.setattr(model, "loss", wrong)
+    assert main(["gradcheck", "--model", "bigram", "--engine", "python", "--text", "emma"]) == 1
+    assert capsys.readouterr().out.splitlines()[-1].startswith("wrong: weight ")

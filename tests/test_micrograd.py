@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import graphviz
@@ -684,3 +685,116 @@ def test_zero_grad_of_a_value_clears_the_graph_below_it(micrograd):
     out.backward()
     out.zero_grad()
     assert [node.grad for node in (a, out, out._children[0])] == [0, 0, 0]
+
+
+def test_a_value_becomes_an_int_and_has_an_absolute_value_and_a_root(micrograd):
+    values = [micrograd.Value(x) for x in (-3, 2.5, 0.0, -0.0)]
+    for value in values:
+        (abs(value) * 2).backward()
+    assert [(type(v.grad), v.grad) for v in values] == [(int, -2), (int, 2), (int, 0), (int, 0)]
+    sizes = [abs(value) for value in values]
+    assert [(type(v.data), str(v.data)) for v in sizes] == [
+        (int, "3"), (float, "2.5"), (float, "0.0"), (float, "0.0")
+    ]  # fmt: skip
+    assert ([v._op for v in sizes], type(sizes[0])) == (["abs"] * 4, micrograd.Value)
+    assert [int(value) for value in values] == [-3, 2, 0, 0]
+    root = micrograd.Value(4.0)
+    root.sqrt().backward()
+    assert (root.sqrt().data, root.grad) == (2.0, 0.25)
+
+
+def test_no_grad_gives_leaves_of_the_same_numbers(micrograd):
+    x, y = micrograd.Value(0.5, label="x"), micrograd.Value(-2)
+
+    def results():
+        return [
+            x + y, 1 + y, x - y, 1 - x, x * y, 2 * y, x / y, 1 / y, x**2, x**x, 2**x, -y, abs(y),
+            x.relu(), x.tanh(), x.sigmoid(), x.exp(), x.log(), x.sqrt(), sum([x, y]),
+            micrograd.Value(3.0, (x, y), "f", local_grads=(1, 2)),
+            micrograd.MLP(2, [3, 1])([x, y]),
+        ]  # fmt: skip
+
+    random.seed(5)
+    graph = results()
+    with micrograd.no_grad():
+        random.seed(5)
+        leaves = results()
+        with micrograd.no_grad():
+            assert not (x * y)._prev
+        assert not (x * y)._prev
+        leaves[0].backward()
+    assert [(type(v.data), v.data) for v in leaves] == [(type(v.data), v.data) for v in graph]
+    assert {type(v) for v in leaves} == {micrograd.Value}
+    assert not any(v._prev or v._op for v in leaves[:-2])
+    assert (x.grad, leaves[0].grad, x.label) == (0, 1, "x")
+    assert all(v._prev for v in graph)
+    assert all(v._prev for v in results())
+
+
+def test_no_grad_ends_with_its_block_and_holds_in_its_thread_alone(micrograd):
+    x, seen = micrograd.Value(3.0), []
+
+    @micrograd.no_grad()
+    def square(depth=0):
+        return square(depth - 1) if depth else x * x
+
+    assert not square(2)._prev
+    with pytest.raises(ZeroDivisionError), micrograd.no_grad():
+        x / 0
+    assert (x * x)._prev == {x}
+    with micrograd.no_grad():
+        thread = threading.Thread(target=lambda: seen.append((x * x)._prev))
+        thread.start()
+        thread.join()
+    assert seen == [{x}]
+
+    class Mine(micrograd.Value):
+        def __mul__(self, other):
+            return super().__mul__(other) + 1
+
+    with micrograd.no_grad():
+        mine = Mine(2.0) * 3
+    assert (type(mine), mine.data, len(mine._prev)) == (Mine, 7.0, 0)
+    assert vars(micrograd.Value).keys().isdisjoint({"__mul__", "tanh"})
+
+
+def test_activations_are_chosen_by_name(micrograd):
+    def outs(*args, **named):
+        random.seed(2)
+        neuron = micrograd.Neuron(2, *args, **named)
+        return repr(neuron), neuron.activation, neuron([1.0, -2.0]).data
+
+    total = outs(False)[2]
+    linear, tanh = ("LinearNeuron(2)", "linear", total), ("TanhNeuron(2)", "tanh", math.tanh(total))
+    assert outs(activation=None) == outs("linear") == outs(activation="linear") == linear
+    assert outs(activation="tanh") == outs("tanh") == outs(micrograd.Value.tanh) == tanh
+    assert outs()[:2] == outs(True, activation="ReLU")[:2] == ("ReLUNeuron(2)", "relu")
+    assert outs("sigmoid")[:2] == ("SigmoidNeuron(2)", "sigmoid")
+    kinds = [
+        [neuron.activation for layer in mlp.layers for neuron in layer.neurons]
+        for mlp in (
+            micrograd.MLP(1, [2, 1]),
+            micrograd.MLP(1, [2, 1], activation="tanh"),
+            micrograd.MLP(1, [2, 1], activations=["sigmoid", "tanh"]),
+        )
+    ]
+    assert kinds == [
+        ["relu"] * 2 + ["linear"],
+        ["tanh"] * 2 + ["linear"],
+        ["sigmoid"] * 2 + ["tanh"],
+    ]
+    assert repr(micrograd.Layer(2, 1, activation="tanh")) == "Layer of [TanhNeuron(2)]"
+    for make in (micrograd.Neuron, lambda n, **named: micrograd.MLP(n, [1], **named)):
+        with pytest.raises(
+            ValueError, match="unknown activation 'bogus': choose one of relu, tanh"
+        ):
+            make(2, activation="bogus")
+    with pytest.raises(ValueError, match="1 activations for 2 layers"):
+        micrograd.MLP(2, [3, 1], activations=["tanh"])
+
+
+def test_an_absolute_value_is_replayed(compiled_scalar):
+    micrograd = over(compiled_scalar)
+    x = micrograd.Value(2.0)
+    tape = compiled_scalar.Tape(abs(x) * 3.0, inputs=[x])
+    assert tape.forward([-5.0]) == 15.0

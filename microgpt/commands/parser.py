@@ -32,6 +32,7 @@ def build() -> Parser:
     from microgpt.commands import (
         evaluate,
         export,
+        gradcheck,
         log,
         look,
         plot,
@@ -64,6 +65,7 @@ def build() -> Parser:
         "verify": verify,
         "sweep": sweep,
         "sweep show": sweep_show,
+        "gradcheck": gradcheck,
         "look": look,
         "plot": plot,
         "report": report,
