@@ -159,13 +159,6 @@ class no_grad(contextlib.ContextDecorator):  # noqa: N801 - as torch and microgr
     """Compute without a graph: operations on these Values give leaves.
 
     `with no_grad():` holds in its own thread or task; as a decorator, in a function's calls.
-
-    >>> from microgpt import micrograd
-    >>> x = micrograd.Value(3.0)
-    >>> with micrograd.no_grad():
-    ...     y = x * x
-    >>> y.data, len(y._prev)
-    (9.0, 0)
     """
 
     _lock = threading.Lock()
