@@ -92,25 +92,8 @@ class Report:
             "Weights and gradients": self.distributions(),
             "What is hard": self.hard(),
         }
-        kept = {title: body for title, body in sections.items() if body}
-        ids = {title: title.lower().replace(" ", "-") for title in kept}
-        links = " ".join(f'<a href="#{ids[title]}">{title}</a>' for title in kept)
-        body = "".join(
-            f'<section id="{ids[title]}" class="microgpt"><h2>{title}</h2>{text}</section>'
-            for title, text in kept.items()
-        )
-        name = escape(os.path.basename(os.path.abspath(self.directory)))
-        figures = json.dumps(self.figures, allow_nan=False).replace("<", "\\u003c")
-        html = (
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<link rel="icon" href="data:,"><title>microgpt: {name}</title>'
-            f"{pages.STYLE}<style>{STYLE}</style></head><body><h1>microgpt: {name}</h1>"
-            f"<p>{escape(self.summary())}</p><nav>{links}</nav>{body}"
-            "<noscript><p>The curves and scatter plots need JavaScript.</p></noscript>"
-            f"<script>{self.plotly.get_plotlyjs()}</script>"
-            f"<script>const FIGURES = {figures};\n{SCRIPT}</script></body></html>\n"
-        )
+        name = os.path.basename(os.path.abspath(self.directory))
+        html = document(name, self.summary(), sections, self.figures, self.plotly)
         size = len(html.encode("utf-8", "surrogatepass"))
         if size > MAX_BYTES:
             raise ValueError(f"the report would have {size:,} bytes: take a shorter --text")
@@ -159,10 +142,10 @@ class Report:
                 for name, value in shown.items()
                 if value not in (None, "")
             }
-            listed = f"<h3>Settings</h3>{_facts(named)}"
+            listed = f"<h3>Settings</h3>{fact_list(named)}"
         if self.verdict:
             facts["microgpt verify"] = self.verdict
-        return f"{_facts(facts, 'facts long')}{listed}"
+        return f"{fact_list(facts, 'facts long')}{listed}"
 
     def curves(self) -> str:
         """Return the run's losses and what else it logged, as figures."""
@@ -188,10 +171,10 @@ class Report:
             (f"{x:,}", f"{y:.4f}", f"{held:.4f}" if held is not None else "")
             for x, y, held in _milestones(mean, held_out)
         ]
-        table = _table(("step", "running mean", "held out"), rows)
+        rows_table = as_table(("step", "running mean", "held out"), rows)
         return (
             f'{shown[0]}<div class="pair">{"".join(shown[1:])}</div>'
-            f"<details><summary>Losses in figures</summary>{table}</details>"
+            f"<details><summary>Losses in figures</summary>{rows_table}</details>"
         )
 
     def samples(self) -> str:
@@ -282,7 +265,7 @@ class Report:
             for name, matrix in weights.items()
         ]
         head = ("matrix", "weights", "mean", "deviation", "largest", "gradient's", "zero")
-        return f'{note}<div class="pair">{"".join(shown)}</div>{_table(head, rows)}'
+        return f'{note}<div class="pair">{"".join(shown)}</div>{as_table(head, rows)}'
 
     def histogram(self, name: str, numbers: Any, color: str, i: int) -> dict[str, Any]:
         """Return a distribution as a line."""
@@ -374,6 +357,30 @@ class Report:
         return found
 
 
+def document(
+    name: str, summary: str, sections: dict[str, str], figures: dict[str, Any], plotly: Any
+) -> str:
+    """Return a whole page: sections of HTML by title, and figures by the ids of their places."""
+    kept = {title: body for title, body in sections.items() if body}
+    ids = {title: title.lower().replace(" ", "-") for title in kept}
+    links = " ".join(f'<a href="#{ids[title]}">{title}</a>' for title in kept)
+    body = "".join(
+        f'<section id="{ids[title]}" class="microgpt"><h2>{title}</h2>{text}</section>'
+        for title, text in kept.items()
+    )
+    drawn = json.dumps(figures, allow_nan=False).replace("<", "\\u003c")
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><title>microgpt: {escape(name)}</title>'
+        f"{pages.STYLE}<style>{STYLE}</style></head><body><h1>microgpt: {escape(name)}</h1>"
+        f"<p>{escape(summary)}</p><nav>{links}</nav>{body}"
+        "<noscript><p>The curves and scatter plots need JavaScript.</p></noscript>"
+        f"<script>{plotly.get_plotlyjs()}</script>"
+        f"<script>const FIGURES = {drawn};\n{SCRIPT}</script></body></html>\n"
+    )
+
+
 def _log(directory: Path) -> tuple[curves.Run | None, str]:
     """Return a run's log, or why it has none."""
     try:
@@ -452,15 +459,17 @@ def _rounded(numbers: Iterable[float]) -> list[float]:
     return [float(f"{float(x):.6g}") for x in numbers]
 
 
-def _facts(facts: dict[str, str], kind: str = "facts") -> str:
+def fact_list(values: dict[str, str], kind: str = "facts") -> str:
+    """Return names and values as a list."""
     rows = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-        for name, value in facts.items()
+        for name, value in values.items()
     )
     return f'<dl class="{kind}">{rows}</dl>'
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return rows of text below a head."""
     titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows

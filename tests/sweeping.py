@@ -28,7 +28,14 @@ from microgpt.sweep.space import Range, Space
 assert optuna.visualization.is_available()
 
 TEXT = "ada\ngrace\nalan\nedsger\nbarbara\ndonald\ntony\njohn\n"
-FIXED = {"data": "text", "n_head": 2, "block_size": 8, "num_steps": 20, "val": 0.3}
+FIXED = {
+    "data": "text",
+    "n_head": 2,
+    "block_size": 8,
+    "num_steps": 20,
+    "val": 0.3,
+    "save_every": 20,
+}
 FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in FIXED.items()]
 VARIES = {"learning_rate": Range(1e-3, 0.3, log=True), "n_embd": (2, 4, 6)}
 

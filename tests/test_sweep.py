@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -329,6 +330,19 @@ def test_show_prints_the_best_and_a_row_a_trial(folder, capsys):
     frame = results.frame()
     assert frame["val_loss"].min() == best.val_loss
     assert sum(results.importance().values()) == pytest.approx(1)
+
+
+def test_the_page_of_a_sweep_has_optunas_plots(folder, capsys):
+    results = swept(folder / "out", trials=12, fixed={"num_steps": 4})
+    assert commands.main(["report", "out"]) == 0
+    page = (folder / "out" / "report.html").read_text(encoding="utf-8")
+    for title in ("Best trials", "Parallel coordinates", "Contours", "Importance"):
+        assert f"<h2>{title}</h2>" in page
+    figures = json.loads(re.search("const FIGURES = (.*);\n", page)[1])
+    assert all(figure["data"] for figure in figures.values())
+    assert f"{results.best()[0].val_loss:.4f}" in page
+    swept(folder / "one", trials=1, varies={"n_embd": (2, 4)})
+    assert commands.main(["report", "one"]) == 0
 
 
 def test_a_full_disk_ends_the_sweep_and_loses_nothing(folder):

@@ -6,20 +6,24 @@ import argparse
 from pathlib import Path
 
 from microgpt import files
+from microgpt.sweep import Results
+from microgpt.sweep.trial import DEFINITION
 
 SUMMARY = "write one page about a run: curves, samples, attention, what is hard"
 EXAMPLES = """\
 examples:
   microgpt report names                     writes names/report.html
   microgpt report names --out names.html --text isabella
+  microgpt report sweep                     of a sweep: its trials, by Optuna's plots
 
-DIR is what train --out made. The page needs no network: send it, or open it from a disk.
+DIR is what train --out or sweep --out made. The page needs no network: send it, or open
+it from a disk.
 """
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of report."""
-    command.add_argument("directory", metavar="DIR", help="the directory that train --out made")
+    command.add_argument("directory", metavar="DIR", help="what train --out or sweep --out made")
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="the page (default: DIR/report.html)"
     )
@@ -31,6 +35,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write a report as the command line asks; return the exit status."""
+    if (Path(options.directory) / DEFINITION).exists():
+        if options.verify or options.text is not None:
+            options.parser.error("the page of a sweep has neither --verify nor --text")
+        from microgpt.sweep.page import page as sweep_page
+
+        return _write(options, sweep_page(Results(options.directory)))
     from microgpt.report import Report
 
     verdict = ""
@@ -42,7 +52,10 @@ def run(options: argparse.Namespace) -> int:
         if result.difference is not None:
             place, expected, found = result.difference
             verdict = f"different: {place}: {expected} was saved, {found} comes out now"
-    page = Report(options.directory, options.text, verdict).page()
+    return _write(options, Report(options.directory, options.text, verdict).page())
+
+
+def _write(options: argparse.Namespace, page: str) -> int:
     out = options.out or Path(options.directory) / "report.html"
     with files.replacing(out) as file:
         file.write(page.encode("utf-8", "backslashreplace"))

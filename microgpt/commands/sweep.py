@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from microgpt import extras
@@ -17,7 +17,7 @@ from microgpt.commands.terminal import is_terminal, note
 from microgpt.message import quoted, suggestion
 from microgpt.settings import FIELDS, read_toml
 from microgpt.sweep import space
-from microgpt.sweep.results import Results
+from microgpt.sweep.results import Results, short
 from microgpt.sweep.space import SETTINGS, Space
 from microgpt.sweep.trial import Result
 
@@ -131,7 +131,7 @@ def run(options: argparse.Namespace) -> int:
                     sweep.extend(own["trials"])
                 except ValueError as error:
                     command.error(str(error))
-            with workers(own) as found:
+            with workers(command, own) as found:
                 return watched(sweep, found)
     if "out" not in own:
         command.error("give --out a directory for the sweep, or --resume one")
@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
             own.setdefault("trials", len(wanted.grid()))
     except (TypeError, ValueError) as error:
         command.error(str(error))
-    with workers(own) as found:
+    with workers(command, own) as found:
         try:
             sweep = Sweep.create(
                 own["out"],
@@ -161,12 +161,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def workers(own: dict[str, Any]) -> Any:
+def workers(command: Any, own: dict[str, Any]) -> Iterator[Workers]:
     """Yield the workers that flags ask for, and end them."""
     if "scheduler" in own:
         from microgpt.sweep.cluster import Cluster
 
-        found: Workers = Cluster(own["scheduler"], own.get("jobs"), note)
+        try:
+            found: Workers = Cluster(own["scheduler"], own.get("jobs"), note)
+        except ValueError as error:
+            command.error(str(error))
     else:
         from microgpt.sweep.workers import Processes
 
@@ -233,11 +236,6 @@ def summary(results: Results, most: int) -> list[str]:
             lines.append(f"trial {result.number:04d} failed: {result.error}")
             break
     return lines
-
-
-def short(value: Any) -> str:
-    """Return a value of a setting for a table."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class Progress:

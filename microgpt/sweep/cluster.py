@@ -18,7 +18,7 @@ from microgpt.sweep import trial
 from microgpt.sweep.trial import Task
 from microgpt.sweep.workers import Outcome, died
 
-CONNECT = 10.0  # seconds until a scheduler has answered
+CONNECT = 5.0  # seconds until a scheduler has answered
 AGAIN = 1.0  # seconds between tries to reach one that is gone
 
 
@@ -104,7 +104,7 @@ class Cluster:
         return [(task.number, error)]
 
     def _connected(self) -> Any:
-        return self._dask.Client(self._address, timeout=CONNECT, set_as_default=False)
+        return self._dask.Client(self._address, timeout=CONNECT)
 
     def _reconnect(self) -> None:
         """Take up the scheduler that is there now, if there is one."""

@@ -16,6 +16,11 @@ from microgpt.sweep.trial import DEFINITION, TRIALS, Result, read_result
 COLUMNS = ("val_loss", "train_loss", "seconds")
 
 
+def short(value: Any) -> str:
+    """Return a value of a setting for a table."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 class Results:
     """A sweep's definition and the trials that have ended, by number.
 
@@ -72,14 +77,14 @@ class Results:
         columns = ["trial", "state", *self.space.domains, *COLUMNS, "directory"]
         return pandas.DataFrame(self.rows(), columns=columns).set_index("trial")
 
-    def study(self) -> Any:
-        """Return the trials as a study of Optuna, in memory.
+    def study(self, most: int | None = None) -> Any:
+        """Return the trials, the first ones up to a number, as a study of Optuna in memory.
 
         Raises:  ImportError without Optuna
         """
         from microgpt.sweep import study
 
-        return study.in_memory([r for _, r in sorted(self.trials.items())], self.space)
+        return study.in_memory([r for _, r in sorted(self.trials.items())[:most]], self.space)
 
     def importance(self) -> dict[str, float]:
         """Return how much of the loss's variation follows from each setting, of 1 in all.
