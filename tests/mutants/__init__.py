@@ -2,8 +2,8 @@
 
 `make mutants`, or `python tests/mutants [PATTERN ...]` for those whose file or text
 contains a pattern, makes each edit of the tables (`package`, `kernels`, `value`) in a
-copy of the tree, compiles the one module that its tests use and runs those tests until
-one fails, which has to pass without the edit. An edit that no test can notice says why, and has to survive.
+copy of the tree and runs its tests until one fails, which has to pass without the edit.
+The edits of compiled modules are branches of one build (`together`). An edit that no test can notice says why, and has to survive.
 
 Each result is written to a file (--results) as it comes. The next run takes from it what
 was killed or explained, if the edit, the text of its file and the names of its tests are
@@ -33,6 +33,8 @@ import Cython.Build
 import numpy  # noqa: F401 (for the forks)
 import pytest
 import setuptools  # noqa: F401
+
+from mutants import together
 
 ROOT = Path(__file__).parents[2]
 TESTING = "testing"  # the modules of src/testing, which the tests compile themselves
@@ -110,9 +112,11 @@ def forked(work: Callable[[], int], folder: Path, patience: float) -> tuple[int 
                 traceback.print_exc()
                 sys.stderr.flush()
                 os._exit(99)
-        status = waited(child, patience)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what it has left behind
+        try:
+            status = waited(child, patience)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # it, or what it has left behind
         output.seek(0)
         return status, output.read()
 
@@ -155,26 +159,106 @@ def build(tree: Path, modules: list[str]) -> str:
     return said or "no compiler" if status else ""
 
 
-def pristine(into: Path, mutants: list[Mutant]) -> None:
-    """Add the installed modules to a copy of the tree, those of the mutants compiled anew."""
-    package = find_spec("microgpt")  # not imported: each fork imports its own
-    assert package is not None
-    for module in Path(str(package.origin)).parent.glob("*.so"):
-        shutil.copy2(module, into / "microgpt")
-    modules = sorted({mutant.module for mutant in mutants} - {"", TESTING})
-    failure = build(into, modules) if modules else ""
-    if failure:
-        raise SystemExit(failure)
+class Tree:
+    """A copy of the tree in a folder, in which mutants are tried.
+
+    Those that `together` can join are compiled once, as branches; `numbers` has theirs.
+    The others are edited in and taken back, and their module is compiled for each.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.numbers: dict[Mutant, int] = {}
+        self.originals: dict[str, str] = {}
+        copy_of_tree(folder)
+
+    def key(self, mutant: Mutant) -> str:
+        """Return a digest of a mutant, of the text that it edits and of the names of its tests."""
+        text = self.source(mutant.file)
+        parts = (mutant.before, mutant.after, mutant.tests, mutant.module, text)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+    def source(self, file: str) -> str:
+        """Return the text of a file without mutants."""
+        if file not in self.originals:
+            self.originals[file] = (self.folder / file).read_text(encoding="utf-8")
+        return self.originals[file]
+
+    def compile(self, mutants: list[Mutant]) -> None:
+        """Add the installed modules, and those of the mutants with all that can be joined."""
+        package = find_spec("microgpt")  # not imported: each fork imports its own
+        assert package is not None
+        for module in Path(str(package.origin)).parent.glob("*.so"):
+            shutil.copy2(module, self.folder / "microgpt")
+        (self.folder / "src" / "shared" / "mutant.h").write_text(together.HEADER)
+        compiled = [m for m in mutants if m.file.endswith((".pxd", ".pyx"))]
+        for file in dict.fromkeys(m.file for m in compiled):
+            edits = {i: m for i, m in enumerate(compiled) if m.file == file}
+            text, joined = together.joined(
+                self.source(file), {i: (m.before, m.after) for i, m in edits.items()}
+            )
+            self.numbers.update({edits[i]: i for i in joined})
+            (self.folder / file).write_text(text + together.DECLARATION)
+        modules = sorted({mutant.module for mutant in mutants} - {"", TESTING})
+        failure = build(self.folder, modules) if modules else ""
+        if failure:
+            raise SystemExit(failure)
+
+    def try_mutant(self, mutant: Mutant, patience: float, last: str = "") -> tuple[str, str]:
+        """Return what becomes of a mutant: "killed", "survived" or "broken", and by what.
+
+        `last`, a test that noticed it once, is run before the others.
+        """
+        if mutant in self.numbers:
+            return self.judged(mutant, patience, last)
+        target = self.folder / mutant.file
+        text = target.read_text()
+        compiled = (self.folder / "microgpt").glob(f"{mutant.module or None}.*.so")
+        kept = [(path, path.read_bytes()) for path in compiled]
+        target.write_text(self.source(mutant.file).replace(mutant.before, mutant.after))
+        try:
+            if mutant.module not in ("", TESTING):
+                failure = build(self.folder, [mutant.module])
+                if failure:
+                    return "broken", failure[-2000:]
+            return self.judged(mutant, patience, last)
+        finally:
+            target.write_text(text)
+            for path, content in kept:
+                path.unlink(missing_ok=True)  # a process may have the old one mapped
+                path.write_bytes(content)
+
+    def judged(self, mutant: Mutant, patience: float, last: str) -> tuple[str, str]:
+        """Return what the tests say of a mutant that is in the tree."""
+        number = self.numbers.get(mutant)
+        outcome, by = run_tests(self.folder, last or mutant.tests, patience, number)
+        if last and outcome != "killed":
+            outcome, by = run_tests(self.folder, mutant.tests, patience, number)
+        return ("survived", "") if outcome == "passed" else (outcome, by)
+
+    def passes_unedited(self, mutant: Mutant, by: str, patience: float) -> bool:
+        """Return whether the test that noticed a mutant, or else all its tests, pass without it."""
+        outcome = run_tests(self.folder, by, patience)[0] if "::" in by else "broken"
+        if outcome == "broken":  # a time-out, a crash, a name that pytest does not find
+            outcome = run_tests(self.folder, mutant.tests, patience)[0]
+        return outcome == "passed"
 
 
-def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
-    """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what."""
+def run_tests(
+    tree: Path, tests: str, patience: float, number: int | None = None
+) -> tuple[str, str]:
+    """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what.
+
+    number is that of the mutant among those compiled together.
+    """
     files, _, expression = tests.partition(" -k ")
     named = [tests] if "::" in tests else ["-k", expression, *files.split()]
 
     def work() -> int:
         sys.path.insert(0, str(tree))
         os.environ.update(PYTHONPATH=str(tree), PYTHONDONTWRITEBYTECODE="1")
+        if number is not None:
+            os.environ["MUTANT"] = str(number)
         sys.dont_write_bytecode = True
         options = ["-x", "-q", "--no-header", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
         return int(pytest.main([*options, *named]))
@@ -194,55 +278,14 @@ def run_tests(tree: Path, tests: str, patience: float) -> tuple[str, str]:
     return "broken", said[-2000:]
 
 
-def try_mutant(mutant: Mutant, clean: Path, patience: float, last: str = "") -> tuple[str, str]:
-    """Return what becomes of a mutant: "killed", "survived" or "broken", and by what.
-
-    The edit is made in the clean tree and taken back, so that only its module is compiled.
-    `last`, a test that noticed it once, is run before the others.
-    """
-    target = clean / mutant.file
-    source = target.read_text()
-    compiled = list((clean / "microgpt").glob(f"{mutant.module}.*.so")) if mutant.module else []
-    kept = [(path, path.read_bytes()) for path in compiled]
-    target.write_text(source.replace(mutant.before, mutant.after))
-    try:
-        failure = build(clean, [mutant.module]) if mutant.module not in ("", TESTING) else ""
-        if failure:
-            return "broken", failure[-2000:]
-        outcome, by = run_tests(clean, last or mutant.tests, patience)
-        if last and outcome != "killed":
-            outcome, by = run_tests(clean, mutant.tests, patience)
-    finally:
-        target.write_text(source)
-        for path, content in kept:
-            path.unlink(missing_ok=True)  # a process may have the old one mapped
-            path.write_bytes(content)
-    return ("survived", "") if outcome == "passed" else (outcome, by)
-
-
-def passes_unedited(mutant: Mutant, by: str, clean: Path, patience: float) -> bool:
-    """Return whether the test that noticed a mutant, or else all of its tests, pass without it."""
-    outcome = run_tests(clean, by, patience)[0] if "::" in by else "broken"
-    if outcome == "broken":  # a time-out, a crash, a name that pytest does not find
-        outcome = run_tests(clean, mutant.tests, patience)[0]
-    return outcome == "passed"
-
-
 def expected(mutant: Mutant) -> str:
     """Return the outcome that a mutant is in the table for."""
     return "explained" if mutant.reason else "killed"
 
 
-def key_of(mutant: Mutant, tree: Path) -> str:
-    """Return a digest of a mutant, of the text that it edits and of the names of its tests."""
-    text = (tree / mutant.file).read_text(encoding="utf-8")
-    parts = (mutant.before, mutant.after, mutant.tests, mutant.module, text)
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-def read_results(path: Path | None) -> dict[str, dict[str, str]]:
+def read_results(path: Path) -> dict[str, dict[str, str]]:
     """Return the last result of each mutant in a file, by its title."""
-    if path is None or not path.exists():
+    if not path.exists():
         return {}
     lines = path.read_text(encoding="utf-8").splitlines()
     return {found["title"]: found for found in map(json.loads, lines)}
@@ -293,25 +336,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="microgpt-mutants-") as folder:
-        clean = Path(folder)
-        copy_of_tree(clean)
+        tree = Tree(Path(folder))
         known = {} if options.again else read_results(options.results)
         settled = {(found["key"], found["outcome"]) for found in known.values()}
-        stands = [m for m in mutants if (key_of(m, clean), expected(m)) in settled]
+        stands = [m for m in mutants if (tree.key(m), expected(m)) in settled]
         mutants = [m for m in mutants if m not in stands]
         explained = sum(bool(m.reason) for m in stands)
         print(f"{len(stands) - explained} killed and {explained} explained before", flush=True)
-        pristine(clean, mutants)
-        return report(mutants, clean, options.patience, options.results, not options.unchecked)
+        tree.compile(mutants)
+        return report(mutants, tree, options.patience, options.results, not options.unchecked)
 
 
-def report(
-    mutants: list[Mutant],
-    clean: Path,
-    patience: float,
-    results: Path | None = None,
-    checked: bool = True,
-) -> int:
+def report(mutants: list[Mutant], tree: Tree, patience: float, results: Path, checked: bool) -> int:
     """Try mutants, print and write what becomes of each, and return the exit status."""
     counts = {"killed": 0, "survived": 0, "explained": 0, "broken": 0}
     wrong = []
@@ -322,11 +358,11 @@ def report(
         start = time.monotonic()
         last = known.get(title(mutant), {})
         last_by = last["by"] if last.get("outcome") == "killed" else ""
-        outcome, by = try_mutant(mutant, clean, patience, last_by if "::" in last_by else "")
+        outcome, by = tree.try_mutant(mutant, patience, last_by if "::" in last_by else "")
         if outcome == "killed" and checked:
             test = by if "::" in by else mutant.tests
             if test not in sound:
-                sound[test] = passes_unedited(mutant, by, clean, 4 * patience)
+                sound[test] = tree.passes_unedited(mutant, by, 4 * patience)
             if not sound[test]:
                 outcome, by = "broken", f"fails without the edit: {by}"
         if mutant.reason and outcome == "survived":
@@ -336,10 +372,9 @@ def report(
         counts[outcome] += 1
         seconds = time.monotonic() - start
         print(f"{number:3} {outcome:9} {seconds:4.0f} s  {title(mutant)}  [{by}]", flush=True)
-        if results:
-            line = {"title": title(mutant), "key": key_of(mutant, clean), "outcome": outcome}
-            with results.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**line, "by": by, "commit": at}) + "\n")
+        line = {"title": title(mutant), "key": tree.key(mutant), "outcome": outcome}
+        with results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**line, "by": by, "commit": at}) + "\n")
     print(", ".join(f"{n} {outcome}" for outcome, n in counts.items()))
     print("\n".join(wrong))
     return int(bool(wrong))

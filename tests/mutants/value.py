@@ -186,7 +186,14 @@ MUTANTS = [
         "src/value/make.pxd",
         MODULE,
         "test_value.py test_parity.py test_memory.py",
-        ("    if unlikely((a.flags | b.flags) & UNUSUAL):", "    if unlikely(a.flags & UNUSUAL):"),
+        (
+            "(a.flags | b.flags) & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = kept",
+            "a.flags & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = kept",
+        ),
+        (
+            "(a.flags | b.flags) & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = ints",
+            "b.flags & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = ints",
+        ),
         (
             "    if unlikely(a.op == SUM) and a is not b and",
             "    if unlikely(a.op == SUM) and",
