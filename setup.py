@@ -1,5 +1,6 @@
 """The compiled modules: which, from what, with which flags."""
 
+import gc
 import os
 import platform
 import sys
@@ -24,9 +25,6 @@ if "-g" not in os.environ.get("CFLAGS", "").split():  # Python's own flags ask f
 # Single nodes leave nothing to vectorise, and nothing reads the flag that a comparison
 # with NaN raises (clang never keeps it): replays take 12 % less time.
 SCALAR = ["-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-trapping-math"]
-# gcc's own choice, 40, takes a quarter longer and is no faster; with 10, Adam's `begin_update`
-# is no longer inlined, and a step takes 15 to 30 % longer.
-KERNELS = ["--param=inline-unit-growth=20"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")]
 AVX512 += ["-mfma", "-mprefer-vector-width=512"]
@@ -37,15 +35,16 @@ MODULES = {
     "_value": ("src/value/_value.pyx", SCALAR),
     "_record": ("src/recording/_record.pyx", []),
     "_script": ("src/script/_script.pyx", ["-O2"]),  # a tenth of its size less
-    "_gpt": ("src/gpt/_gpt.pyx", KERNELS),
+    "_gpt": ("src/gpt/_gpt.pyx", ["-O1"]),
+    "_kernels": ("src/gpt/_kernels.pyx", []),
 }
 # Rule 7: one source, compiled once for each instruction set; microgpt.fused picks.
 if platform.machine().lower() in ("x86_64", "amd64"):
-    MODULES["_gpt_avx2"] = ("src/gpt/_gpt_avx2.pyx", KERNELS + AVX2)
-    MODULES["_gpt_avx512"] = ("src/gpt/_gpt_avx512.pyx", KERNELS + AVX512)
+    MODULES["_kernels_avx2"] = ("src/gpt/_kernels_avx2.pyx", AVX2)
+    MODULES["_kernels_avx512"] = ("src/gpt/_kernels_avx512.pyx", AVX512)
 if TESTING := os.environ.get("MICROGPT_TESTING"):  # a module of tests/testing.py: never installed
-    source, flags = MODULES[TESTING.replace("_testing", "_gpt")]
-    MODULES = {TESTING: (source.replace("gpt/_gpt", "testing/_testing"), flags)}
+    source, flags = MODULES[TESTING.replace("_testing", "_kernels")]
+    MODULES = {TESTING: (source.replace("gpt/_kernels", "testing/_testing"), flags)}
 
 INCLUDE = ["src", "src/shared", "src/gpt", "src/testing"]
 
@@ -61,6 +60,7 @@ DIRECTIVES = {
     "embedsignature": True,
     "embedsignature.format": "clinic",
     "binding": False,
+    "auto_pickle": False,
     "c_api_binop_methods": True,
 }
 
@@ -92,6 +92,7 @@ class Build(build_ext):
 def extensions():
     if os.environ.get("MICROGPT_NO_EXTENSIONS") == "1":
         return []
+    gc.disable()  # Cython takes a third less time
     from Cython import __version__
     from Cython.Build import cythonize
 

@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
-import microgpt._gpt as _baseline
-from microgpt import _value, pickles
+from microgpt import _gpt, _value, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
 from microgpt.gpt import Config
@@ -37,7 +36,7 @@ _LAYER = (
     "input", "attn_norm", "q", "k", "v", "attended", "mlp_input", "mlp_norm", "mlp_hidden",
 )  # fmt: skip
 _ENDS = ("output", "logits", "probs")
-_SIMD = {"avx512": "_gpt_avx512", "avx2": "_gpt_avx2", "baseline": "_gpt"}
+_SIMD = {"avx512": "_kernels_avx512", "avx2": "_kernels_avx2", "baseline": "_kernels"}
 
 
 def _is_built(module: str) -> bool:
@@ -50,17 +49,17 @@ def _choose(name: str | None) -> Any:
     Raises:  ValueError if there is no such set; ImportError if this processor or
              this build lacks it
     """
-    runs = [simd for simd in _SIMD if _baseline.runs(simd) and _is_built(_SIMD[simd])]
+    runs = [simd for simd in _SIMD if _gpt.runs(simd) and _is_built(_SIMD[simd])]
     if name is not None and name not in _SIMD:
         raise ValueError(f"no MICROGPT_SIMD {name!r}: choose one of {', '.join(runs)}")
     if name is not None and name not in runs:
-        lacks = "build" if _baseline.runs(name) else "processor"
+        lacks = "build" if _gpt.runs(name) else "processor"
         raise ImportError(f"this {lacks} has no {name}: choose one of {', '.join(runs)}")
     return importlib.import_module(f"microgpt.{_SIMD[name or runs[0]]}")
 
 
-_gpt = _choose(os.environ.get("MICROGPT_SIMD"))
-SIMD = next(simd for simd, module in _SIMD.items() if _gpt.__name__ == f"microgpt.{module}")
+_kernels = _choose(os.environ.get("MICROGPT_SIMD"))
+SIMD = next(simd for simd, module in _SIMD.items() if _kernels.__name__ == f"microgpt.{module}")
 
 
 class Parameter:
@@ -384,7 +383,7 @@ class GPT(ScalarGPT):
         self.config = Config(vocab_size, n_embd, n_head, n_layer, block_size)
         self._check_init_std(init_std)
         self._set_dropout(dropout)
-        self.params = Parameters(_gpt.Network(self.config))
+        self.params = Parameters(_gpt.Network(self.config, _kernels.table))
         self._place_matrices()
         gauss = (rng or random.Random(42)).gauss
         data = self.params.data

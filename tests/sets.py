@@ -15,14 +15,14 @@ def runs(simd):
     """Return whether this processor has an instruction set."""
     from microgpt import fused
 
-    return fused._baseline.runs(simd)
+    return fused._gpt.runs(simd)
 
 
 @functools.cache
 def fused_on(simd):
     """Return the fused engine on one instruction set, as `engine.load` returns engines.
 
-    It has SIMD, and _gpt, the compiled module.
+    It has SIMD.
 
     Raises:  ImportError if this processor or this build lacks it
     """
@@ -40,7 +40,7 @@ def fused_on(simd):
         raise ImportError(f"the module for {simd} was not built")
     engine = SimpleNamespace(**vars(microgpt.engine.load("fused")))
     engine.NAME = f"fused {simd}"
-    engine.SIMD, engine._gpt = simd, module._gpt
+    engine.SIMD = simd
     engine.GPT, engine.Adam = module.GPT, module.Adam
     return engine
 

@@ -128,7 +128,7 @@ def test_an_instruction_set_that_was_not_built_falls_to_the_next(tmp_path, compi
         for file in (folder / "microgpt").glob(f"{fused._SIMD[simd]}.*.so"):
             file.unlink()
         last = run(*which, cwd=folder, MICROGPT_SIMD=simd).stdout.splitlines()[-1]
-        lacks = "build" if fused._baseline.runs(simd) else "processor"
+        lacks = "build" if fused._gpt.runs(simd) else "processor"
         assert last.startswith(f"ImportError: this {lacks} has no {simd}: choose one of ")
     assert run(*which, cwd=folder).stdout == f"{baseline}\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from microgpt import fused
+from microgpt import _gpt, fused
 from microgpt.adam import Adam
 from microgpt.model import Evaluation, Matrix, Model
 from microgpt.oracle import Value
@@ -94,8 +94,9 @@ class Recorded(Model):
             rows = [(list(map(int, tokens)),) for tokens in batch]
             loss = compiled.add_gradients(rows, single=len(rows) == 1)
         if loss is not None:
-            fused._gpt.step_arrays(adam, compiled.numbers.data, compiled.numbers.grads)
-            compiled.numbers.clear_types()
+            numbers = compiled.numbers
+            _gpt.step_arrays(fused._kernels.table, adam, numbers.data, numbers.grads)
+            numbers.clear_types()
             return loss
         compiled.store(data=True)
         try:

@@ -7,8 +7,9 @@ Adam, training.pxd takes many steps on many threads. This file is the interface 
 weights, `Trainer` does all three many times, `Sampler` draws token by token. Arguments are
 checked here; the kernels trust them.
 
-It is compiled once for each instruction set. It has more than 500 lines because classes in
-files of their own would each be a module of their own, three times.
+It is compiled once. The kernels, which _kernels.pyx compiles once for each instruction set,
+are reached through the table that a network was given. It has more than 500 lines because
+classes in files of their own would each be a module of their own.
 """
 
 import math
@@ -17,25 +18,22 @@ from types import SimpleNamespace
 
 from cpython.array cimport array
 from cpython.buffer cimport PyBUF_FORMAT, PyBUF_ND, PyBUF_STRIDES
+from cpython.pycapsule cimport PyCapsule_GetPointer
 from libc.math cimport INFINITY, pow
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from activations cimport Activations, Layer, begin_batch, draw_masks, free_buffers
+from activations cimport Activations, Layer, free_buffers
 from barrier cimport Barrier, barrier_wait, getpid, pthread_join, pthread_t, start_thread
 from clock cimport now
 from generator cimport WORDS, Generator
-from layers cimport softmax_forward
+from kernels cimport Kernels
 from memory cimport free_zeros, zeros
-from model cimport (
-    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, matrix_of,
-)
-from optimizer cimport (
-    SQUARES, AdamStep, adam_step, clip_factor, first_that_raises, multiply, sum_of_squares,
-)
+from model cimport Matrix, loss_forward, matrix_of
+from optimizer cimport SQUARES, AdamStep, clip_factor
 from scalar cimport floats
-from simd cimport LANES, PANEL, divisor_of, padded, runs_avx2, runs_avx512
-from training cimport L1_WEIGHTS, Job, rows_at_once, worker_loop
+from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
+from training cimport L1_WEIGHTS, Job, rows_at_once
 from weights cimport Sizes, matrix_count
 
 
@@ -60,7 +58,7 @@ cdef class Buffer:
         # Whole vectors may be read behind the last number.
         if not 0 <= n < (<Py_ssize_t>1 << 59):
             raise MemoryError(f"{n} numbers do not fit into memory")
-        self.at = <double *>zeros((n + PANEL) * sizeof(double))
+        self.at = <double *>zeros((n + WIDEST_PANEL) * sizeof(double))
         if self.at == NULL:
             raise MemoryError(f"{n} numbers do not fit into memory")
         self.n = n
@@ -130,16 +128,25 @@ cdef object as_memoryview(object owner, double *at, tuple shape, tuple rows, bin
     return memoryview(view)
 
 
-cdef class Network:
-    """The weights and gradients of a model, flat, in the order of `Config.shapes`."""
+cdef const Kernels *table_of(kernels) except NULL:
+    return <const Kernels *>PyCapsule_GetPointer(kernels, "microgpt.Kernels")
 
+
+cdef class Network:
+    """The weights and gradients of a model, flat, in the order of `Config.shapes`.
+
+    kernels is the `table` of a module of _kernels.pyx.
+    """
+
+    cdef const Kernels *kernels
     cdef Sizes sizes
     cdef Buffer data
     cdef Buffer grad
     cdef readonly object config
 
-    def __init__(self, config):
+    def __cinit__(self, config, kernels):
         cdef Sizes *sizes = &self.sizes
+        self.kernels = table_of(kernels)
         self.config = config
         sizes.vocab_size = config.vocab_size
         sizes.n_embd = config.n_embd
@@ -149,9 +156,9 @@ cdef class Network:
         sizes.n_params = config.num_params
         sizes.inverse_n = pow(<double>sizes.n_embd, -1.0)
         sizes.inverse_root = pow(pow(<double>config.head_dim, 0.5), -1.0)
-        sizes.row = padded(sizes.n_embd)
-        sizes.mlp_row = padded(4 * sizes.n_embd)
-        sizes.vocab_row = padded(sizes.vocab_size)
+        sizes.row = self.kernels.padded(sizes.n_embd)
+        sizes.mlp_row = self.kernels.padded(4 * sizes.n_embd)
+        sizes.vocab_row = self.kernels.padded(sizes.vocab_size)
         self.data = Buffer(sizes.n_params)
         self.grad = Buffer(sizes.n_params)
 
@@ -244,6 +251,7 @@ cdef class Pass:
         cdef bint fine
         cdef Documents checked = Documents(network, documents)
         cdef Activations *acts = &self.acts
+        cdef const Kernels *kernels = network.kernels
         self.network = network
         self.copied = Buffer(network.sizes.n_params)
         memcpy(self.copied.at, network.data.at, network.sizes.n_params * sizeof(double))
@@ -254,12 +262,12 @@ cdef class Pass:
         if acts.dropout > 0.0:
             load_generator(&generator, rng)
         with nogil:
-            fine = begin_batch(acts, checked.tokens, checked.ends, checked.n)
+            fine = kernels.begin_batch(acts, checked.tokens, checked.ends, checked.n)
             if fine:
                 if acts.dropout > 0.0:
-                    draw_masks(acts)
-                forward(acts, self.copied.at, 0, acts.m, 0)
-                losses_forward(acts, 0, acts.m)
+                    kernels.draw_masks(acts)
+                kernels.forward(acts, self.copied.at, 0, acts.m, 0)
+                kernels.losses_forward(acts, 0, acts.m)
                 loss_forward(acts)
         if not fine:
             raise MemoryError()
@@ -320,21 +328,23 @@ cdef class Pass:
         if not (0 <= layer < acts.sizes.n_layer and 0 <= document < acts.n_documents):
             raise IndexError(f"there is no layer {layer} or no document {document}")
         n = acts.starts[document + 1] - acts.starts[document]
+        row = self.network.kernels.padded(n)
         return as_memoryview(
             self, acts.layers[layer].weights + acts.maps[document], (acts.sizes.n_head, n, n),
-            (n * padded(n), padded(n)),
+            (n * row, row),
         )
 
     def backward(self):
         """Add the gradients of the loss to the network's."""
         cdef Activations *acts = &self.acts
+        cdef const Kernels *kernels = self.network.kernels
         cdef Matrix matrix
         cdef Py_ssize_t i
         with nogil:
-            backward_inputs(acts, self.copied.at, 0, acts.m, 0)
+            kernels.backward_inputs(acts, self.copied.at, 0, acts.m, 0)
             for i in range(matrix_count(&acts.sizes)):
                 matrix = matrix_of(acts, i)
-                backward_weights(
+                kernels.backward_weights(
                     acts, &matrix, self.network.grad.at + matrix.shape.start, 0,
                     matrix.shape.n_out, True,
                 )
@@ -360,41 +370,43 @@ cdef class Moments:
     def step(self, adam):
         """Take step adam.t with adam's settings, and count it."""
         cdef Network network = self.network
-        take_step(adam, network.data.at, network.grad.at, self.m.at, self.v.at, self.m.n)
+        take_step(
+            network.kernels, adam, network.data.at, network.grad.at, self.m.at, self.v.at, self.m.n
+        )
 
 
-def step_arrays(adam, array data, array grads):
+def step_arrays(kernels, adam, array data, array grads):
     """Take step adam.t on the beginning of arrays of numbers, with adam's moments, and count it."""
     cdef array m = adam.m
     cdef array v = adam.v
     if not len(v) == len(m) <= min(len(data), len(grads)):
         raise ValueError(f"{len(m)} moments for {len(data)} numbers")
     take_step(
-        adam, data.data.as_doubles, grads.data.as_doubles, m.data.as_doubles,
-        v.data.as_doubles, len(m),
+        table_of(kernels), adam, data.data.as_doubles, grads.data.as_doubles,
+        m.data.as_doubles, v.data.as_doubles, len(m),
     )
 
 
 cdef int take_step(
-    adam, double *data, double *grad, double *m, double *v, Py_ssize_t n
+    const Kernels *kernels, adam, double *data, double *grad, double *m, double *v, Py_ssize_t n
 ) except -1:
     cdef AdamStep step = read(adam)
     cdef Py_ssize_t raises
     cdef double decay, factor = 1.0
     step.learning_rate = adam.rate(adam.t)
     decay = 1.0 - step.learning_rate * step.weight_decay
-    step.correction1 = divisor_of(1 - adam.beta1 ** (adam.t + 1))
-    step.correction2 = divisor_of(1 - adam.beta2 ** (adam.t + 1))
+    step.correction1 = kernels.divisor_of(1 - adam.beta1 ** (adam.t + 1))
+    step.correction2 = kernels.divisor_of(1 - adam.beta2 ** (adam.t + 1))
     with nogil:
         if step.clip > 0.0:
-            factor = clip_factor(sum_of_squares(grad, n), step.clip)
-        raises = first_that_raises(grad, v, n, &step, factor)
+            factor = clip_factor(kernels.sum_of_squares(grad, n), step.clip)
+        raises = kernels.first_that_raises(grad, v, n, &step, factor)
         if raises == n:
             if factor != 1.0:
-                multiply(grad, factor, n)
+                kernels.multiply(grad, factor, n)
             if decay != 1.0:
-                multiply(data, decay, n)
-            adam_step(data, grad, m, v, n, &step, True)
+                kernels.multiply(data, decay, n)
+            kernels.adam_step(data, grad, m, v, n, &step, True)
     if raises < n:
         raise_at(data[raises], grad[raises] * factor, m[raises], v[raises], &step)
     adam.t += 1
@@ -426,6 +438,7 @@ cdef int raise_at(
 
 
 cdef struct Worker:
+    const Kernels *kernels
     Job *job
     Barrier *barrier
     bint *closed
@@ -440,7 +453,7 @@ cdef void *run_worker(void *argument) noexcept nogil:
         barrier_wait(worker.barrier)
         if worker.closed[0]:
             return NULL
-        worker_loop(worker.job, worker.number)
+        worker.kernels.worker_loop(worker.job, worker.number)
         barrier_wait(worker.barrier)
 
 
@@ -468,7 +481,9 @@ cdef class Trainer:
 
     def __init__(self, Network network, Moments moments, int threads):
         cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
-        self.job.gradients_size = padded(max(<Py_ssize_t>L1_WEIGHTS, rows_at_once(n_in) * n_in))
+        self.job.gradients_size = network.kernels.padded(
+            max(<Py_ssize_t>L1_WEIGHTS, rows_at_once(n_in) * n_in)
+        )
         self.gradients = Buffer(threads * self.job.gradients_size)
         self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
         self.job.gradients, self.job.squares = self.gradients.at, self.squares.at
@@ -488,6 +503,7 @@ cdef class Trainer:
         # The barrier grows with each thread: one that arrives early waits for the rest.
         self.barrier = Barrier(1, 0, 0)
         for i in range(1, threads):
+            self.workers[i].kernels = self.network.kernels
             self.workers[i].job = &self.job
             self.workers[i].barrier = &self.barrier
             self.workers[i].closed = &self.closed
@@ -566,7 +582,8 @@ cdef class Trainer:
         cdef const double *grad = self.network.grad.at
         if not self.job.adam.clip > 0.0:
             return 1.0
-        return clip_factor(sum_of_squares(grad, self.network.grad.n), self.job.adam.clip)
+        squares = self.network.kernels.sum_of_squares(grad, self.network.grad.n)
+        return clip_factor(squares, self.job.adam.clip)
 
     def evaluate(self, Documents documents, Py_ssize_t batch_size, double nats, double seconds):
         """Run documents forward, batch by batch, until all are used or the time is over.
@@ -604,7 +621,7 @@ cdef class Trainer:
             self.start_workers()
         with nogil:
             barrier_wait(&self.barrier)
-            worker_loop(job, 0)
+            self.network.kernels.worker_loop(job, 0)
             barrier_wait(&self.barrier)
         if job.out_of_memory:
             raise MemoryError()
@@ -644,7 +661,7 @@ cdef class Sampler:
         self.network = network
         self.acts.sizes = network.sizes
         self.acts.barrier.size = 1
-        fine = tokens != NULL and begin_batch(&self.acts, tokens, ends, 1)
+        fine = tokens != NULL and network.kernels.begin_batch(&self.acts, tokens, ends, 1)
         free(tokens)
         if not fine:
             raise MemoryError()
@@ -674,7 +691,7 @@ cdef class Sampler:
             for i in range(read, n):
                 self.set_token(i, end if bos and first + i == 0 else tokens[first + i - bos])
             with nogil:
-                forward(&self.acts, self.network.data.at, read, n, 0)
+                self.network.kernels.forward(&self.acts, self.network.data.at, read, n, 0)
             read = n
             token = self.draw(n - 1, factor, top_k, top_p, rng)
             if token == end:
@@ -701,8 +718,8 @@ cdef class Sampler:
         cdef double *scaled = self.scaled.at
         cdef double *weights = self.weights.at
         cdef double *cumulated = self.cumulated.at
-        cdef double totals[LANES]
-        cdef double inverses[LANES]
+        cdef double totals[MOST_LANES]
+        cdef double inverses[MOST_LANES]
         cdef double x
         cdef Py_ssize_t n = self.acts.sizes.vocab_size
         cdef Py_ssize_t i, low, middle, high
@@ -726,7 +743,7 @@ cdef class Sampler:
                 raise IndexError("there is no token to draw from")
             for i in range(n):
                 scaled[i] = logits[<Py_ssize_t>ids[i]] * factor
-        softmax_forward(weights, cumulated, totals, inverses, scaled, 1, n, n)
+        self.network.kernels.softmax_forward(weights, cumulated, totals, inverses, scaled, 1, n, n)
         cumulated[0] = weights[0]
         for i in range(1, n):
             cumulated[i] = cumulated[i - 1] + weights[i]

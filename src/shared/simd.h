@@ -34,6 +34,11 @@
 
 #define PANEL (TILE_VECS * LANES)
 
+/* Of any instruction set: what is compiled once has room for these. */
+#define MOST_LANES 8
+#define WIDEST_PANEL 24
+_Static_assert(LANES <= MOST_LANES && PANEL <= WIDEST_PANEL, "there is not room for a vector");
+
 typedef double vec __attribute__((vector_size(LANES * 8)));
 
 static inline vec vec_set(double x) { return x - (vec){}; }

@@ -12,6 +12,8 @@ cdef extern from "simd.h" nogil:
     enum: TILE_ROWS
     enum: TILE_VECS
     enum: PANEL
+    enum: MOST_LANES
+    enum: WIDEST_PANEL
     ctypedef double vec
     ctypedef long long mask
     vec vec_set(double x)

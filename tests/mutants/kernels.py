@@ -2,7 +2,7 @@
 
 from mutants import Equivalent, of
 
-SET = "_gpt_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
+SET = "_kernels_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
 
 RAISES = "test_fused.py -k (raises or too_large or later_step or settings_at) and avx512"
 ADAM = "test_fused.py -k (adam_takes or adam_of_any_numbers or adam_among_usual) and avx512"
@@ -214,7 +214,7 @@ MUTANTS = [
     ),
     *of(
         "src/shared/simd.h",
-        "_gpt",
+        "_kernels",
         "test_certificates.py -k two_million and baseline",
         (
             "((high_a * high_b - product) + high_a * rest_b + rest_a * high_b) + rest_a * rest_b",
@@ -421,7 +421,7 @@ MUTANTS = [
     ),
     *of(
         "src/gpt/_gpt.pyx",
-        SET,
+        "_gpt",
         "test_fused.py test_gpt.py -k (samples or generate) and avx512",
         ("scaled[i] = logits[i] * factor", "scaled[i] = logits[i] / (1.0 / factor)"),
         ("            if x < cumulated[middle]:", "            if x <= cumulated[middle]:"),

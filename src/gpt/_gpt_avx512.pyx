@@ -1,3 +1,0 @@
-"""_gpt.pyx, compiled for processors with AVX-512."""
-
-include "_gpt.pyx"

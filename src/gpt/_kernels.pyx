@@ -1,0 +1,29 @@
+"""The fused step's functions for one instruction set: what setup.py compiles once for each."""
+
+from cpython.pycapsule cimport PyCapsule_New
+
+from activations cimport begin_batch, draw_masks
+from kernels cimport Kernels
+from layers cimport softmax_forward
+from model cimport backward_inputs, backward_weights, forward, losses_forward
+from optimizer cimport adam_step, first_that_raises, multiply, sum_of_squares
+from simd cimport divisor_of, padded
+from training cimport worker_loop
+
+cdef Kernels KERNELS
+KERNELS.padded = padded
+KERNELS.divisor_of = divisor_of
+KERNELS.begin_batch = begin_batch
+KERNELS.draw_masks = draw_masks
+KERNELS.forward = forward
+KERNELS.losses_forward = losses_forward
+KERNELS.softmax_forward = softmax_forward
+KERNELS.backward_inputs = backward_inputs
+KERNELS.backward_weights = backward_weights
+KERNELS.sum_of_squares = sum_of_squares
+KERNELS.first_that_raises = first_that_raises
+KERNELS.multiply = multiply
+KERNELS.adam_step = adam_step
+KERNELS.worker_loop = worker_loop
+
+table = PyCapsule_New(&KERNELS, "microgpt.Kernels", NULL)

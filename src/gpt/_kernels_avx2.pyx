@@ -1,0 +1,3 @@
+"""_kernels.pyx, compiled for processors with AVX2."""
+
+include "_kernels.pyx"

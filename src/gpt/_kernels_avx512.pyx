@@ -1,0 +1,3 @@
+"""_kernels.pyx, compiled for processors with AVX-512."""
+
+include "_kernels.pyx"
