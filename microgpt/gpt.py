@@ -7,12 +7,10 @@ weights) for those who don't want to. Whatever the engine, this file and
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from microgpt import functions
 from microgpt.functions import attend, linear, rmsnorm, softmax  # noqa: F401 (as in the original)
@@ -22,14 +20,6 @@ from microgpt.oracle import Value
 
 Cache = list[list[list[Value]]]
 Context = tuple[Cache, Cache, Callable[[list[Value]], list[Value]]]
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-    from typing_extensions import Self
-
-    from microgpt.look import Look
-else:
-    ArrayLike = Look = Self = Any  # so that annotations can be evaluated without numpy
 
 
 @dataclass(frozen=True)
@@ -191,61 +181,6 @@ class GPT(Model):
     def _drop(self, x: list[Value]) -> list[Value]:
         scale, draw = 1 / (1 - self.dropout), self.dropout_rng.random
         return [xi * (0.0 if draw() < self.dropout else scale) for xi in x]
-
-    def save(self, path: str | os.PathLike[str]) -> Path:
-        """Save the model and its tokenizer as one safetensors file; return the file.
-
-        Raises:  ValueError if the model has no tokenizer; as `checkpoint.save`
-        """
-        from microgpt import checkpoint
-
-        if self.tokenizer is None:
-            raise ValueError("the model has no tokenizer to save with it: set model.tokenizer")
-        return checkpoint.save(path, self, self.tokenizer)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Return a model and its tokenizer from a file, or from the directory of a run.
-
-        Raises:  as `checkpoint.load`
-        """
-        from microgpt import checkpoint
-
-        content = checkpoint.read(path)
-        if content.model != cls.name:
-            raise ValueError(f"{path}: holds a model of the kind {content.model}")
-        model = cls(**vars(content.config), rng=checkpoint.NoRandom())
-        model.set_weights(content.weights)
-        model.tokenizer = content.tokenizer
-        return model
-
-    def _repr_html_(self) -> str:
-        from microgpt.pages import model_html
-
-        return model_html(self)
-
-    def look(
-        self,
-        text: str | Sequence[int],
-        *,
-        ablate: Iterable[tuple[int, int]] = (),
-        patch: Mapping[str, ArrayLike | Mapping[int, ArrayLike]] | None = None,
-    ) -> Look:
-        """Return what the model computes for a text or a document's token ids, as numpy arrays.
-
-        ablate sets the output of attention heads, as (layer, head), to zero at all
-        positions. patch sets activations, by their names in `Look.activations` or
-        "layer0.attention": {name: array for all positions}, or {name: {position: row}}.
-
-        Raises:  as `microgpt.look.Look`
-        """
-        from microgpt.look import Look
-
-        return Look(self, text, ablate=ablate, patch=patch)
-
-    def _buffers(self, tokens: Sequence[int]) -> tuple[float, dict[str, Any], list[Any]] | None:
-        """Return loss, activations and attention by layer, of an engine that keeps them."""
-        return None
 
     def _begin(self, weights: Mapping[str, Matrix]) -> Context:
         layers = range(self.config.n_layer)

@@ -1,10 +1,11 @@
 """One text through a model, kept for inspection: probabilities, attention, activations, gradients.
 
-`model.look(text)` returns a `Look`, on every engine with the same bits. The forward
+`model.look(text)` returns a `Look`, on every engine with the same bits. A GPT's forward
 pass is `gpt.gpt` over the engine's own `Value`, with a hook that records each
 activation and replaces those that an intervention sets; the fused engine answers
-from its own buffers where nothing is replaced. The model is not changed: a look has
-a copy of the weights, so later training does not change it either.
+from its own buffers where nothing is replaced. Of makemore's models the logits are kept.
+The model is not changed: a look has a copy of the weights, so later training does not
+change it either.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from microgpt import extras
-from microgpt.gpt import gpt
+from microgpt.gpt import GPT, gpt
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import ArrayLike, NDArray
 
-    from microgpt.gpt import GPT, Config
+    from microgpt.gpt import Config
+    from microgpt.model import Model
     from microgpt.oracle import Value
     from microgpt.tokenizer import CharTokenizer
 
@@ -37,7 +39,8 @@ class Look:
 
     Shapes:  with n positions, at most block_size: tokens (n + 1,), probabilities
              (n, vocab_size), attention (n_layer, n_head, n, n): layer, head, the
-             position that reads, the position read; activations {name: (n, width)}
+             position that reads, the position read; activations {name: (n, width)},
+             of a model without attention "logits" and "probs"
     Units:   loss in nats per token, surprise in bits; infinite where what came has
              the probability 0
     Raises:  ValueError if a character or token is not in the vocabulary, there are
@@ -52,14 +55,15 @@ class Look:
 
     def __init__(
         self,
-        model: GPT,
+        model: Model,
         text: str | Sequence[int],
         *,
         ablate: Iterable[tuple[int, int]] = (),
         patch: Mapping[str, ArrayLike | Mapping[int, ArrayLike]] | None = None,
     ) -> None:
         extras.need("numpy", "look")
-        self.config: Config = model.config
+        self.config: Any = model.config
+        self._model = model
         self.tokenizer: CharTokenizer | None = model.tokenizer
         tokens = _tokens(text, model.tokenizer)
         model._check(tokens)
@@ -67,7 +71,11 @@ class Look:
             raise ValueError(f"a look needs at least two tokens, not {len(tokens)}")
         self.tokens = tokens[: self.config.block_size + 1]
         self.unseen = len(tokens) - len(self.tokens)
-        self._patch = _checked(self.config, len(self.tokens) - 1, ablate, patch or {})
+        ablate, patch = [*ablate], patch or {}
+        if (ablate or patch) and not isinstance(model, GPT):
+            raise ValueError(f"a model of the kind {model.name} has no heads or activations to set")
+        n = len(self.tokens) - 1
+        self._patch = _checked(self.config, n, ablate, patch) if ablate or patch else {}
         self._weights = model.weights()
         self._value, self._functions = model.Value, model.functions
         buffers = None
@@ -133,6 +141,8 @@ class Look:
         Source:  nostalgebraist, "interpreting GPT: the logit lens"
         """
         leaf, linear, softmax = self._value, self._functions.linear, self._functions.softmax
+        if not isinstance(self._model, GPT):
+            raise ValueError(f"a model of the kind {self._model.name} has no layers")
         head = self._state_dict()["lm_head"]
         layers = [self.activations[f"layer{i}.input"] for i in range(self.config.n_layer)]
         lens = [
@@ -159,13 +169,15 @@ class Look:
         config, functions, n = self.config, self._functions, len(self)
         state_dict = self._state_dict()
         recorder = Recorder(self._patch, self._value, detached=not gradients)
-        layers = range(config.n_layer)
-        keys: list[Any] = [[] for _ in layers]
-        values: list[Any] = [[] for _ in layers]
+        context = self._model._begin(state_dict)
         targets: list[Any] = []
         for t in range(n):
-            token = self.tokens[t]
-            logits = gpt(token, t, keys, values, state_dict, config, functions, recorder)
+            where = self.tokens[t], t
+            if isinstance(self._model, GPT):
+                keys, values, _ = context
+                logits = gpt(*where, keys, values, state_dict, config, functions, recorder)
+            else:
+                logits = recorder("logits", self._model._logits(*where, context, state_dict))
             probs = recorder("probs", functions.softmax(logits))
             targets.append(probs[self.tokens[t + 1]])
         impossible = not gradients and any(p.data == 0 for p in targets)
@@ -173,9 +185,8 @@ class Look:
         if not gradients:
             self.loss = loss.data
             activations = {name: _data(rows) for name, rows in recorder.rows.items()}
-            self.attention = _array(
-                [_heads(activations.pop(at), n, config) for at in _attentions(config)]
-            )
+            heads = [_heads(activations.pop(at), n, config) for at in _attentions(config)]
+            self.attention = _array(heads).reshape(len(heads), -1 if heads else 0, n, n)
             self.activations = {name: _array(rows) for name, rows in activations.items()}
             return {}
         loss.backward()
@@ -198,7 +209,7 @@ def text_tokens(tokenizer: CharTokenizer, text: str, split: str = "lines") -> li
     return tokenizer.encode("\n" * ("\n" in tokenizer.chars) + text)
 
 
-def predictions(model: GPT, text: str | Sequence[int]) -> Iterator[tuple[int, list[float]]]:
+def predictions(model: Model, text: str | Sequence[int]) -> Iterator[tuple[int, list[float]]]:
     """Yield each token of a text after the first with the probabilities of all at its place.
 
     Beyond block_size tokens each is predicted from the last block_size, positions from
@@ -326,8 +337,8 @@ def _widths(config: Config) -> dict[str, int]:
     return {**widths, **ends}
 
 
-def _attentions(config: Config) -> list[str]:
-    return [f"layer{i}.attention" for i in range(config.n_layer)]
+def _attentions(config: Any) -> list[str]:
+    return [f"layer{i}.attention" for i in range(getattr(config, "n_layer", 0))]
 
 
 def _heads(rows: list[list[float]], n: int, config: Config) -> list[list[list[float]]]:

@@ -29,14 +29,17 @@ def quoted(value: object) -> str:
 
 
 def label(character: str, *, ascii_only: bool = False) -> str:
-    """Return a character as a reader sees it: BOS as <>, white space and controls as signs."""
+    """Return a character as a reader sees it: BOS as <>, white space and controls as signs.
+
+    A token without a character, <7>, stays as it is.
+    """
     if not character:
         return "<>"
     if character == " ":
         return "_" if ascii_only else "\N{OPEN BOX}"
     if not character.isprintable():
         return character.encode("unicode_escape").decode()
-    if unicodedata.combining(character):  # needs a letter to stand on
+    if len(character) == 1 and unicodedata.combining(character):  # needs a letter to stand on
         character = "\N{DOTTED CIRCLE}" + character
     return character if not ascii_only else character.encode("ascii", "backslashreplace").decode()
 

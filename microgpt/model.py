@@ -8,12 +8,14 @@ memory and returns the logits of the token that follows.
 from __future__ import annotations
 
 import operator
+import os
 import random
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from microgpt import functions, oracle
@@ -24,8 +26,15 @@ from microgpt.tokenizer import CharTokenizer
 Matrix = Sequence[Sequence[Value]]
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from typing_extensions import Self
+
+    from microgpt.look import Look
+
     # The surface of every engine's Value is the oracle's; nothing summed here is empty.
     def sum(values: Iterable[Value]) -> Value: ...
+else:
+    ArrayLike = Look = Self = Any  # so that annotations can be evaluated without numpy
 
 
 MAX_THREADS = 1024  # of the fused engine
@@ -307,6 +316,61 @@ class Model:
             raise ValueError(f"the model has {len(self.params)} weights, not {len(weights)}")
         for p, weight in zip(self.params, weights):
             p.data = weight
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Save the model and its tokenizer as one safetensors file; return the file.
+
+        Raises:  ValueError if the model has no tokenizer; as `checkpoint.save`
+        """
+        from microgpt import checkpoint
+
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer to save with it: set model.tokenizer")
+        return checkpoint.save(path, self, self.tokenizer)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return a model and its tokenizer from a file, or from the directory of a run.
+
+        Raises:  as `checkpoint.load`
+        """
+        from microgpt import checkpoint
+
+        content = checkpoint.read(path)
+        if content.model != cls.name:
+            raise ValueError(f"{path}: holds a model of the kind {content.model}")
+        model = cls(**vars(content.config), rng=checkpoint.NoRandom())
+        model.set_weights(content.weights)
+        model.tokenizer = content.tokenizer
+        return model
+
+    def _repr_html_(self) -> str:
+        from microgpt.pages import model_html
+
+        return model_html(self)
+
+    def look(
+        self,
+        text: str | Sequence[int],
+        *,
+        ablate: Iterable[tuple[int, int]] = (),
+        patch: Mapping[str, ArrayLike | Mapping[int, ArrayLike]] | None = None,
+    ) -> Look:
+        """Return what the model computes for a text or a document's token ids, as numpy arrays.
+
+        Of a GPT alone: ablate sets the output of attention heads, as (layer, head), to zero
+        at all positions; patch sets activations, by their names in `Look.activations` or
+        "layer0.attention": {name: array for all positions}, or {name: {position: row}}.
+
+        Raises:  as `microgpt.look.Look`
+        """
+        from microgpt.look import Look
+
+        return Look(self, text, ablate=ablate, patch=patch)
+
+    def _buffers(self, tokens: Sequence[int]) -> tuple[float, dict[str, Any], list[Any]] | None:
+        """Return loss, activations and attention by layer, of an engine that keeps them."""
+        return None
 
     def _document_loss(self, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> oracle.Value:
         losses = self._losses(weights, tokens, self._begin_training(weights))

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from microgpt.message import label
 
 if TYPE_CHECKING:
-    from microgpt.gpt import GPT
     from microgpt.look import Look
+    from microgpt.model import Model
     from microgpt.oracle import Value
     from microgpt.tokenizer import CharTokenizer
     from microgpt.training import Training
@@ -53,10 +53,13 @@ STYLE = """<style>
 
 def look_html(look: Look) -> str:
     """Return a look as a fragment: the text by surprise, a table, every head's attention."""
+    attention = ""
+    if look.attention.size:
+        attention = f"<details open><summary>Attention</summary>{heads(look)}</details>"
     return (
         f'{STYLE}<div class="microgpt"><p>{escape(summary(look))}</p>{strip(look)}'
         f"<details open><summary>Probabilities</summary>{table(look)}</details>"
-        f"<details open><summary>Attention</summary>{heads(look)}</details></div>"
+        f"{attention}</div>"
     )
 
 
@@ -189,7 +192,7 @@ def png(levels: Any) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
-def model_html(model: GPT) -> str:
+def model_html(model: Model) -> str:
     """Return a model's shape and size, matrix by matrix."""
     rows = "".join(
         f'<tr><td class="text"><code>{name}</code></td><td>{n_out} by {n_in}</td>'

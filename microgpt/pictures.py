@@ -37,7 +37,7 @@ def look_figure(look: Look) -> Any:
     n = len(look)
     width = max(7.0, 2.6 * heads, min(0.22 * n + 2, 40))
     figure = figure_of(figsize=(width, 3 + 2.8 * layers), layout="constrained")
-    grid = figure.add_gridspec(layers + 1, heads, height_ratios=[1.0] + [1.1] * layers)
+    grid = figure.add_gridspec(layers + 1, max(1, heads), height_ratios=[1.0] + [1.1] * layers)
     bars = figure.add_subplot(grid[0, :])
     bars.bar(range(n), [min(cost, MAX_BITS) for cost in look.surprise], color=BLUE)
     _ticks(bars.xaxis, range(n), names[1:], font, n / (width * 7))

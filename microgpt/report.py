@@ -32,6 +32,7 @@ MANY, FEW, SHORT = 40, 10, 24  # samples: many of a block_size up to SHORT
 MIN_COUNT = 3  # occurrences from which a character's mean says something
 MIN_BARS = 5
 MAX_BINS = 60
+SIZES = ("n_embd", "n_hidden", "n_head", "n_layer")  # which not every model has
 SHOWN = 8  # hardest and easiest documents
 
 STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ class Report:
         self.plotly = extras.need("plotly.offline", "a report")
         self.directory = Path(directory)
         self.file = checkpoint.file_in(directory)
-        self.model, self.tokenizer = checkpoint.load_gpt(directory)
+        self.model, self.tokenizer = checkpoint.load(directory)
         self.run = checkpoint.read(directory, best=False).run
         self.log, self.no_log = _log(self.directory) if self.run else (None, "")
         self.verdict = verdict
@@ -87,7 +88,7 @@ class Report:
             "Curves": self.curves(),
             "Samples": self.samples(),
             "A text": self.text(),
-            "Attention": pages.heads(self.look),
+            "Attention": pages.heads(self.look) if self.look.attention.size else "",
             "Embeddings": self.embeddings(),
             "Weights and gradients": self.distributions(),
             "What is hard": self.hard(),
@@ -102,11 +103,14 @@ class Report:
     def summary(self) -> str:
         """Return the run in a sentence or two."""
         c = self.model.config
-        text = (
-            f"A GPT of {c.num_params:,} weights: {_count(c.n_layer, 'layer')} of "
-            f"{_count(c.n_head, 'head')}, n_embd {c.n_embd}, block_size {c.block_size}, "
-            f"{c.vocab_size} tokens."
-        )
+        sizes = {name: size for name, size in vars(c).items() if name != "vocab_size"}
+        kind = type(self.model).__name__
+        text = f"A {kind} of {c.num_params:,} weights: "
+        if self.look.attention.size:
+            text += f"{_count(sizes.pop('n_layer'), 'layer')} of "
+            text += f"{_count(sizes.pop('n_head'), 'head')}, "
+        text += "".join(f"{name} {size}, " for name, size in sizes.items())
+        text += f"{c.vocab_size} tokens."
         if self.run is None:
             return f"{text} A model without a run: no settings, curves or text are known."
         text += f" {_count(self.run['step'], 'step')}"
@@ -141,6 +145,7 @@ class Report:
                 name.replace("_", "-"): str(value)
                 for name, value in shown.items()
                 if value not in (None, "")
+                and (name not in SIZES or hasattr(self.model.config, name))
             }
             listed = f"<h3>Settings</h3>{fact_list(named)}"
         if self.verdict:
@@ -212,9 +217,13 @@ class Report:
         characters = [label(self.look.character(i)) for i in range(self.model.config.vocab_size)]
         positions = [str(t) for t in range(self.model.config.block_size)]
         for name, names, title in (
-            ("wte", characters, "characters"),
+            ("wte", [*characters, "none"], "characters"),  # an MLP's last: before the first
             ("wpe", positions, "positions"),
+            ("logits", characters, "characters"),
         ):
+            if name not in weights:
+                continue
+            names = names[: len(weights[name])]
             points, shares = _plane(self.numpy, weights[name])
             trace = {
                 "type": "scatter",
@@ -228,7 +237,8 @@ class Report:
             }
             x, y = (f"component {i}, {share:.0%} of variance" for i, share in enumerate(shares, 1))
             figure = self.figure(name, [trace], x, y, f"embeddings of {title}", height=440)
-            shown.append(f"<div><p>Embeddings of {title} ({name})</p>{figure}</div>")
+            what = "Logits after" if name == "logits" else "Embeddings of"
+            shown.append(f"<div><p>{what} {title} ({name})</p>{figure}</div>")
         return f'<div class="pair">{"".join(shown)}</div>'
 
     def distributions(self) -> str:

@@ -9,6 +9,8 @@ import pytest
 from bits import bits
 
 from microgpt import CharTokenizer
+from microgpt.settings import Settings
+from microgpt.training import Training
 
 NAMES = ["emma", "olivia", "ava", "isabella"]
 TOKENIZER = CharTokenizer.from_documents(NAMES)
@@ -238,6 +240,29 @@ def test_looks_models_and_tokenizers_show_themselves_in_a_notebook(engine):
     )
     assert repr(CharTokenizer("ba")) == "CharTokenizer('ab')"
     assert "10 tokens" in Balance(TOKENIZER._repr_html_()).text
+
+
+def test_a_model_without_a_tokenizer_shows_its_ids(engine):
+    model = engine.GPT(5, n_embd=4)
+    shown = Balance(model.look([4, 0, 3, 4])._repr_html_())
+    assert "<0>" in shown.text
+    assert "<3>" in shown.text
+
+
+def test_a_run_shows_how_far_it_is_its_losses_and_its_settings(engine):
+    settings = Settings(engine=engine.NAME, model="bigram", num_steps=4, val=0.001, seed=7)
+    run = Training(settings)
+    assert "none yet" in Balance(run._repr_html_()).text
+    run.fit()
+    shown = Balance(run._repr_html_()).text
+    losses = list(run.recent)
+    assert f"{sum(losses) / 4:.4f}" in shown
+    assert "mean loss of the last 4 steps" in shown
+    assert f"lowest held-out loss, after step {run.best[0]}" in shown
+    assert f"{run.best[1]:.4f}" in shown
+    for name, value in {"model": "bigram", "seed": "7", "num_steps": "4"}.items():
+        assert f"{name}{value}" in shown
+    assert repr(run) in shown
 
 
 def test_a_value_shows_what_it_was_computed_from(scalar):

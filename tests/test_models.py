@@ -196,3 +196,37 @@ def test_knobs_and_a_step_that_raises_equal_the_oracle(compiled, oracle, name):
         numbers = [told, model.weights(), model.gradients(), adam.m, adam.v]
         shown.append([adam.t, *(bits(*row) for row in numbers)])
     assert shown[1] == shown[0]
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_a_look_has_the_oracles_numbers_and_the_losss_gradients(engine, oracle, name):
+    vocab_size, documents = tokens_of(NAMES)
+    shown = []
+    for each in (oracle, engine):
+        model = make(each, name, vocab_size, **SMALL)
+        look = model.look(documents[0])
+        numbers = [look.probabilities, look.activations["logits"], *look.gradients.values()]
+        shown.append([bits(look.loss, *array.ravel()) for array in numbers])
+        loss = model.loss(documents[0])
+        loss.backward()
+        assert bits(loss.data) == bits(look.loss)
+        weights = [x for name in model.state_dict for x in look.gradients[name].ravel()]
+        assert bits(*weights) == bits(*model.gradients())
+        assert look.attention.shape == (0, 0, len(look), len(look))
+        assert "microgpt" in look._repr_html_()
+        assert f"{model.config.num_params:,}" in model._repr_html_()
+        with pytest.raises(ValueError, match=f"kind {name} has no layers"):
+            _ = look.logit_lens
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_a_model_is_saved_and_loaded(engine, tmp_path, name):
+    model = make(engine, name, 4, **SMALL)
+    model.tokenizer = CharTokenizer("abc")
+    model.save(tmp_path / "m.safetensors")
+    loaded = type(model).load(tmp_path / "m.safetensors")
+    assert bits(*loaded.weights()) == bits(*model.weights())
+    other = engine.models["gpt"]
+    with pytest.raises(ValueError, match=f"holds a model of the kind {name}"):
+        other.load(tmp_path / "m.safetensors")

@@ -53,20 +53,31 @@ def test_a_size_that_a_model_lacks_is_named(tmp_path):
     assert "must be one of bigram, mlp, rnn, gru, bow, gpt, not 'lstm'" in done
 
 
-def test_what_needs_a_gpt_says_so(tmp_path):
-    microgpt(
-        tmp_path,
-        "train",
-        "--model",
-        "bigram",
-        "--num-steps",
-        "1",
-        *SMALL,
-        "--out",
-        tmp_path / "run",
-    )
-    done = microgpt(tmp_path, "look", tmp_path / "run", "emma", status=1)
-    assert "holds a model of the kind bigram; expected is a gpt" in done
+@pytest.mark.parametrize("name", LADDER)
+def test_a_model_is_looked_at_reported_and_measured(tmp_path, name):
+    sizes = [] if name == "bigram" else ["--n-embd", "3", "--n-hidden", "4"]
+    steps = ["--model", name, "--num-steps", "2", "--val", "0.001"]
+    microgpt(tmp_path, "train", *steps, *sizes, *SMALL, "--out", "run")
+    shown = microgpt(tmp_path, "look", "run", "emma")
+    assert "5 tokens, the end counted" in shown
+    assert "layer" not in shown
+    figures = json.loads(microgpt(tmp_path, "look", "run", "emma", "--json"))
+    assert len(figures["probability"]) == 5
+    assert figures["attention"] == []
+    assert "nats a token" in microgpt(tmp_path, "eval", "run")
+    microgpt(tmp_path, "report", "run", "--verify")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert f"A {MODELS[name].__name__} of " in page
+    assert "identical: 2 losses" in page
+    assert 'id="curves"' in page
+    assert 'id="embeddings"' in page
+    assert 'id="attention"' not in page
+    done = microgpt(tmp_path, "look", "run", "emma", "--head", "0", status=1)
+    assert f"a model of the kind {name} has no attention to show" in done
+    done = microgpt(tmp_path, "look", "run", "emma", "--ablate", "0.0", status=1)
+    assert f"a model of the kind {name} has no heads or activations to set" in done
+    done = microgpt(tmp_path, "export", "run", "--to", "json", status=1)
+    assert f"holds a model of the kind {name}; expected is a gpt" in done
 
 
 def test_a_file_of_an_unknown_model_is_refused(tmp_path):

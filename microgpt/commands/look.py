@@ -22,7 +22,7 @@ from microgpt.look import Look, bits, predictions, text_tokens
 from microgpt.message import label
 
 if TYPE_CHECKING:
-    from microgpt.gpt import GPT
+    from microgpt.model import Model
 
 SUMMARY = "look inside a saved model at one text"
 EXAMPLES = """\
@@ -33,8 +33,9 @@ examples:
   microgpt look names isabella --html look.html   a page; --png and --json likewise
   echo isabella | microgpt look names - --json
 
-DIR is what train --out made. <> is BOS, the token at both ends of a document. Beyond
-block_size characters each is predicted from the last block_size, as sampling does.
+DIR is what train --out made; only a GPT has attention. <> is BOS, the token at both ends
+of a document. Beyond block_size characters each is predicted from the last block_size, as
+sampling does.
 """
 MAX_GRID = 33  # positions to which attention is shown without being asked for
 BLOCKS, SIGNS = " ░▒▓█", " .:*#"
@@ -87,15 +88,18 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:  OSError, ValueError and ImportError with a message for the user
     """
-    model, tokenizer = checkpoint.load_gpt(arguments.model, flags.given(arguments).get("engine"))
+    model, tokenizer = checkpoint.load(arguments.model, flags.given(arguments).get("engine"))
     settings = (checkpoint.read(arguments.model).run or {}).get("settings", {})
     text = arguments.text
     if text == "-":
         text = sys.stdin.read().removesuffix("\n")
     tokens = text_tokens(tokenizer, text, settings.get("split", "lines"))
     look = model.look(tokens, ablate=arguments.ablate)
-    _check_choice("layer", arguments.layer, model.config.n_layer)
-    _check_choice("head", arguments.head, model.config.n_head)
+    layers, heads = look.attention.shape[:2]
+    if not layers and (arguments.layer, arguments.head) != (None, None):
+        raise ValueError(f"a model of the kind {model.name} has no attention to show")
+    _check_choice("layer", arguments.layer, layers)
+    _check_choice("head", arguments.head, heads)
     if arguments.ablate and look.unseen:
         raise ValueError(
             f"--ablate takes at most block_size={model.config.block_size} characters, "
@@ -141,7 +145,7 @@ def as_json(look: Look) -> dict[str, Any]:
     }
 
 
-def _print(model: GPT, tokens: list[int], look: Look, arguments: argparse.Namespace) -> None:
+def _print(model: Model, tokens: list[int], look: Look, arguments: argparse.Namespace) -> None:
     screen = Screen()
     seen: Iterable[tuple[int, list[float]]] = zip(look.tokens[1:], look.probabilities.tolist())
     if look.unseen:
@@ -154,6 +158,8 @@ def _print(model: GPT, tokens: list[int], look: Look, arguments: argparse.Namesp
         named = [(look.character(i), p) for i, p in best]
         screen.character(t, look.character(token), probs[token], named)
     print(f"\n{n} tokens, the end counted: {total:.2f} bits, {total / n:.4f} bits per token")
+    if not look.attention.size:
+        return
     config, asked = model.config, (arguments.layer, arguments.head) != (None, None)
     if len(look) > MAX_GRID and not asked:
         print(f"attention of {len(look)} positions: choose with --layer N and --head N")
