@@ -62,12 +62,6 @@ TRIALS = 100
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of sweep."""
     source = command.add_argument_group("the sweep")
-    source.add_argument(
-        "--config", type=flags.path, metavar="FILE", help="take the space from a TOML file"
-    )
-    source.add_argument(
-        "--resume", type=flags.path, metavar="DIR", help="go on with the sweep that DIR holds"
-    )
     add_running(source)
     source.add_argument(
         "--sampler", choices=SAMPLERS, help="how points are chosen (default: tpe)", metavar="NAME"
@@ -84,12 +78,16 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help=f"how many (default: {TRIALS}, of a grid all)",
     )
-    flags.add_settings(command, SETTINGS, convert=_converter)
+    flags.add_settings(command, SETTINGS, convert=converter)
     command.set_defaults(verbs=("show",))
 
 
 def add_running(group: Any) -> None:
-    """Add the flags of where trials run and are kept."""
+    """Add the flags of where the space comes from, and where trials run and are kept."""
+    group.add_argument(
+        "--config", type=flags.path, metavar="FILE", help="take the space from a TOML file"
+    )
+    group.add_argument("--resume", type=flags.path, metavar="DIR", help="go on with what DIR holds")
     group.add_argument("--out", type=flags.path, metavar="DIR", help="where all of it is kept")
     group.add_argument(
         "--jobs",
@@ -114,25 +112,36 @@ def add_running(group: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run a sweep as the command line asks; return the exit status."""
+    values, own = given(options)
+    return carried_out(options, values, own, _conclude)
+
+
+def carried_out(
+    options: argparse.Namespace,
+    values: dict[str, Any],
+    own: dict[str, Any],
+    conclude: Callable[[Results], object],
+) -> int:
+    """Begin a sweep or go on with one, run it to its end and conclude; return the exit status.
+
+    values are those of settings, own those of the sweep.
+    """
     extras.need("optuna", "a sweep", "sweep")
     from microgpt.sweep.search import Sweep
 
     command = options.parser
-    values, own = _given(options)
     if options.resume is not None:
-        extra = sorted({*values, *own} - {"trials", "jobs", "scheduler"})
-        if extra:
+        if extra := sorted({*values, *own} - {"trials", "jobs", "scheduler"}):
             name = extra[0].replace("_", "-")
             command.error(f"a sweep that goes on has its own space: leave out --{name}")
-        sweep = Sweep(options.resume)
-        with contextlib.closing(sweep):
+        with contextlib.closing(Sweep(options.resume)) as sweep:
             if "trials" in own:
                 try:
                     sweep.extend(own["trials"])
                 except ValueError as error:
                     command.error(str(error))
             with workers(command, own) as found:
-                return watched(sweep, found)
+                return watched(sweep, found, conclude)
     if "out" not in own:
         command.error("give --out a directory for the sweep, or --resume one")
     try:
@@ -141,23 +150,18 @@ def run(options: argparse.Namespace) -> int:
             own.setdefault("trials", len(wanted.grid()))
     except (TypeError, ValueError) as error:
         command.error(str(error))
+    names = ("sampler", "pruner", "storage")
+    rules: dict[str, Any] = {name: own[name] for name in names if name in own}
+    rules["trials"] = own.get("trials", TRIALS)
     with workers(command, own) as found:
         try:
-            sweep = Sweep.create(
-                own["out"],
-                wanted,
-                trials=own.get("trials", TRIALS),
-                sampler=own.get("sampler", "tpe"),
-                pruner=own.get("pruner", "none"),
-                round=found.slots,
-                storage=own.get("storage"),
-            )
+            begun = Sweep.create(own["out"], wanted, round=found.slots, **rules)
         except FileExistsError as error:
             command.error(f"{error.filename}: {error.strerror}")
         except ValueError as error:
             command.error(str(error))
-        with contextlib.closing(sweep):
-            return watched(sweep, found)
+        with contextlib.closing(begun) as sweep:
+            return watched(sweep, found, conclude)
 
 
 @contextlib.contextmanager
@@ -187,7 +191,7 @@ def processors() -> int:
     return os.cpu_count() or 1
 
 
-def watched(sweep: Sweep, found: Workers) -> int:
+def watched(sweep: Sweep, found: Workers, conclude: Callable[[Results], object]) -> int:
     """Run a sweep and show how far it is; return the exit status."""
     progress = Progress(sweep)
     with Boundary() as boundary:
@@ -201,7 +205,7 @@ def watched(sweep: Sweep, found: Workers) -> int:
                 f"microgpt sweep --resume {sweep.directory}"
             )
             return 128 + (boundary.signum or 0)
-    _conclude(sweep.results)
+    conclude(sweep.results)
     return 0
 
 
@@ -224,8 +228,7 @@ def summary(results: Results, most: int) -> list[str]:
             ]
             for r in best
         ]
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines += ["", *("  ".join(c.rjust(w) for c, w in zip(row, widths)) for row in rows)]
+        lines += ["", *aligned(rows)]
         shares = _importance(results)
         if shares:
             lines += ["", "share of each setting in what the loss varies by (PED-ANOVA):"]
@@ -236,6 +239,12 @@ def summary(results: Results, most: int) -> list[str]:
             lines.append(f"trial {result.number:04d} failed: {result.error}")
             break
     return lines
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """Return rows of cells as lines, each column to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.rjust(w) for cell, w in zip(row, widths)) for row in rows]
 
 
 class Progress:
@@ -327,7 +336,7 @@ def _importance(results: Results) -> dict[str, float]:
         return {}
 
 
-def _given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+def given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the file and the command line say of settings, and of the sweep."""
     command = options.parser
     values = {n: v for n, v in flags.given(options).items() if n in SETTINGS}
@@ -361,7 +370,7 @@ def _check_own(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, not {quoted(value)}{close}")
 
 
-def _converter(field: Any) -> Callable[[str], Any]:
+def converter(field: Any) -> Callable[[str], Any]:
     def convert(text: str) -> Any:
         try:
             return space.parsed(field, text)

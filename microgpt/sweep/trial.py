@@ -67,6 +67,8 @@ class Result:
     train_loss: float | None = None
     seconds: float = 0.0
     steps: int = 0
+    weights: int = 0  # of the model
+    tokens: int = 0  # that training predicted
     evaluations: list[tuple[int, float]] = field(default_factory=list)
     error: str | None = None
     attempt: str = ""  # the directory's name
@@ -146,6 +148,7 @@ def _train(task: Task, directory: Path, result: Result, stop: Callable[[], bool]
 
 def _conclude(result: Result, training: Training, watch: _TrialWatch) -> None:
     result.seconds, result.steps = training.seconds, training.step
+    result.weights, result.tokens = training.model.config.num_params, _tokens(training)
     result.evaluations = watch.evaluations
     result.train_loss = math.fsum(training.recent) / max(len(training.recent), 1)
     best = training.settings.keeps_best and training.best is not None
@@ -155,6 +158,14 @@ def _conclude(result: Result, training: Training, watch: _TrialWatch) -> None:
         result.val_loss = None
     elif watch.pruned:
         result.state = "pruned"
+
+
+def _tokens(training: Training) -> int:
+    """Return how many tokens a training has predicted: each counts as often as it was."""
+    most = training.settings.block_size
+    counts = [min(most, len(tokens) - 1) for tokens in training.tokens]
+    rounds, rest = divmod(training.step * training.settings.batch_size, len(counts))
+    return rounds * sum(counts) + sum(counts[:rest])
 
 
 def _begun(task: Task, settings: Settings, directory: Path) -> Training:
