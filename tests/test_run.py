@@ -559,7 +559,6 @@ LEFT = {
     "counts_nodes": "__init__ mentions COUNT",
     "own_metaclass": "metaclass",
     "slot_that_is_set_later": "does not set its slot tag",
-    "base_class": "subclass of Base",
     "no_class_of_that_kind": None,
 }
 

@@ -79,7 +79,7 @@ MUTANTS = [
     ("Value(self.data**other,", "Value(math.pow(self.data, other),", "__pow__"),
     ("(1 / self.data,)", "(1 / self.data + 0,)", ""),
     ("(1 / self.data,)", "(-1 / self.data,)", "log"),
-    ("(1 / self.data,)", "(self.data**-1,)", ""),
+    ("(1 / self.data,)", "(self.data**-1,)", "log"),
     ("math.log(self.data), (self,)", "math.log(abs(self.data)), (self,)", ""),
     ("math.log(self.data), (self,)", "math.log2(self.data), (self,)", "log"),
     ("(math.exp(self.data),)", "(math.exp(self.data) * 2,)", "exp"),
@@ -104,6 +104,7 @@ MUTANTS = [
     ("return other + (-self)", "return -(self - other)", "__rsub__"),
     ("return other * self**-1", "return self**-1 * other", ""),
 ]  # fmt: skip
+TANH = "def tanh(self):\n        t = math.tanh(self.data)\n        return Value(t, (self,), ({},))\n\n    def exp(self):"
 USE = """
 
 def shown(*nodes):
@@ -224,3 +225,172 @@ for turn in ("", "Value.off = True", "Value.off = False", "OFF = True", "OFF = F
 """
     outcome = same("import math\n\nOFF = False\n\n\n" + source + use)
     assert outcome.replaced == ["Value"], outcome.reasons
+
+
+# ------------------------------------------------------------------- one number in a thousand
+
+HARD = """
+for x in [0.001 * k for k in range(100, 1900)]:
+    a = Value(x)
+    {use}
+    b.backward()
+    print(b.data.hex(), a.grad.hex())
+"""
+FORMULAS = {
+    "log_by_a_power": ("(1 / self.data,)", "(self.data**-1,)", "b = a.log()"),
+    "log_by_a_division": ("(1 / self.data,)", "(1.0 / self.data,)", "b = a.log()"),
+    "square_by_a_product": (
+        "Value(self.data**other, (self,)",
+        "Value(self.data * self.data if other == 2 else self.data**other, (self,)",
+        "b = a**2",
+    ),
+    "root_by_sqrt": (
+        "Value(self.data**other, (self,)",
+        "Value(math.sqrt(self.data) if other == 0.5 else self.data**other, (self,)",
+        "b = a**0.5",
+    ),
+    "tanh_by_a_product": ("def exp(self):", TANH.format("1 - t * t"), "b = a.tanh()"),
+    "tanh_by_a_power": ("def exp(self):", TANH.format("1 - t**2"), "b = a.tanh()"),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_formulas_that_round_otherwise_are_told_apart(name):
+    old, new, use = FORMULAS[name]
+    outcome = same("import math\n\n\n" + edited(CLASS, (old, new)) + HARD.format(use=use))
+    assert outcome.replaced == ["Value"], outcome.reasons
+    if "tanh" in name:
+        assert "tanh" in outcome.native  # each is compiled as it is written
+
+
+# ------------------------------------------------------------------- classes with bases
+
+PRINTS = "    def __repr__(self):\n        return f'Value({self.data}, {self.grad})'\n\n"
+BASES = {
+    "mixin_that_prints": (
+        "class Prints:\n" + PRINTS + "\n",
+        (("class Value:", "class Value(Prints):"),),
+        "print(a, isinstance(a, Prints), issubclass(Value, Prints))",
+    ),
+    "mixin_with_an_operator": (
+        "class Ops:\n    def __neg__(self):\n        return self * -1\n\n\n",
+        (("class Value:", "class Value(Ops):"),
+         ("    def __neg__(self):\n        return self * -1\n\n", "")),
+        "print((-a).data, len((-a)._children))",
+    ),
+    "constructor_of_the_base": (
+        "class Base:\n    def __init__(self, data):\n        self.data = data\n        self.grad = 0\n\n\n",
+        (("class Value:", "class Value(Base):"),
+         ('    __slots__ = ("data", "grad", "_children", "_local_grads")\n', ""),
+         ("        self.data = data\n        self.grad = 0\n", "        super().__init__(data)\n")),
+        "print(sorted(vars(a)))",
+    ),
+    "backward_of_the_base": (
+        "class Base:\n    __slots__ = ()\n\n" + CLASS[CLASS.index("    def backward"):],
+        (("class Value:", "class Value(Base):"), (CLASS[CLASS.index("    def backward"):], "\n")),
+        "print(isinstance(a, Base), Value.__mro__[1].__name__)",
+    ),
+    "two_bases": (
+        "class One:\n    def double(self):\n        return self * 2\n\n\n"
+        "class Two(One):\n    def double(self):\n        return super().double() + 1\n\n\n",
+        (("class Value:", "class Value(Two):"),),
+        "b = a.double()\nb.backward()\nprint(b.data, a.grad)",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_class_with_bases_of_its_own_is_replaced(name):
+    before, pairs, use = BASES[name]
+    source = "import math\n\n\n" + before + edited(CLASS, *pairs) + USE + "\n" + use + "\n"
+    outcome = same(source)
+    assert outcome.replaced == ["Value"], outcome.reasons
+    assert outcome.native >= {"__add__", "__mul__", "__neg__", "backward"}
+
+
+def test_class_on_a_replaced_one_stays_and_works():
+    use = """
+
+class Wide(Value):
+    def __add__(self, other):
+        other = other if isinstance(other, Wide) else Wide(other)
+        return Wide(self.data + other.data, (self, other), (1, 1))
+
+    def __mul__(self, other):
+        other = other if isinstance(other, Wide) else Wide(other)
+        return Wide(self.data * other.data, (self, other), (other.data, self.data))
+
+    def double(self):
+        return self * 2
+
+
+a, b = Wide(0.3), Value(0.7)
+c = (a * a + 1).double() + a
+c.backward()
+(b * b).backward()
+print(c.data, a.grad, b.grad, type(c), isinstance(c, Value), isinstance(b, Wide))
+"""
+    outcome = same("import math\n\n\n" + CLASS + use)
+    assert outcome.replaced == ["Value"], outcome.reasons
+
+
+BASES_THAT_STAY = {
+    "of_floats": "class Value(float):",
+    "with_a_metaclass": "class Value(__import__('abc').ABC):",
+    "whose_constructor_counts": "class Base:\n    n = []\n    def __init__(self):\n        Base.n.append(1)\n\n\nclass Value(Base):",
+}
+
+
+@pytest.mark.parametrize("name", BASES_THAT_STAY)
+def test_class_with_other_bases_stays(name):
+    outcome = same(
+        "import math\n\n\n" + edited(CLASS, ("class Value:", BASES_THAT_STAY[name])) + USE
+    )
+    assert outcome.replaced == []
+
+
+# ------------------------------------------------------------------- names with other meanings
+
+LINEAR = """
+
+def linear(x, w):
+    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+
+
+x = [Value(0.1 * k) for k in range(4)]
+
+
+def show():
+    for y in linear(x, [x, x]):
+        print(y.data, len(y._children))
+
+
+show()
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "sum = lambda items: list(items)[0]",
+        "import builtins\nkept = builtins.sum\nbuiltins.sum = lambda items: list(items)[-1]",
+    ],
+)
+def test_function_of_lists_follows_its_names(change):
+    back = "\nbuiltins.sum = kept\n" if "builtins" in change else ""
+    outcome = same("import math\n\n\n" + CLASS + LINEAR + change + "\nshow()\n" + back)
+    assert outcome.replaced == ["Value"], outcome.reasons
+    assert outcome.functions == ["linear"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("\nisinstance = lambda x, kind: True\n", "isinstance"),
+        ("\n\ndef change():\n    global isinstance\n    isinstance = 3\n\n", "isinstance"),
+    ],
+)
+def test_class_whose_built_in_names_change_stays(change, reason):
+    outcome = same("import math\n\n\n" + CLASS + USE + change + USE)
+    assert outcome.replaced == []
+    assert reason in outcome.reasons

@@ -1,18 +1,17 @@
 """From a script's class to the compiled class that takes its place.
 
-The one module that knows both: it looks at what objects of the class keep (`_observed`),
-makes a class from `_script.Node` with all members of the script's own, and lets those
-operators run compiled that the probes cannot tell from the script's.
+`_Observed` finds what objects of the class keep. A class is then made from `_script.Node` with
+all members of the script's own, and `_choose` lets those operators run compiled that no probe can
+tell from the script's.
 """
 
 from __future__ import annotations
 
 import dis
-import inspect
 import itertools
 import math
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -24,20 +23,32 @@ FORBIDDEN = (
     "__setattr__ __getattribute__ __getattr__ __new__ __del__ __delattr__ __init_subclass__ "
     "__reduce__ __reduce_ex__ __getstate__ __setstate__ __dir__"
 ).split()
-METHODS = {op: f"_native_{op}" for op in "exp log relu tanh tanh_exp sigmoid".split()}
-RELU_CHOICES = [
-    dict(zip(("relu_keeps", "relu_int", "relu_slope_int"), flags))
-    for flags in itertools.product((False, True), repeat=3)
-]
-# What an operator's own code calls has to be compiled before it is judged.
-NEEDS = {
+REQUIRED = ("__add__", "__mul__", "backward")
+# What an operator's own code calls: if that cannot be judged, neither can the operator.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "__add__": (),
+    "__mul__": (),
     "__radd__": ("__add__",),
     "__rmul__": ("__mul__",),
+    "__pow__": (),
+    "__neg__": ("__mul__",),
     "__sub__": ("__neg__", "__add__"),
     "__rsub__": ("__neg__", "__radd__"),
     "__truediv__": ("__mul__", "__pow__"),
     "__rtruediv__": ("__rmul__", "__pow__"),
 }
+# Compiled methods without arguments: a method that gives the same at three points is tried.
+POINTS = (0.75, 1.5, 2.25)
+METHODS: dict[str, Any] = {
+    "exp": math.exp,
+    "log": math.log,
+    "relu": lambda x: x,
+    "tanh": math.tanh,
+    "tanh_exp": lambda x: (math.exp(2 * x) - 1) / (math.exp(2 * x) + 1),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+}
+_HEAP_TYPE = 1 << 9
+_OTHER_WALK = "probe graphs: gradients differ: another order of the walk or of sums"
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a fault
@@ -51,63 +62,97 @@ class Adoption:
         self.original, self.cls, self.family = original, cls, family
         self.native: list[str] = []
         self.own: list[tuple[str, str]] = []  # operators that stay Python code, and why
+        self.builtins: set[str] = set()  # that its code calls
+        self.bits = 0
         self.settings: dict[str, bool] = {}
 
     def retire(self) -> None:
-        """Let all operators be the script's own code: its name means another class now."""
+        """Let everything be the script's own code: what it mentions means something else now."""
+        for name in self.native:
+            if not name.startswith("__"):
+                setattr(self.cls, name, self.family.originals[name])
         _script.configure(self.family, native=0, **self.settings)
+
+
+def members_of(cls: type) -> dict[str, tuple[type, Any]]:
+    """Return what a class and its bases have, by name: the class that has it, and the member."""
+    return {
+        name: (base, member)
+        for base in reversed(cls.__mro__[:-1])
+        for name, member in base.__dict__.items()
+    }
 
 
 def is_candidate(cls: object) -> bool:
     """Tell whether a class looks like a node of an autograd graph."""
-    return isinstance(cls, type) and all(
-        isinstance(cls.__dict__.get(name), types.FunctionType)
-        for name in ("__add__", "__mul__", "backward")
-    )
+    if not isinstance(cls, type) or not any(name in cls.__dict__ for name in REQUIRED):
+        return False
+    members = members_of(cls)
+    return all(isinstance(members.get(n, (0, 0))[1], types.FunctionType) for n in REQUIRED)
 
 
-def adopted(original: type, name: str, scope: dict[str, Any]) -> Adoption:
+def adopted(original: type, name: str, scope: dict[str, Any], bound: Any) -> Adoption:
     """Return a compiled class that behaves as a script's class.
 
-    name is what the class will be called in its scope, a module's globals.
+    name is what the class will be called in its scope, a module's globals; bound has the names
+    that the module's code gives a meaning, with what does so.
 
     Raises:  Refused with the reason
     """
     if type(original) is not type:
         raise Refused(f"its metaclass is {type(original).__name__}")
-    if original.__bases__ != (object,):
-        raise Refused(f"it is a subclass of {original.__bases__[0].__name__}")
+    owners, bases = members_of(original), original.__mro__[1:-1]
+    members = {name: member for name, (_, member) in owners.items()}
+    for base in bases:
+        if type(base) is not type or not base.__flags__ & _HEAP_TYPE:
+            raise Refused(f"it is a subclass of {base.__name__}")
     for forbidden in FORBIDDEN:
-        if forbidden in original.__dict__:
+        if forbidden in members:
             raise Refused(f"it has {forbidden}")
-    if "__init__" not in original.__dict__:
+    if "__init__" not in members:
         raise Refused("it has no __init__ of its own")
     with _bound(original, original, name, scope):
-        mentions = Mentions(original, _stored(original))
-        for method in ("__init__", "backward", "__add__", "__mul__"):
-            reason = mentions.reason(original.__dict__[method])
-            if reason:
-                raise Refused(f"{method} {reason}")
-        observed = _Observed(original)
+        mentions = Mentions(original.__name__, owners, _stored(original, members), bound)
+        for base in bases:  # whose functions `super()` may call
+            for member, function in base.__dict__.items():
+                if isinstance(function, types.FunctionType) and members[member] is not function:
+                    _require(mentions, member, function)
+        for member in ("__init__", *REQUIRED):
+            _require(mentions, member, members[member])
+        observed = _Observed(original, members)
         mentions.known.clear()
         mentions.hidden = set(observed.others)
-        for method in ("backward", "__add__", "__mul__"):
-            reason = mentions.reason(original.__dict__[method])
-            if reason:
-                raise Refused(f"{method} {reason}")
-        guards = list(mentions.guards)
-        expected = _Expected(observed)
-    family, cls = _made(original, observed)
-    family.guards = _guards(guards, original, cls)
+        for member in REQUIRED:
+            _require(mentions, member, members[member])
+    family, cls = _made(original, members, observed)
+    family.guards = _guards(mentions, original, cls)
     adoption = Adoption(original, cls, family)
     with _bound(original, cls, name, scope):
-        _choose(adoption, observed, mentions, expected, (original, name, scope))
-    family.guards = _guards(mentions.guards, original, cls)
+        _Choice(adoption, members, observed, mentions, (name, scope)).run()
+    family.guards = _guards(mentions, original, cls)
     if len(family.guards) > 8:
         raise Refused("it reads more than 8 variables")
-    for function in original.__dict__.values():
-        _rebind_class_cell(function, cls)
+    _script.configure(family, native=adoption.bits, **adoption.settings)
+    for member in original.__dict__.values():
+        for free, cell in _cells(member):
+            if free == "__class__":  # of `super()`
+                cell.cell_contents = cls
+    adoption.builtins = mentions.builtins
+    loops.kinds.add(cls)
     return adoption
+
+
+def _require(mentions: Mentions, name: str, function: Any) -> None:
+    reason = mentions.reason(function)
+    if reason:
+        raise Refused(f"{name} {reason}")
+
+
+def _cells(member: Any) -> list[tuple[str, types.CellType]]:
+    function = getattr(member, "__func__", member)
+    if not isinstance(function, types.FunctionType):
+        return []
+    return list(zip(function.__code__.co_freevars, function.__closure__ or ()))
 
 
 @contextmanager
@@ -118,10 +163,8 @@ def _bound(original: type, cls: type, name: str, scope: dict[str, Any]) -> Itera
     cells = {
         id(cell): cell
         for member in original.__dict__.values()
-        for function in (getattr(member, "__func__", member),)
-        if isinstance(function, types.FunctionType)
-        for free, cell in zip(function.__code__.co_freevars, function.__closure__ or ())
-        if free == name
+        for free, cell in _cells(member)
+        if free in (name, "__class__")
     }
     contents = {}
     for key, cell in cells.items():
@@ -144,19 +187,8 @@ def _bound(original: type, cls: type, name: str, scope: dict[str, Any]) -> Itera
                 del cell.cell_contents
 
 
-def _rebind_class_cell(member: Any, cls: type) -> None:
-    """Let `super()` and `__class__` in a method mean the class that has taken its place."""
-    function = getattr(member, "__func__", member)
-    if isinstance(function, types.FunctionType):
-        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            if name == "__class__":
-                cell.cell_contents = cls
-
-
-def _guards(
-    guards: list[tuple[Any, str, Any]], original: type, cls: type
-) -> list[tuple[Any, str, Any]]:
-    unique = {(id(where), name): (where, name, value) for where, name, value in guards}
+def _guards(mentions: Mentions, original: type, cls: type) -> list[tuple[Any, str, Any]]:
+    unique = {(id(where), name): (where, name, value) for where, name, value in mentions.guards}
     return [
         (cls if where is original else where, name, value) for where, name, value in unique.values()
     ]
@@ -165,11 +197,15 @@ def _guards(
 # ------------------------------------------------------------------ what objects keep
 
 
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = cls.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
 def _attributes(node: Any) -> dict[str, Any]:
     """Return an object's attributes by name, in the order in which they were set or declared."""
     found = dict(getattr(node, "__dict__", {}))
-    slots = type(node).__dict__.get("__slots__", ())
-    for name in (slots,) if isinstance(slots, str) else tuple(slots):
+    for name in (name for base in reversed(type(node).__mro__) for name in _slots(base)):
         if hasattr(node, name) and name not in ("__dict__", "__weakref__"):
             found[name] = getattr(node, name)
     if "grad" not in found and hasattr(node, "grad"):  # of the class, until it is set
@@ -177,42 +213,39 @@ def _attributes(node: Any) -> dict[str, Any]:
     return found
 
 
-def _stored(cls: type) -> set[str]:
+def _stored(cls: type, members: dict[str, Any]) -> set[str]:
     """Return the attributes that a class's constructor gives its objects.
 
     A name that it reads as well, and that the class itself has, is a counter of the class.
     """
     stored, read = set(), set()
-    function = cls.__dict__["__init__"]
-    for instruction in dis.get_instructions(function):
-        if instruction.opname == "STORE_ATTR":
-            stored.add(instruction.argval)
-        elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            read.add(instruction.argval)
-    if isinstance(cls.__dict__.get("grad"), (int, float)):
+    functions = [base.__dict__.get("__init__") for base in cls.__mro__[1:-1]]
+    for function in (members["__init__"], *functions):
+        for instruction in dis.get_instructions(function) if function else ():
+            if instruction.opname == "STORE_ATTR":
+                stored.add(instruction.argval)
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                read.add(instruction.argval)
+    if isinstance(members.get("grad"), (int, float)):
         stored.add("grad")
     return {
         name
         for name in stored
-        if not (name in read and name in cls.__dict__)
-        or isinstance(cls.__dict__[name], types.MemberDescriptorType)
+        if not (name in read and name in members)
+        or isinstance(members[name], types.MemberDescriptorType)
     }
 
 
 class _Observed:
     """What objects of a class keep, and what their constructor takes."""
 
-    def __init__(self, cls: type) -> None:
-        self.cls = cls
+    def __init__(self, cls: type, members: dict[str, Any]) -> None:
         try:
             leaf, other = cls(1.5), cls(-0.5)
             total, product = leaf + other, leaf * other
         except Exception as error:
-            raise Refused(
-                f"Value(1.5) + Value(-0.5) raises {type(error).__name__}".replace(
-                    "Value", cls.__name__
-                )
-            ) from None
+            text = f"{cls.__name__}(1.5) + {cls.__name__}(-0.5)"
+            raise Refused(f"{text} raises {type(error).__name__}") from None
         if type(total) is not cls or type(product) is not cls:
             raise Refused("its sums are of another class")
         kept = _attributes(product)
@@ -226,16 +259,9 @@ class _Observed:
         if self.leaf_container not in (tuple, list, set, frozenset):
             raise Refused(f"its objects without children have no empty {self.children}")
         self.slopes = next(
-            (
-                name
-                for name, value in kept.items()
-                if name != self.children and type(value) is tuple and value == (-0.5, 1.5)
-            ),
-            None,
+            (n for n, v in kept.items() if type(v) is tuple and v == (-0.5, 1.5)), None
         )
-        self.closure = next(
-            (n for n, value in kept.items() if isinstance(value, types.FunctionType)), None
-        )
+        self.closure = next((n for n, v in kept.items() if isinstance(v, types.FunctionType)), None)
         roles = {"data", "grad", self.children, self.slopes, self.closure}
         self.others = tuple(name for name in kept if name not in roles)
         for name in self.others:
@@ -245,14 +271,20 @@ class _Observed:
         if tuple(_attributes(leaf)) != self.names or tuple(_attributes(total)) != self.names:
             raise Refused("its objects have not all the same attributes")
         self.defaults = self._defaults(leaf, total, product)
-        self.to_float = type(cls(3).data) is float
-        self.grad_int = type(leaf.grad) is int
         product.backward()
-        self.root_int = type(product.grad) is int
-        self.positional, self.keywords = self._constructor(cls)
+        fresh = cls(3)
+        if fresh.grad != 0:
+            raise Refused("probe constructor: its gradients do not start at 0")
+        self.settings = {
+            "to_float": type(fresh.data) is float,
+            "grad_int": type(fresh.grad) is int,
+            "root_int": type(product.grad) is int,
+            "late": self.slopes is None,
+            "ones_int": self.slope_is_int(cls, lambda x: x + x),
+        }
+        self.positional, self.keywords = self._constructor(cls, members["__init__"].__code__)
         self.has_slots = "__slots__" in cls.__dict__ and not hasattr(leaf, "__dict__")
-        slots = cls.__dict__.get("__slots__", ()) if self.has_slots else ()
-        for name in (slots,) if isinstance(slots, str) else tuple(slots):
+        for name in _slots(cls) if self.has_slots else ():
             if name not in self.names:
                 raise Refused(f"its constructor does not set its slot {name}")
 
@@ -284,33 +316,36 @@ class _Observed:
             result[name] = values
         return result
 
-    def _constructor(self, cls: type) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+    def slope_is_int(self, cls: Any, operation: Any) -> bool:
+        """Tell whether an operation on an int passes an int on: as local gradient or in a sum."""
+        with suppress(Exception):
+            x = cls(2)
+            y = operation(x)
+            if self.slopes:
+                return type(getattr(y, self.slopes)[0]) is int
+            y.backward()
+            return type(x.grad) is int
+        return False
+
+    def _constructor(
+        self, cls: type, code: types.CodeType
+    ) -> tuple[tuple[str, ...] | None, dict[str, str]]:
         """Return the roles of the constructor's parameters, by place and by name."""
-        try:
-            parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
-        except (TypeError, ValueError):
+        n = code.co_argcount
+        names = code.co_varnames[1 : n + code.co_kwonlyargcount]
+        if n < 2:
             return None, {}
-        roles: dict[str, str] = {}
-        for parameter in parameters[1:]:
-            role = self._role(cls, parameter.name)
+        roles = {names[0]: "data"}
+        for name in names[1:]:
+            role = self._role(cls, name)
             if role is None:
                 break
-            roles[parameter.name] = role
-        if not parameters or parameters[0].kind not in (
-            inspect.Parameter.POSITIONAL_ONLY,
-            inspect.Parameter.POSITIONAL_OR_KEYWORD,
-        ):
-            return None, {}
-        roles = {parameters[0].name: "data", **roles}
-        places = tuple(
-            roles[p.name]
-            for p in itertools.takewhile(lambda p: p.name in roles, parameters)
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        )
+            roles[name] = role
+        places = tuple(roles[name] for name in names[: n - 1] if name in roles)
         keywords = {
-            p.name: roles[p.name]
-            for p in parameters[1:]
-            if p.name in roles and p.kind is not p.POSITIONAL_ONLY
+            name: role
+            for name, role in roles.items()
+            if name not in code.co_varnames[: max(2, code.co_posonlyargcount)]
         }
         return places, keywords
 
@@ -331,191 +366,6 @@ class _Observed:
         return None
 
 
-# ------------------------------------------------------------------ the compiled class
-
-
-def _made(original: type, observed: _Observed) -> tuple[Any, type]:
-    """Return the family and the class, whose operators are all still the script's own code."""
-    family = _script.new_family()
-    family.originals = dict(original.__dict__)
-    family.init = original.__dict__["__init__"]
-    family.children, family.container = observed.children, observed.container
-    family.leaf_container = observed.leaf_container
-    family.slopes, family.backward = observed.slopes, observed.closure
-    family.defaults, family.order = observed.defaults, observed.names
-    family.positional, family.keywords = None, {}
-    family.has_slots, family.guards = observed.has_slots, []
-    members = {
-        name: member
-        for name, member in original.__dict__.items()
-        if name not in ("__dict__", "__weakref__", "__slots__")
-        and not isinstance(member, types.MemberDescriptorType)
-    }
-    for name in observed.names:
-        if name in ("data", "grad"):
-            members[name] = _script.Node.__dict__[name]
-        else:
-            members[name] = _script.Field(family, name, members.get(name, _script.MISSING))
-    if not observed.has_slots:
-        members["__dict__"] = property(_script.Attributes)
-    cls = type(original.__name__, (_script.Base,), {**members, "__slots__": ()})
-    if "__slots__" in original.__dict__:
-        setattr(cls, "__slots__", original.__dict__["__slots__"])  # noqa: B010
-    else:
-        delattr(cls, "__slots__")
-    cls.__qualname__ = original.__qualname__
-    _script.adopt(family, cls, **_settings(observed))
-    return family, cls
-
-
-def _settings(observed: _Observed) -> dict[str, bool]:
-    return {
-        "to_float": observed.to_float,
-        "grad_int": observed.grad_int,
-        "root_int": observed.root_int,
-        "late": observed.slopes is None,
-    }
-
-
-class _Expected:
-    """Outcomes of the script's own class; each is computed once."""
-
-    def __init__(self, observed: _Observed) -> None:
-        self.observed = observed
-        self.probe = probes.Probe(observed.cls, observed.names, observed.children, observed.closure)
-        self.probe.is_set = observed.container in (set, frozenset)
-        self.known: dict[Any, list[Any]] = {}
-
-    def of(self, kind: Any, *arguments: Any) -> list[Any]:
-        key = (kind, repr(arguments))
-        if key not in self.known:
-            self.known[key] = list(kind(self.probe, *arguments))
-        return self.known[key]
-
-
-def _choose(
-    adoption: Adoption,
-    observed: _Observed,
-    mentions: Mentions,
-    expected: _Expected,
-    place: tuple[Any, ...],
-) -> None:
-    """Let run compiled what no probe can tell from the script's own."""
-    original, cls, family = adoption.original, adoption.cls, adoption.family
-    probe = probes.Probe(cls, observed.names, observed.children, observed.closure)
-    probe.is_set = expected.probe.is_set
-    settings = _settings(observed)
-    native = 0
-
-    def known(kind: Any, *arguments: Any) -> list[Any]:
-        with _bound(original, original, place[1], place[2]):
-            return expected.of(kind, *arguments)
-
-    def equal(kind: Any, *arguments: Any) -> bool:
-        there = known(kind, *arguments)
-        return all(a == b for a, b in itertools.zip_longest(there, kind(probe, *arguments)))
-
-    # First the storage alone: all operators are still Python code.
-    if not equal(probes.binary, "__add__") or not equal(probes.binary, "__mul__"):
-        raise Refused("its objects keep what the compiled class cannot")
-    family.positional, family.keywords = observed.positional, observed.keywords
-    if observed.positional is None or not equal(
-        probes.constructor, observed.positional, observed.keywords
-    ):
-        family.positional, family.keywords = None, {}
-        adoption.own.append(("__init__", "its arguments are not only kept"))
-        if not equal(probes.constructor, observed.positional or ("data",), observed.keywords):
-            raise Refused("probe constructor: its constructor does more than keep what it is given")
-
-    def attempt(name: str, bit: int, probe_kind: Any, choices: list[dict[str, bool]]) -> bool:
-        """Try an operator compiled, with each choice of settings; keep the first that is equal."""
-        nonlocal native
-        number = _script.NUMBER.get(name, 0)
-        for bits in (bit | number, bit) if number else (bit,):
-            for choice in choices:
-                _script.configure(family, native=native | bits, **{**settings, **choice})
-                if equal(probe_kind, name) and equal(probes.late, name):
-                    settings.update(choice)
-                    native |= bits
-                    return True
-        _script.configure(family, native=native, **settings)
-        return False
-
-    if "__pow__" in original.__dict__:
-        _power_names(observed, original, place, family)
-    # backward comes first: with it all other probes are those of the compiled one.
-    compiled_backward = _script.Node.__dict__["_native_backward"]
-    own_backward = cls.backward  # type: ignore[attr-defined]
-    cls.backward = compiled_backward  # type: ignore[attr-defined]
-    first: list[tuple[str, list[dict[str, bool]]]] = [
-        ("__add__", [{"ones_int": True}, {"ones_int": False}]),
-        ("__mul__", [{}]),
-    ]
-    for name, choices in first:
-        if not attempt(name, _script.NATIVE[name], probes.binary, choices):
-            cls.backward = own_backward  # type: ignore[attr-defined]
-            same = attempt(name, _script.NATIVE[name], probes.binary, choices)
-            raise Refused(
-                f"probe {'backward' if same else name}: "
-                + (
-                    "its backward is another walk, or does more"
-                    if same
-                    else "other numbers, children or derivatives"
-                )
-            )
-    for name in (
-        "__radd__",
-        "__rmul__",
-        "__pow__",
-        "__neg__",
-        "__sub__",
-        "__rsub__",
-        "__truediv__",
-        "__rtruediv__",
-    ):
-        if name not in original.__dict__:
-            continue
-        reason = mentions.reason(original.__dict__[name])
-        bit = _script.NATIVE[name]
-        choices = [{}]
-        if name == "__neg__":
-            choices = [{"minus_int": True}, {"minus_int": False}]
-        missing = [need for need in NEEDS.get(name, ()) if not native & _script.NATIVE[need]]
-        if not reason and missing:
-            reason = f"needs {missing[0]}"
-        if not reason and not attempt(
-            name,
-            bit,
-            probes.power
-            if name == "__pow__"
-            else probes.binary
-            if name != "__neg__"
-            else probes.unary,
-            choices,
-        ):
-            reason = "other numbers, children or derivatives"
-        if reason:
-            adoption.own.append((name, reason))
-    methods = []
-    for name, member in original.__dict__.items():
-        if _is_unary(name, member):
-            op, choice = _method(
-                name, member, adoption, observed, mentions, settings, native, equal, known
-            )
-            if op:
-                settings.update(choice)
-                methods.append(name)
-    _script.configure(family, native=native, **settings)
-    operators = {name for name in _script.NATIVE if native & _script.NATIVE[name]}
-    if not equal(probes.graphs, operators, methods):
-        raise Refused("probe graphs: gradients differ: another order of the walk or of sums")
-    if not equal(probes.constructor, observed.positional or ("data",), observed.keywords):
-        raise Refused("probe backward: it goes through a node's children in another order")
-    adoption.settings = settings
-    adoption.native = [*sorted(operators), *methods, "backward"]
-    loops.kinds.add(cls)
-
-
 def _is_unary(name: str, member: Any) -> bool:
     """Tell whether a member is a method without arguments that could be exp, log, relu or tanh."""
     return (
@@ -523,80 +373,209 @@ def _is_unary(name: str, member: Any) -> bool:
         and not name.startswith("_")
         and name != "backward"
         and member.__code__.co_argcount == 1
-        and not member.__code__.co_flags
-        & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR)
         and not member.__code__.co_kwonlyargcount
+        and not member.__code__.co_flags & 0x2C  # *args, **kwargs, generators
     )
 
 
-def _method(
-    name: str,
-    member: Any,
-    adoption: Adoption,
-    observed: _Observed,
-    mentions: Mentions,
-    settings: dict[str, bool],
-    native: int,
-    equal: Any,
-    known: Any,
-) -> tuple[str | None, dict[str, bool]]:
-    """Return which compiled method a method is, and with which settings; else None."""
-    cls, family = adoption.cls, adoption.family
-    if mentions.reason(member):
-        return None, {}
-    sample = known(_samples, name)
-    if not sample:
-        return None, {}
-    for op in METHODS:
-        if sample[0] != _SAMPLES[op]:
-            continue
-        if op != name and "_native" in repr(cls.__dict__.get(op)):
-            continue  # one method an operation
-        choices = RELU_CHOICES if op == "relu" else [{}]
-        if op.startswith("tanh"):
-            choices = [{"tanh_square": False}, {"tanh_square": True}]
-        for other in observed.others:
-            family.defaults[other][_script.OPS[op]] = sample[1][other]
-        family.originals[op] = member
-        setattr(cls, name, _script.Node.__dict__[METHODS[op]])
-        for choice in choices:
-            _script.configure(family, native=native, **{**settings, **choice})
-            if equal(probes.unary, name) and equal(probes.late, name):
-                return op, choice
-        setattr(cls, name, member)
-        _script.configure(family, native=native, **settings)
-    return None, {}
+# ------------------------------------------------------------------ the compiled class
 
 
-def _samples(probe: probes.Probe, name: str) -> Iterator[Any]:
-    """Yield a method's results, and the other attributes of one."""
+def _made(original: type, members: dict[str, Any], observed: _Observed) -> tuple[Any, type]:
+    """Return the family and the class, whose operators are all still the script's own code."""
+    family = _script.new_family()
+    family.originals, family.init = dict(members), members["__init__"]
+    family.children, family.container = observed.children, observed.container
+    family.leaf_container = observed.leaf_container
+    family.slopes, family.backward = observed.slopes, observed.closure
+    family.defaults, family.order = observed.defaults, observed.names
+    family.positional, family.keywords = observed.positional, observed.keywords
+    family.has_slots, family.guards = observed.has_slots, []
+    namespace = {
+        name: member
+        for name, member in members.items()
+        if name not in ("__dict__", "__weakref__", "__slots__")
+        and not isinstance(member, (types.MemberDescriptorType, _script.Field))
+    }
+    for name in observed.names:
+        if name in ("data", "grad"):
+            namespace[name] = _script.Node.__dict__[name]
+        else:
+            namespace[name] = _script.Field(family, name, namespace.get(name, _script.MISSING))
+    if not observed.has_slots:
+        namespace["__dict__"] = property(_script.Attributes)
+    bases = original.__mro__[1:-1]
+    kind: Any = type
+    if bases:
+        kind = type("type", (type,), {"mro": lambda cls: _mro(cls, kind, bases)})
     try:
-        nodes = [getattr(probe.cls(x), name)() for x in _POINTS]
-        yield [float(node.data).hex() for node in nodes]
-        yield {n: getattr(nodes[0], n) for n in probe.names}
-    except Exception:
-        return
+        cls = kind(original.__name__, (_script.Base,), {**namespace, "__slots__": ()})
+    except TypeError as error:
+        raise Refused(f"its bases: {error}") from None
+    if "__slots__" in original.__dict__:
+        setattr(cls, "__slots__", original.__dict__["__slots__"])  # noqa: B010
+    else:
+        delattr(cls, "__slots__")
+    cls.__qualname__ = original.__qualname__
+    _script.adopt(family, cls, **observed.settings)
+    return family, cls
 
 
-_POINTS = (0.75, 1.5, 2.25)
-_RULES: dict[str, Callable[[float], float]] = {
-    "exp": math.exp,
-    "log": math.log,
-    "relu": lambda x: x,
-    "tanh": math.tanh,
-    "tanh_exp": lambda x: (math.exp(2 * x) - 1) / (math.exp(2 * x) + 1),
-    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
-}
-_SAMPLES = {op: [rule(x).hex() for x in _POINTS] for op, rule in _RULES.items()}
+def _mro(cls: Any, kind: Any, bases: tuple[type, ...]) -> list[type]:
+    """Return the order of lookup of a class whose original has these bases of its own.
+
+    They are no bases in the sense of memory: a Node has no room for what their objects keep.
+    """
+    usual = type.mro(cls)
+    if any(isinstance(base, kind) for base in cls.__bases__):
+        return usual  # of a subclass
+    return [cls, *bases, *usual[1:]]
 
 
-def _power_names(observed: _Observed, original: type, place: tuple[Any, ...], family: Any) -> None:
+class _Choice:
+    """Lets run compiled what no probe can tell from the script's own."""
+
+    def __init__(
+        self,
+        adoption: Adoption,
+        members: dict[str, Any],
+        observed: _Observed,
+        mentions: Mentions,
+        place: tuple[str, dict[str, Any]],
+    ) -> None:
+        self.adoption, self.members, self.observed = adoption, members, observed
+        self.mentions, self.place = mentions, place
+        self.original: Any = adoption.original
+        self.cls: Any = adoption.cls
+        self.settings = adoption.settings = dict(observed.settings)
+        self.native: dict[tuple[str, Any], int] = {}  # by operator and probe
+        sets = observed.container in (set, frozenset)
+        self.here = probes.Probe(self.cls, observed.names, observed.closure, sets)
+        self.there = probes.Probe(self.original, observed.names, observed.closure, sets)
+        self.known: dict[Any, list[Any]] = {}
+        self.taken: set[str] = set()  # one method an operation
+
+    def equal(self, kind: Any, *arguments: Any) -> bool:
+        """Tell whether a probe yields the same with both classes."""
+        key = kind, repr(arguments)
+        if key not in self.known:
+            with self.by_itself():
+                self.known[key] = list(kind(self.there, *arguments))
+        there = self.known[key]
+        return all(a == b for a, b in itertools.zip_longest(there, kind(self.here, *arguments)))
+
+    def by_itself(self) -> Any:
+        return _bound(self.original, self.original, *self.place)
+
+    def configure(self) -> None:
+        self.adoption.bits = sum(self.native.values())
+        _script.configure(self.adoption.family, native=self.adoption.bits, **self.settings)
+
+    def run(self) -> None:
+        adoption, observed = self.adoption, self.observed
+        own_backward = self.cls.backward
+        self.cls.backward = _script.Node.__dict__["_native_backward"]
+        reasons = self.reasons()
+        constructor = observed.positional or ("data",), observed.keywords
+        if observed.positional is None or not self.equal(probes.constructor, *constructor):
+            adoption.family.positional, adoption.family.keywords = None, {}
+            self.configure()
+            adoption.own.append(("__init__", "its arguments are not only kept"))
+        for name, kind in list(self.native):
+            if self.equal(kind, name):
+                continue
+            if kind is probes.nodes and name in REQUIRED:
+                self.cls.backward = own_backward
+                if self.equal(kind, name):
+                    raise Refused("probe backward: its backward is another walk, or does more")
+                raise Refused(f"probe {name}: other numbers, children or derivatives")
+            del self.native[name, kind]
+            if kind is not probes.numbers or name in probes.REFLECTED:
+                self.native.pop((name, probes.numbers), None)
+                reasons[name] = "other numbers, children or derivatives"
+            self.configure()
+            if not self.equal(kind, name):
+                if not self.equal(probes.graphs, set(), []):
+                    raise Refused(_OTHER_WALK)
+                raise Refused(f"probe {name}: its objects keep what the compiled class cannot")
+        methods = [name for name in self.members if self.method(name)]
+        operators = {name for name, _ in self.native}
+        if not self.equal(probes.graphs, operators, methods):
+            raise Refused(_OTHER_WALK)
+        if not self.equal(probes.constructor, *constructor):
+            raise Refused("probe constructor: it does more than keep what it is given")
+        adoption.own += [(name, reason) for name, reason in reasons.items() if reason]
+        adoption.native = [*sorted(operators), *methods, "backward"]
+
+    def reasons(self) -> dict[str, str | None]:
+        """Let all operators be compiled of which probes can speak; return why others are not."""
+        members, mentions = self.members, self.mentions
+        reasons = {name: mentions.reason(members[name]) for name in NEEDS if name in members}
+        for name, needs in NEEDS.items():
+            for need in needs:
+                if name in reasons and reasons.get(need, "is missing"):
+                    reasons[name] = reasons[name] or f"needs {need}"
+        with self.by_itself(), suppress(Exception):
+            if not reasons["__neg__"]:
+                self.settings["minus_int"] = type((-self.original(2)).data) is int
+        with self.by_itself(), suppress(Exception):
+            if not reasons["__pow__"]:
+                _name_powers(self.observed, self.original)
+        for name, reason in reasons.items():
+            if not reason:
+                kind = {"__pow__": probes.power, "__neg__": probes.unary}.get(name, probes.nodes)
+                kind = probes.numbers if name in probes.REFLECTED else kind
+                self.native[name, kind] = _script.NATIVE[name]
+                if name in _script.NUMBER:
+                    self.native[name, probes.numbers] = _script.NUMBER[name]
+        self.configure()
+        return reasons
+
+    def method(self, name: str) -> bool:
+        """Let a method be compiled if it is one of METHODS; return whether it is."""
+        member, family = self.members[name], self.adoption.family
+        if not _is_unary(name, member) or self.mentions.reason(member):
+            return False
+        with self.by_itself():
+            try:
+                nodes = [getattr(self.original(x), name)() for x in POINTS]
+                sample = [float(node.data).hex() for node in nodes]
+            except Exception:
+                return False
+            op = next(
+                (op for op, f in METHODS.items() if sample == [f(x).hex() for x in POINTS]), ""
+            )
+            if not op or op in self.taken:
+                return False
+            if op == "relu":
+                call = getattr(self.original, name)
+                self.settings.update(
+                    relu_keeps=call(self.original(math.nan)).data != 0,
+                    relu_int=type(call(self.original(-1.0)).data) is int,
+                    relu_slope_int=self.observed.slope_is_int(self.original, call),
+                )
+        for attribute in self.observed.others:
+            family.defaults[attribute][_script.OPS[op]] = getattr(nodes[0], attribute)
+        family.originals[op] = member
+        setattr(self.cls, name, _script.Node.__dict__[f"_native_{op}"])
+        is_tanh = op.startswith("tanh") and "tanh_square" not in self.settings
+        for choice in ({"tanh_square": False}, {"tanh_square": True}) if is_tanh else ({},):
+            before = dict(self.settings)
+            self.settings.update(choice)
+            self.configure()
+            if self.equal(probes.unary, name):
+                self.taken.add(op)
+                return True
+            self.settings.clear()
+            self.settings.update(before)
+        setattr(self.cls, name, member)
+        self.configure()
+        return False
+
+
+def _name_powers(observed: _Observed, original: Any) -> None:
     """Find how other attributes of a power, such as its name, follow from the exponent."""
-    with _bound(original, original, place[1], place[2]):
-        try:
-            nodes = {k: original(1.5) ** k for k in (2, 0.5, -1)}
-        except Exception:
-            return
+    nodes = {k: original(1.5) ** k for k in (2, 0.5, -1)}
     for name in observed.others:
         values = {k: getattr(node, name) for k, node in nodes.items()}
         rule: Any = values[2]
@@ -606,4 +585,4 @@ def _power_names(observed: _Observed, original: type, place: tuple[Any, ...], fa
             def rule(k: Any, before: str = before, after: str = after) -> str:
                 return f"{before}{k}{after}"
 
-        family.defaults[name][_script.OPS["pow"]] = rule
+        observed.defaults[name][_script.OPS["pow"]] = rule

@@ -18,9 +18,11 @@ def execute(path: str, source: bytes, args: list[str], watch: Watch) -> int:
     full = os.path.abspath(path)
     try:
         code = watch.code(source, full)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        sys.excepthook(type(error), error.with_traceback(None), None)
-        return 1
+    except (SyntaxError, ValueError, RecursionError):
+        import subprocess
+
+        # Only Python itself, reading the file, says what is wrong in quite these words.
+        return subprocess.run([sys.executable, path, *args]).returncode
     main: Any = types.ModuleType("__main__")
     main.__file__ = full
     if sys.version_info < (3, 14):  # which no longer has them

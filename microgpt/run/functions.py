@@ -118,8 +118,8 @@ def _rows(cls: type) -> list[tuple[list[Any], list[list[Any]]]]:
 def _equal(
     function: types.FunctionType, compiled: Compiled, cases: list[Any], adoption: Any
 ) -> bool:
-    names = adoption.family.order
-    probe = probes.Probe(adoption.cls, names, adoption.family.children, adoption.family.backward)
+    family = adoption.family
+    probe = probes.Probe(adoption.cls, family.order, family.backward, sets=False)
     for arguments in cases:
         described = []
         for call in (function, compiled):
@@ -129,7 +129,7 @@ def _equal(
                 return False
             if result is None:
                 return False
-            seen_graph = probe.seen()
+            seen_graph = probes.Seen(probe)
             described.append([seen_graph(list(arguments)), seen_graph(result), type(result)])
         if described[0] != described[1]:
             return False
@@ -137,22 +137,35 @@ def _equal(
 
 
 def _code(code: types.CodeType, compiled: Compiled, own: types.FunctionType) -> types.CodeType:
-    """Return code with a function's parameters that calls the compiled one, or its own."""
-    names = code.co_varnames[: code.co_argcount]
-    arguments = ", ".join(names)
-    marks = {"\0compiled": compiled, "\0own": own}
+    """Return code with a function's parameters that calls the compiled one, or its own.
+
+    It is the own one while a name such as `sum` means another function than it did.
+    """
+    arguments = ", ".join(code.co_varnames[: code.co_argcount])
+    names = sorted(_builtin_names(code))
+    marks = {
+        "\0compiled": compiled,
+        "\0own": own,
+        "\0names": tuple(getattr(builtins, name) for name in names),
+    }
     text = (
         f"def {code.co_name if code.co_name.isidentifier() else 'f'}({arguments}):\n"
-        f" {_FREE} = '\\0compiled'.__call__({arguments})\n"
-        f" return {_FREE} if {_FREE} is not None else '\\0own'.__call__({arguments})"
+        f" if ({', '.join([*names, ''])}) == '\\0names':\n"
+        f"  {_FREE} = '\\0compiled'.__call__({arguments})\n"
+        f"  if {_FREE} is not None: return {_FREE}\n"
+        f" return '\\0own'.__call__({arguments})"
     )
-    scope: dict[str, Any] = {}
-    exec(compile(text, code.co_filename, "exec", dont_inherit=True), scope)
-    made: types.CodeType = next(
-        iter(v for k, v in scope.items() if isinstance(v, types.FunctionType))
-    ).__code__
+    module = compile(text, code.co_filename, "exec", dont_inherit=True)
+    made = next(part for part in module.co_consts if isinstance(part, types.CodeType))
     constants = tuple(marks.get(c, c) if isinstance(c, str) else c for c in made.co_consts)
     return made.replace(co_consts=constants, co_firstlineno=code.co_firstlineno)
+
+
+def _builtin_names(code: types.CodeType) -> set[str]:
+    found = {name for name in code.co_names if hasattr(builtins, name)}
+    return found.union(
+        *(_builtin_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
+    )
 
 
 _FREE = "_microgpt_found"

@@ -18,7 +18,7 @@ def _run() -> None:
 
     with open(path, "rb") as file:
         source = file.read()
-    status = run_program(path, source, sys.argv[1:])
+    status = run_program(sys.argv[0], source, sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     raise SystemExit(status)

@@ -408,11 +408,31 @@ class Rewriter(ast.NodeTransformer):
     def __init__(self, filename: str, reference: Callable[[str], ast.expr] = ast.Constant) -> None:
         self.filename, self.reference = filename, reference
         self.depth = 0  # of classes
+        self.functions = 0  # around this place
         self.loops: dict[str, Loop] = {}
+        self.bound: dict[str, set[object]] = {}  # global names: what gives them a meaning
+
+    def binds(self, name: str, *meanings: object) -> None:
+        self.bound.setdefault(name, set()).update(meanings)
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if not isinstance(node.ctx, ast.Load) and not self.functions + self.depth:
+            self.binds(node.id, node)
+        return node
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:
+        for name in node.names:
+            self.binds(name, node, name)  # at any time
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        for part in node.names:
+            self.binds(part.asname or part.name, (node.module, part.name))
+        return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
-        if {"__add__", "__mul__", "backward"} <= methods:
+        if methods & {"__add__", "__mul__"}:
             return node  # it is judged as it stands
         self.depth += 1
         self.generic_visit(node)
@@ -420,7 +440,13 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        if not self.functions + self.depth:
+            self.binds(node.name, node)
+        elif node.name == "backward":
+            return node  # of a class that has its operators elsewhere
+        self.functions += 1
         self.generic_visit(node)
+        self.functions -= 1
         small = len(node.args.args) in (1, 2) and len(node.body) < 10
         if not self.depth and small and not node.decorator_list:
             node.decorator_list = [self.attribute(FUNCTION, "seen", node)]

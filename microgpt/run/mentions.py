@@ -12,7 +12,7 @@ import dis
 import math
 import os
 import types
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 SAFE_BUILTINS = frozenset(
@@ -46,8 +46,17 @@ class Mentions:
     `guards` are variables that they read: (dict or class, name, value).
     """
 
-    def __init__(self, cls: type, attributes: set[str]) -> None:
-        self.cls, self.attributes = cls, attributes
+    def __init__(
+        self,
+        name: str,
+        members: dict[str, tuple[type, Any]],
+        attributes: set[str],
+        bound: Mapping[str, Collection[object]],
+    ) -> None:
+        self.name, self.members, self.attributes = name, members, attributes
+        self.owners = {owner for owner, _ in members.values()}
+        self.bound = bound  # global names: what gives them a meaning
+        self.builtins: set[str] = set()  # that it calls
         self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.guards: list[tuple[Any, str, Any]] = []
         self.known: dict[Any, str | None] = {}
@@ -89,7 +98,7 @@ class Mentions:
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
                 yield from self._attribute(name)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-            if name in ("__class__", self.cls.__name__):
+            if name in ("__class__", self.name):
                 continue
             try:
                 value = cell.cell_contents
@@ -103,28 +112,37 @@ class Mentions:
             yield f"reads {name}"
         if name in self.attributes or name in SAFE_ATTRIBUTES or hasattr(math, name):
             return
-        member = self.cls.__dict__.get(name)
+        owner, member = self.members.get(name, (None, None))
         function = getattr(member, "__func__", member)
         if isinstance(function, types.FunctionType):
             reason = self.reason(function)
             if reason:
                 yield f"calls {name}, which {reason}"
-        elif name in self.cls.__dict__ and type(member) in SIMPLE:
-            self.guards.append((self.cls, name, member))
+        elif owner and type(member) in SIMPLE:
+            self.guards.append((owner, name, member))
         else:
             yield f"mentions {name}"
 
     def _global(self, function: types.FunctionType, name: str) -> Iterator[str]:
-        if name == self.cls.__name__:
+        if name == self.name:
             return
+        meanings = len(self.bound.get(name, ()))
         if name in function.__globals__:
-            yield from self._value(name, function.__globals__[name], function.__globals__)
+            value = function.__globals__[name]
+            if meanings > 1 and type(value) not in SIMPLE:  # which are watched
+                yield f"mentions {name}, which the script gives several meanings"
+            yield from self._value(name, value, function.__globals__)
+        elif meanings:
+            yield f"mentions {name}, which the script gives another meaning later"
         elif name not in SAFE_BUILTINS or not hasattr(builtins, name):
             yield f"mentions {name}"
+        else:
+            self.builtins.add(name)
 
     def _value(self, name: str, value: Any, scope: dict[str, Any] | None = None) -> Iterator[str]:
         """Judge what a name outside the function stands for."""
-        if value is math or value in vars(math).values() or value is getattr(builtins, name, self):
+        known = (math, getattr(builtins, name, math), *vars(math).values(), *self.owners)
+        if any(value is one for one in known):
             return
         if isinstance(value, types.ModuleType):
             if value.__name__ not in ("numbers", "typing", "__future__", "collections"):

@@ -20,6 +20,9 @@ from typing import Any
 from microgpt.run import adopt, functions, loops
 from microgpt.run.mentions import short
 
+_LIBRARY = os.path.dirname(os.__file__)
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
 
 class Watch:
     """What was replaced in this process, and what was not."""
@@ -28,10 +31,11 @@ class Watch:
         self.plain, self.stop_after = plain, stop_after
         self.adoptions: list[tuple[str, str, adopt.Adoption]] = []  # place, name
         self.refusals: list[tuple[str, str, str]] = []  # place, name, reason
-        self.loops: list[loops.Loop] = []
+        self.bound: dict[str, dict[str, set[object]]] = {}  # global names, by file
         self.calls = 0
         self.at_stop: Callable[[], None] = lambda: None
         self.at_refusal: Callable[[str], None] = lambda line: None
+        self.short: Callable[[str], str] = short
         self._build_class = builtins.__build_class__
         self._get_code: Any = SourceFileLoader.get_code
 
@@ -56,96 +60,64 @@ class Watch:
         cls = self._build_class(body, name, *bases, **keywords)
         if not adopt.is_candidate(cls):
             return cls
-        place = f"{short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
-        if (
-            "__init__" not in cls.__dict__
-            and "dataclasses" in sys.modules
-            and cls.__bases__ == (object,)
-        ):
-            self._await_dataclass(cls, place, body.__globals__)
+        place = f"{self.short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
+        if "__init__" not in adopt.members_of(cls) and "dataclasses" in sys.modules:
+            _await_dataclass(cls, lambda made: self.judged(made, place, body))
             return cls
-        return self.judged(cls, place, body.__globals__)
+        return self.judged(cls, place, body)
 
-    def _await_dataclass(self, cls: type, place: str, scope: dict[str, Any]) -> None:
-        """Judge a class when `dataclass` has given it its constructor."""
-        import dataclasses
-
-        process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined]
-
-        def processed(given: type, *arguments: Any, **keywords: Any) -> Any:
-            made = process(given, *arguments, **keywords)
-            if given is not cls:
-                return made
-            dataclasses._process_class = process  # type: ignore[attr-defined]
-            return self.judged(made, place, scope)
-
-        dataclasses._process_class = processed  # type: ignore[attr-defined]
-
-    def judged(self, cls: type, place: str, scope: dict[str, Any]) -> type:
+    def judged(self, cls: type, place: str, body: types.FunctionType) -> type:
         """Return what takes the place of a class: a compiled one, or itself."""
-        made = cls if self.plain else self._judged(cls, place, scope)
+        name, scope = cls.__name__, body.__globals__
+        if not self.plain:
+            for _, other, adoption in self.adoptions:  # defined again, in a notebook
+                if other == name and scope.get(name) is adoption.cls:
+                    adoption.retire()
+            try:
+                bound = self.bound.get(body.__code__.co_filename, {})
+                adoption = adopt.adopted(cls, name, scope, bound)
+                self.adoptions.append((place, name, adoption))
+                functions.class_known(adoption)
+                cls = adoption.cls
+            except Exception as error:
+                reason = str(error)
+                if not isinstance(error, adopt.Refused):
+                    reason = f"it cannot be judged: {type(error).__name__}: {error}"
+                self.refusals.append((place, name, reason))
+                self.at_refusal(f"microgpt run: {place}: {name} is left as it is: {reason}")
         if self.stop_after:
-            self._count(made)
-        return made
-
-    def _judged(self, cls: type, place: str, scope: dict[str, Any]) -> type:
-        name = cls.__name__
-        for _, other, adoption in self.adoptions:  # defined again, in a notebook
-            if other == name and scope.get(name) is adoption.cls:
-                adoption.retire()
-        try:
-            adoption = adopt.adopted(cls, name, scope)
-        except adopt.Refused as refused:
-            return self._refused(cls, place, str(refused))
-        except Exception as error:
-            return self._refused(
-                cls, place, f"it cannot be judged: {type(error).__name__}: {error}"
-            )
-        self.adoptions.append((place, name, adoption))
-        functions.class_known(adoption)
-        return adoption.cls
-
-    def _refused(self, cls: type, place: str, reason: str) -> type:
-        self.refusals.append((place, cls.__name__, reason))
-        self.at_refusal(f"microgpt run: {place}: {cls.__name__} is left as it is: {reason}")
+            self._count(cls)
         return cls
 
-    def _count(self, cls: type) -> None:
+    def _count(self, cls: Any) -> None:
         """End the process before the backward that follows the last one to be run."""
-        own = cls.backward  # type: ignore[attr-defined]
+        own = cls.backward
 
         def backward(node: Any, *arguments: Any, **keywords: Any) -> Any:
             if self.calls == self.stop_after:
-                self.stop()
+                self.at_stop()
+                for stream in (sys.stdout, sys.stderr):
+                    stream.flush()
+                os._exit(0)
             self.calls += 1
             return own(node, *arguments, **keywords)
 
-        self.counted = cls, own, backward
-        cls.backward = backward  # type: ignore[attr-defined]
-
-    def stop(self) -> None:
-        self.at_stop()
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(0)
+        cls.backward = backward
 
     # code
 
     def code(self, source: bytes | str, filename: str) -> types.CodeType:
         """Return a module's code, its loops over parameters and its functions marked."""
-        if self.plain or not _is_about_gradients(source):
-            return compile(source, filename, "exec", dont_inherit=True)
-        try:
-            return self.compiled(ast.parse(source, filename), filename)
-        except RecursionError:  # it is nested too deep for a walk of its tree
-            return compile(source, filename, "exec", dont_inherit=True)
-
-    def compiled(self, tree: ast.Module, filename: str) -> types.CodeType:
-        rewriter = loops.Rewriter(filename)
-        tree = ast.fix_missing_locations(rewriter.visit(tree))
-        self.loops += rewriter.loops.values()
-        code = compile(tree, filename, "exec", dont_inherit=True)
-        return loops.with_objects(code, {**rewriter.loops, loops.FUNCTION: functions})
+        if not self.plain and _is_about_gradients(source):
+            try:
+                rewriter = loops.Rewriter(filename)
+                tree = ast.fix_missing_locations(rewriter.visit(ast.parse(source, filename)))
+                self.bound[filename] = rewriter.bound
+                code = compile(tree, filename, "exec", dont_inherit=True)
+                return loops.with_objects(code, {**rewriter.loops, loops.FUNCTION: functions})
+            except RecursionError:  # it is nested too deep for a walk of its tree
+                pass
+        return compile(source, filename, "exec", dont_inherit=True)
 
     def _imported(self, loader: SourceFileLoader, fullname: str) -> types.CodeType | None:
         """Return the code of a module of the user's, if it has something to replace."""
@@ -164,44 +136,53 @@ class Watch:
         """Return what was replaced and what was not, a line each."""
         result = []
         for place, name, adoption in self.adoptions:
-            order = (
-                ", children in a set taken from left to right"
-                if adoption.family.container in (set, frozenset)
-                else ""
-            )
+            is_set = adoption.family.container in (set, frozenset)
+            order = ", children in a set taken from left to right" if is_set else ""
             members = ", ".join(adoption.native)
             result.append(f"{place}: {name} is replaced by a compiled class: {members}{order}")
-            result += [
-                f"{place}: {name}.{member} stays the script's own: {reason}"
-                for member, reason in adoption.own
-            ]
-        result += [
-            f"{place}: {name} is replaced by {what}" for place, name, what in functions.replaced
-        ]
+            for member, reason in adoption.own:
+                result.append(f"{place}: {name}.{member} stays the script's own: {reason}")
+        for place, name, what in functions.replaced:
+            result.append(f"{place}: {name} is replaced by {what}")
         for loop in sorted(loops.compiled, key=lambda loop: (loop.filename, loop.line)):
             place = f"{short(loop.filename)}:{loop.line}"
             result.append(f"{place}: the loop is replaced by vector operations")
-        result += [
-            f"{place}: {name} is left as it is: {reason}" for place, name, reason in self.refusals
-        ]
+        for place, name, reason in self.refusals:
+            result.append(f"{place}: {name} is left as it is: {reason}")
         return result
 
-    def summary(self) -> str | None:
-        """Return in one line what was compiled, or None."""
-        names = [name for _, name, _ in self.adoptions] + [
-            name for _, name, _ in functions.replaced
-        ]
-        n = len(loops.compiled)
-        if n:
+    def tell(self) -> None:
+        """Say on stderr what stays as it is, and on a terminal what was compiled."""
+        if self.refusals:
+            place, name, reason = self.refusals[0]
+            n = len(self.refusals) - 1
+            more = f" (and {n} more: --explain)" if n else ""
+            print(
+                f"microgpt run: {place}: {name} is left as it is: {reason}{more}", file=sys.stderr
+            )
+        names = [name for _, name, _ in (*self.adoptions, *functions.replaced)]
+        if loops.compiled:
+            n = len(loops.compiled)
             names.append(f"{n} loop{'s' if n > 1 else ''}")
-        if not names:
-            return None
-        text = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
-        return f"microgpt run: {text} compiled"
+        if names and sys.stderr.isatty():
+            text = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+            print(f"microgpt run: {text} compiled", file=sys.stderr)
 
 
-_LIBRARY = os.path.dirname(os.__file__)
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:
+    """Judge a class when `dataclass` has given it its constructor."""
+    import dataclasses
+
+    process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined]
+
+    def processed(given: type, *arguments: Any, **keywords: Any) -> Any:
+        made = process(given, *arguments, **keywords)
+        if given is not cls:
+            return made
+        dataclasses._process_class = process  # type: ignore[attr-defined]
+        return judge(made)
+
+    dataclasses._process_class = processed  # type: ignore[attr-defined]
 
 
 def _is_about_gradients(source: bytes | str) -> bool:

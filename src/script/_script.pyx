@@ -1789,8 +1789,10 @@ def adopt(Family family, cls, **choices):
 
 def configure(Family family, unsigned int native=0, **choices):
     """Set what runs here: numbers of Native, and the fields of Settings by name."""
+    global last_class
     cdef Settings *s = &settings[family.number]
     cdef int i
+    last_class = NULL  # whose constructor may have become another
     s.native = native
     s.to_float = choices.get("to_float", False)
     s.grad_int = choices.get("grad_int", False)
