@@ -8,6 +8,7 @@ from bits import bits
 from golden.original import Original, read_documents
 
 from microgpt import CharTokenizer
+from microgpt.models import MODELS
 
 DOCUMENTS = read_documents(Path(__file__).parent.parent / "tests" / "golden" / "names.txt")
 STEPS = {"python": 3, "cython": 30, "fused": 999}
@@ -55,5 +56,30 @@ def test_training(engine, oracle, timed, n_embd):
         f"a step of {model.config.num_params:,} weights",
         train,
         lambda: (*begin(engine), count),
+        count=count,
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])
+def test_makemores_models(engine, oracle, timed, name):
+    tokenizer = CharTokenizer.from_documents(DOCUMENTS)
+    tokens = [tokenizer.encode_document(text) for text in ("emma", "isabella")]
+
+    def begin(engine):
+        model = engine.models[name](tokenizer.vocab_size)
+        return model, engine.Adam(model.params)
+
+    def train(model, adam, num_steps=2):
+        return model.fit(tokens, num_steps, adam=adam)
+
+    model, adam = begin(engine)
+    assert bits(*train(model, adam)) == bits(*train(*begin(oracle)))
+    count = 2 if engine.NAME == "python" else 200
+    adam = engine.Adam(model.params, num_steps=10**6)  # the model goes on: it has recorded
+    timed(
+        f"training, makemore's {name}",
+        f"a step of {model.config.num_params:,} weights",
+        train,
+        lambda: (model, adam, count),
         count=count,
     )

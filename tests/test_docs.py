@@ -84,6 +84,22 @@ def test_the_site_leads_to_every_page():
     assert sorted(named) == sorted([*pages, "reference.md"])
 
 
+def test_every_address_of_the_repository_is_the_one_in_pyproject():
+    settings = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (name,) = re.findall(r'^Repository = "https://github.com/([^"]+)"$', settings, re.MULTILINE)
+    pages = [ROOT / "mkdocs.yml", ROOT / "CITATION.cff", ROOT / "README.md"]
+    pages += [path for path in DOCS.iterdir() if path.suffix in (".md", ".ipynb")]
+    found = [
+        (path.name, other)
+        for path in pages
+        for other in re.findall(
+            r"github(?:\.com)?/([\w.-]+/microgpt-cython)\b", path.read_text(encoding="utf-8")
+        )
+    ]
+    assert {"mkdocs.yml", "CITATION.cff", "article.ipynb"} <= {path for path, _ in found}
+    assert {other for _, other in found} == {name}
+
+
 @pytest.mark.heavy
 def test_the_site_builds_without_a_broken_link(tmp_path):
     subprocess.run(

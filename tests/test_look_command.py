@@ -1,8 +1,10 @@
 """`microgpt look` as real processes: widths, colours, pipes, wide characters, long texts, files."""
 
 import json
+import os
 import re
 import struct
+import subprocess
 
 import pexpect
 import pyte
@@ -191,3 +193,14 @@ def test_a_missing_package_is_said_with_the_command_that_installs_it(folder):
     expected = "a picture needs matplotlib: pip install 'microgpt-cython[view]'"
     assert (status, err) == (1, f"microgpt: {expected}\n")
     assert not (folder / "x.png").exists()
+
+
+def test_a_reader_that_has_left_ends_it_as_it_does_other_programs(folder):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [*COMMAND, "look", "model", "ada"],
+        cwd=folder, env=environment(), stdout=write, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from microgpt import checkpoint, files
 from microgpt.commands import flags
+from microgpt.commands.terminal import console
 from microgpt.look import Look, bits, predictions, text_tokens
 from microgpt.message import label
 
@@ -177,9 +178,7 @@ class Screen:
     """The terminal, or what stands in its place: its width, its characters, its colours."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._console = console(highlight=False, markup=False, emoji=False)
         self.width = self._console.width
         try:
             (BLOCKS + EIGHTHS).encode(self._console.encoding)

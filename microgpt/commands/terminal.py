@@ -28,6 +28,17 @@ def is_terminal(stream: Any) -> bool:
     return bool(stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
+def console(**rules: Any) -> Any:
+    """Return a console of rich's, where a reader that leaves is a BrokenPipeError, as of print."""
+    from rich.console import Console
+
+    class Piped(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError
+
+    return Piped(**rules)
+
+
 def print_samples(
     samples: Iterable[Sample], settings: Settings, mark: Callable[[str], str] | None = None
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from microgpt import checkpoint, verify
 from microgpt.commands import flags, train
-from microgpt.commands.terminal import appending
+from microgpt.commands.terminal import appending, console
 from microgpt.settings import FIELDS
 from microgpt.training import OnStep
 from microgpt.verify import ORACLE, Candidate
@@ -86,11 +86,9 @@ def run(options: argparse.Namespace) -> int:
         checkpoint.save(settings.out, oracle.run.model, oracle.run.tokenizer)
     if settings.quiet and not differ:
         return 0
-    from rich.console import Console
-
     # In a pipe nothing is folded, however narrow the terminal behind it.
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
-    console.print(_table(oracle, others, missing))
+    shown = console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    shown.print(_table(oracle, others, missing))
     steps = len(oracle.seconds)
     weights = steps * oracle.run.model.config.num_params
     print(

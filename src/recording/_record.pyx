@@ -26,7 +26,7 @@ cdef enum Op:
     GATHER, LARGEST, LINEAR, GROUPS, SEGMENT
 
 cdef enum:
-    ROWS = 4  # of a matrix whose products are summed side by side
+    ROWS = 8  # of a matrix whose products are summed side by side: as many as hide an addition
 
 
 cdef struct Step:
@@ -246,10 +246,10 @@ cdef inline void matrix(
     cdef const Run *r
     cdef const double *b
     cdef const double *w0
-    cdef double y0, y1, y2, y3
+    cdef double y0, y1, y2, y3, y4, y5, y6, y7
     i = 0
     while i + ROWS <= n_out:
-        y0 = y1 = y2 = y3 = 0.0
+        y0 = y1 = y2 = y3 = y4 = y5 = y6 = y7 = 0.0
         w0 = w + i * n_in
         r = run
         while r < stop:
@@ -259,9 +259,14 @@ cdef inline void matrix(
                 y1 += w0[n_in + j] * b[j]
                 y2 += w0[2 * n_in + j] * b[j]
                 y3 += w0[3 * n_in + j] * b[j]
+                y4 += w0[4 * n_in + j] * b[j]
+                y5 += w0[5 * n_in + j] * b[j]
+                y6 += w0[6 * n_in + j] * b[j]
+                y7 += w0[7 * n_in + j] * b[j]
             w0 += r.n
             r += 1
         y[i], y[i + 1], y[i + 2], y[i + 3] = y0, y1, y2, y3
+        y[i + 4], y[i + 5], y[i + 6], y[i + 7] = y4, y5, y6, y7
         i += ROWS
     while i < n_out:
         y0 = 0.0
