@@ -1,4 +1,4 @@
-.PHONY: help asan bench build cross docs fuzz heavy lint matrix mutants newest size test type valgrind
+.PHONY: help asan bench build cross docs fuzz heavy lint matrix mutants newest pure size test type valgrind
 .DEFAULT_GOAL := help
 
 help: # this list
@@ -15,6 +15,9 @@ type: # mypy --strict, and the stubs against the compiled modules
 
 test: # the tests, in a few minutes
 	pytest
+
+pure: # what the default engine decides, where it is pure Python; tests.yml runs all so
+	cd tests && MICROGPT_ENGINE=python pytest -q $(addprefix test_,$(addsuffix .py,adam checkpoint cli data functions gpt micrograd oracle package pickles public resume streams tokenizer training value))
 
 bench: # the benchmarks, README's and docs' tables, the plot
 	pytest --benchmark-only --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --all docs/speed.md --readme README.md --ways docs/which.md --plot docs/benchmarks.svg

@@ -40,6 +40,12 @@ def pytest_sessionstart():
     os.chdir(Path(__file__).parent)
 
 
+def pytest_collection_finish():
+    # The collections that tests ask for then visit what tests make, not all modules.
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_report_header():
     return f"microgpt: {microgpt.engine.NAME} engine from {os.path.dirname(microgpt.__file__)}"
 

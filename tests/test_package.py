@@ -29,7 +29,11 @@ SETTINGS = (
 
 def run(*command, cwd=None, **environment):
     """Run a command in a clean environment; return it done, with its output as text."""
-    clean = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in SETTINGS and not name.startswith("PYTEST_XDIST")  # a pytest is no worker
+    }
     return subprocess.run(
         [str(part) for part in command],
         cwd=cwd,

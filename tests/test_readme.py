@@ -69,7 +69,7 @@ def test_the_two_commands_are_the_first_two():
     commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)[:2]
     assert commands == [
         "pip install . && microgpt train",
-        "pip install '.[test]' && pytest\npytest --benchmark-only",
+        "pip install '.[test]' && pytest -n auto --dist loadfile\npytest --benchmark-only",
     ]
 
 
