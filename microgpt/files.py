@@ -34,6 +34,12 @@ def to_disk(file: BinaryIO) -> None:
         os.fsync(file.fileno())
 
 
+def remove_leftovers(path: Path) -> None:
+    """Remove the hidden files of a path that a process left beside it when it was killed."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
 def _flushes() -> bool:
     return time.monotonic() >= _unflushed_until.get()
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from microgpt import __version__, checkpoint, memory, sampling
+from microgpt import __version__, checkpoint, files, memory, sampling
 from microgpt import engine as engines
 from microgpt import settings as table
 from microgpt import state as states
@@ -409,6 +409,8 @@ class Training:
             directory.mkdir(parents=True, exist_ok=True)
             (directory / checkpoint.BEST).unlink(missing_ok=True)
             self.save()
+        for name in (checkpoint.FILENAME, checkpoint.BEST):
+            files.remove_leftovers(directory / name)
         path = directory / LOG
         kept = read_log(path, self.step) if self.step else []
         self.recent.extend(line["loss"] for line in kept[-RECENT:])

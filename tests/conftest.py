@@ -35,9 +35,10 @@ def pytest_configure(config):
         config.args = ["benchmarks"]
 
 
-def pytest_sessionstart():
+def pytest_sessionstart(session):
     # A process started from the root would import the source folder, not what is installed.
-    os.chdir(Path(__file__).parent)
+    if not session.config.pluginmanager.hasplugin("dsession"):  # pytest-xdist's workers do so
+        os.chdir(Path(__file__).parent)
 
 
 def pytest_collection_finish():
