@@ -77,8 +77,11 @@ class Log:
 
     def _write(self) -> None:
         line, self._line = self._line, ""
-        with self._named():
+        try:  # not `_named`, which costs more than a line
             self._file.write(line.encode())
+        except OSError as error:
+            error.filename = str(self._path)
+            raise
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:

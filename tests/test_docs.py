@@ -15,7 +15,7 @@ from microgpt import engine
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RUN = ["tutorial.md", "look.md"]
+RUN = ["tutorial.md", "look.md", "sweeps.md"]
 HEAVY = re.compile(r"--to (torch|onnx)")
 
 
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("page", RUN)
 def test_every_command_of_a_page_runs(folder, tmp_path, page):
-    folder = tmp_path if page == "tutorial.md" else folder  # which begins with nothing
+    folder = folder if page == "look.md" else tmp_path  # which begins with nothing
     lines = [line for line in commands(page) if not HEAVY.search(line)]
     assert len(lines) > 3
     run_all(lines, folder)

@@ -91,6 +91,7 @@ RUN_BY = {
     "[docs/look.md] microgpt": "tests/test_docs.py",
     "[docs/models.md] microgpt": ".github/workflows/pages.yml",
     "[docs/run.md] microgpt run": "tests/test_run.py",
+    "[docs/sweeps.md] microgpt": "tests/test_docs.py",
     "[docs/tutorial.md] microgpt": "tests/test_docs.py",
     "[README.md] pip install": ".ci/run",  # which reads them there
     "[README.md] pytest --benchmark-only": ".ci/run",

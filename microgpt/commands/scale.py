@@ -13,7 +13,7 @@ from microgpt.sweep.space import SETTINGS, Space
 SUMMARY = "train sizes times budgets, and fit the loss against weights and tokens"
 DEFAULTS = {
     "n_embd": (8, 16, 32, 64),
-    "num_steps": (500, 1000, 2000, 4000),
+    "num_steps": (1000, 2000, 4000, 8000, 16000),
     "learning_rate": (0.003, 0.01, 0.03),
 }
 EXAMPLES = """\
@@ -25,9 +25,9 @@ examples:
   microgpt sweep show scale --csv                   every trial
 
 Sizes (--n-embd, --n-layer), budgets (--num-steps, --batch-size) and learning rates are given
-as values, and all of them are trained together: --n-embd 8,16,32,64, --num-steps
-500,1000,2000,4000 and --learning-rate 0.003,0.01,0.03 unless they are given. For each size
-and budget the best of the rest counts. Fitted is
+as values, and all of them are trained together. Unless they are given, they are
+--n-embd 8,16,32,64 --num-steps 1000,2000,4000,8000,16000 --learning-rate 0.003,0.01,0.03.
+For each size and budget the best of the rest counts. Fitted is
 
   loss = E + A / weights**alpha + B / tokens**beta
 

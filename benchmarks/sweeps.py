@@ -1,0 +1,222 @@
+"""What a sweep costs: trainings a second, by two processes, and what is not training.
+
+    python benchmarks/sweeps.py trainings            whole trainings of 1,000 steps on one core
+    python benchmarks/sweeps.py jobs                 trials a second by one and two processes
+    python benchmarks/sweeps.py overhead             of Optuna, and of Dask, by length of training
+    python benchmarks/sweeps.py workers              what a client and a scheduler can serve
+
+A trial trains the default model on the package's names and is evaluated once, on 1,000
+names held out, by one thread. Times of processes are compared with times of the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from microgpt.corpus import Corpus
+from microgpt.settings import Settings
+from microgpt.sweep import trial
+from microgpt.sweep.search import Sweep
+from microgpt.sweep.space import Range, Space
+from microgpt.sweep.trial import RESULT, TRIALS, Result, Task
+from microgpt.sweep.workers import Processes, Workers
+from microgpt.training import Training
+
+HELD_OUT = 1_000
+VARIES = {
+    "learning_rate": Range(1e-3, 3e-2, log=True),
+    "beta1": Range(0.8, 0.95),
+    "beta2": Range(0.95, 0.999),
+}
+LENGTHS = {1_000: 40, 10_000: 16, 100_000: 3}  # steps: trials
+
+
+def settings(steps: int) -> dict[str, Any]:
+    """Return what all trials have: evaluated and saved once, at the end."""
+    documents = 30_000  # of the package
+    fixed = {"num_steps": steps, "eval_every": steps, "save_every": steps}
+    return {**fixed, "val": HELD_OUT / documents}
+
+
+@contextlib.contextmanager
+def sweep(steps: int, trials: int, **rules: Any) -> Iterator[Sweep]:
+    """Yield a new sweep in a directory of its own."""
+    folder = tempfile.mkdtemp(prefix="microgpt-")
+    space = Space(dict(VARIES), settings(steps))
+    begun = Sweep.create(Path(folder) / "sweep", space, trials=trials, **rules)
+    try:
+        yield begun
+    finally:
+        begun.close()
+        shutil.rmtree(folder)
+
+
+def timed(begun: Sweep, workers: Workers) -> tuple[float, float, list[Result]]:
+    """Return seconds and the client's processor seconds of all trials but the first ones.
+
+    The first ones, one a worker, start the processes and read the text.
+    """
+    times: list[tuple[float, float]] = []
+    begun.run(workers, lambda result: times.append((time.perf_counter(), time.process_time())))
+    first = times[workers.slots - 1]
+    kept = [begun.results.trials[i] for i in range(workers.slots, begun.count)]
+    return time.perf_counter() - first[0], time.process_time() - first[1], kept
+
+
+def trainings(rounds: int = 30) -> None:
+    """Print how many whole trainings one core does in a second."""
+    own = Settings(**settings(1_000))
+    corpus = Corpus.of(own)
+
+    def in_memory() -> None:
+        Training(own, corpus).fit()
+
+    with tempfile.TemporaryDirectory(prefix="microgpt-") as folder:
+        (Path(folder) / TRIALS).mkdir()
+        (Path(folder) / trial.DEFINITION).write_text('{"id": "benchmark"}')
+
+        def as_trial() -> None:
+            trial.run(Task(0, "benchmark", folder, {}, settings(1_000)))
+            shutil.rmtree(trial.attempts(Path(folder), 0)[0])
+
+        for name, train in (("in memory", in_memory), ("as a trial, with its files", as_trial)):
+            train()
+            wall, busy = [], []
+            for _ in range(rounds):
+                begin, processor = time.perf_counter(), time.process_time()
+                train()
+                wall.append(time.perf_counter() - begin)
+                busy.append(time.process_time() - processor)
+            a, b = statistics.median(wall), statistics.median(busy)
+            print(
+                f"{name}: {1 / a:.1f} trainings of 1,000 steps a second, {1 / b:.1f} a second of "
+                f"the core (medians of {rounds}; each with an evaluation on {HELD_OUT:,} names)"
+            )
+
+
+def jobs() -> None:
+    """Print the trials a second of one and of two processes, in pairs."""
+    for steps, trials in ((1_000, 120), (10_000, 24)):
+        ratios = []
+        for _ in range(3):
+            rates = []
+            for count in (1, 2):
+                workers = Processes(count)
+                with sweep(steps, trials, sampler="random") as begun:
+                    seconds, _, kept = timed(begun, workers)
+                workers.close()
+                rates.append(len(kept) / seconds)
+            ratios.append(rates[1] / rates[0])
+            print(
+                f"{steps:,} steps: {rates[0]:.2f} trials a second by one process, {rates[1]:.2f} "
+                f"by two, {ratios[-1]:.2f} times"
+            )
+        print(f"{steps:,} steps: median {statistics.median(ratios):.2f} times")
+
+
+@contextlib.contextmanager
+def dask(workers: int = 1) -> Iterator[str]:
+    """Yield the address of a scheduler that is a process, with so many worker processes."""
+    import distributed
+
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+def overhead() -> None:
+    """Print what a trial takes beside its training, with one worker, by length of training."""
+    print("steps      workers    training   beside it   client's processor   together")
+    for steps, trials in LENGTHS.items():
+        for name in ("processes", "Dask"):
+            with contextlib.ExitStack() as stack:
+                if name == "Dask":
+                    from microgpt.sweep.cluster import Cluster
+
+                    workers: Workers = Cluster(stack.enter_context(dask()), 1)
+                else:
+                    workers = Processes(1)
+                stack.callback(workers.close)
+                begun = stack.enter_context(sweep(steps, trials + 1, sampler="tpe"))
+                seconds, client, kept = timed(begun, workers)
+            training = sum(result.seconds for result in kept) / len(kept)
+            beside, client = seconds / len(kept) - training, client / len(kept)
+            print(
+                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms   {1e3 * beside:6.1f} ms   "
+                f"{1e3 * client:15.1f} ms   {(beside + client) / training:8.1%}"
+            )
+
+
+class Simulated:
+    """Workers that have trained at once: what is left is the client's own time."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots, self.tasks = slots, []
+
+    def submit(self, task: Task) -> None:
+        self.tasks.append(task)
+
+    def wait(self, seconds: float) -> list[Any]:
+        tasks, self.tasks = self.tasks, []
+        found = []
+        for task in tasks:
+            name = f".{task.number:04d}-simulated"
+            loss = 2.0 + task.params["learning_rate"]
+            result = Result(task.number, task.sweep, task.params, val_loss=loss, attempt=name)
+            attempt = Path(task.directory) / TRIALS / name
+            attempt.mkdir()
+            (attempt / RESULT).write_bytes(result.as_json())
+            found.append((task.number, result))
+        return found
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def close(self) -> None:
+        """Nothing runs."""
+
+
+def workers(trials: int = 1_000) -> None:
+    """Print how many trials a second a client, and a Dask scheduler, can serve."""
+    import distributed
+
+    for sampler in ("random", "tpe"):
+        for count in (10, 100, 1_000):
+            with sweep(1_000, trials, sampler=sampler, round=count) as begun:
+                begin = time.perf_counter()
+                begun.run(Simulated(count))
+                rate = trials / (time.perf_counter() - begin)
+            print(
+                f"client, {sampler}, {count:,} simulated workers: {rate:.0f} trials a second; all "
+                f"are busy from {count / rate:.1f} s a training on"
+            )
+    for count in (1, 10):
+        with dask(count) as address, distributed.Client(address) as client:
+            client.gather(client.map(abs, range(count), pure=False))
+            begin = time.perf_counter()
+            client.gather(client.map(abs, range(1_000), pure=False))
+            rate = 1_000 / (time.perf_counter() - begin)
+        print(f"Dask scheduler, {count} worker processes: {rate:.0f} empty tasks a second")
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parts = {"trainings": trainings, "jobs": jobs, "overhead": overhead, "workers": workers}
+    parser.add_argument("part", choices=parts)
+    parts[parser.parse_args().part]()
+
+
+if __name__ == "__main__":  # worker processes import this file
+    print(f"CPython {sys.version.split()[0]}; load {Path('/proc/loadavg').read_text().split()[0]}")
+    main()
