@@ -1,4 +1,4 @@
-"""The certificates of powers, and the quotients without a division, attacked.
+"""The certificates of powers, the quotients without a division and the products, attacked.
 
 The attacks can succeed: with all margins at 0.002 in src/shared/powers.pxd the first twenty
 million numbers of glibc 2.36 give 1,396 wrong squares, 3,698 wrong roots and 1,798
@@ -18,11 +18,19 @@ def attack(simd, n, seed):
         for certain, wrong in powers(n, seed).values():
             assert wrong == 0
             assert certain > 0.5 * n
+    certain, wrong = module.attack_exponentials(n, seed)
+    assert wrong == 0
+    assert certain > 0.9 * n
     assert module.attack_quotients(n, seed) == (n, 0)
 
 
 def test_no_counter_example_among_two_million(fused):
     attack(fused.SIMD, 2_000_000, 88172645463325252)
+
+
+@pytest.mark.parametrize("seed", [88172645463325252, 1234567])
+def test_products_of_any_sizes_are_sums_in_order(fused, seed):
+    assert testing.load(fused.SIMD).attack_products(60, seed) == (60, 0)
 
 
 @pytest.mark.slow

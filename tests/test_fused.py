@@ -125,6 +125,8 @@ def trained_graph(shape, lengths):
         ((7, 68, 2, 1, 6), (4, 4)),  # more outputs than are transposed back at once
         ((3, 40, 2, 1, 30), (40,)),  # a sum in two parts, many positions
         ((300, 8, 1, 1, 3), (4, 1)),  # a vocabulary of more than a block
+        ((67, 68, 2, 1, 40), (39, 39)),  # packed products, of more than a block of a sum
+        ((500, 64, 4, 1, 33), (33,)),  # packed products of more than a block of columns
     ],
 )
 def test_wide_models_are_the_graphs(fused, shape, lengths):
@@ -178,7 +180,7 @@ def test_an_unknown_instruction_set_is_refused(simd, error, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
-@pytest.mark.parametrize("shape", SHAPES[:1] + SHAPES[3:5] + SHAPES[7:8])
+@pytest.mark.parametrize("shape", SHAPES[:1] + SHAPES[3:5] + SHAPES[7:8] + [(67, 68, 2, 1, 40)])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_number_of_threads_gives_the_same_bits(fused, threads, shape, batch_size):
     rng = random.Random(7)

@@ -23,7 +23,7 @@ from libc.math cimport INFINITY, pow
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from activations cimport Activations, Layer, free_buffers
+from activations cimport Activations, Layer, free_buffers, scratch_of
 from barrier cimport Barrier, barrier_wait, getpid, pthread_join, pthread_t, start_thread
 from clock cimport now
 from generator cimport WORDS, Generator
@@ -33,7 +33,7 @@ from model cimport Matrix, loss_forward, matrix_of
 from optimizer cimport SQUARES, AdamStep, clip_factor
 from scalar cimport floats
 from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
-from training cimport L1_WEIGHTS, Job, rows_at_once
+from training cimport Job, gradients_size
 from weights cimport Sizes, matrix_count
 
 
@@ -345,8 +345,8 @@ cdef class Pass:
             for i in range(matrix_count(&acts.sizes)):
                 matrix = matrix_of(acts, i)
                 kernels.backward_weights(
-                    acts, &matrix, self.network.grad.at + matrix.shape.start, 0,
-                    matrix.shape.n_out, True,
+                    acts, &matrix, self.network.grad.at + matrix.shape.start, scratch_of(acts, 0),
+                    0, matrix.shape.n_out, True,
                 )
 
 
@@ -480,10 +480,7 @@ cdef class Trainer:
         self.barrier.size = 1  # `close` waits for no worker, even where `__init__` did not begin
 
     def __init__(self, Network network, Moments moments, int threads):
-        cdef Py_ssize_t n_in = 4 * network.sizes.n_embd  # at most
-        self.job.gradients_size = network.kernels.padded(
-            max(<Py_ssize_t>L1_WEIGHTS, rows_at_once(n_in) * n_in)
-        )
+        self.job.gradients_size = network.kernels.padded(gradients_size(&network.sizes))
         self.gradients = Buffer(threads * self.job.gradients_size)
         self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
         self.job.gradients, self.job.squares = self.gradients.at, self.squares.at

@@ -7,6 +7,7 @@ memory, the arena, which grows for a larger batch and is kept from step to step.
 cimport cython
 from libc.stdlib cimport calloc, free
 
+from attention cimport packed_size
 from barrier cimport Barrier
 from generator cimport Generator, draw_number
 from layers cimport linear_scratch
@@ -98,12 +99,13 @@ cdef inline double *arena_take(Arena *arena, Py_ssize_t n) noexcept nogil:
     return arena.start + arena.used - padded(n) if arena.start != NULL else NULL
 
 
+@cython.cdivision(True)
 cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
     """Point every activation of m positions to its numbers in the arena."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t m = acts.m
     cdef Py_ssize_t maps = acts.maps[acts.n_documents]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n
     cdef Layer *layer
     acts.embedding = arena_take(arena, m * net.row)
     acts.mean = arena_take(arena, m)
@@ -156,7 +158,11 @@ cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
     acts.dnorm = arena_take(arena, m * net.row)
     if acts.dropout > 0.0:
         acts.embedding_mask = arena_take(arena, m * net.row)
-    acts.scratch_size = max(linear_scratch(net.mlp_row), padded(net.block_size))
+    n = min(m, net.block_size)
+    acts.scratch_size = max(
+        linear_scratch(m, max(net.mlp_row, net.vocab_row), net.mlp_row),
+        packed_size(n, net.n_embd // net.n_head) + n * padded(n),
+    )
     acts.scratches = arena_take(arena, acts.barrier.size * acts.scratch_size)
     arena_take(arena, PANEL)  # whole vectors may be read, not used, behind the last row
 
@@ -213,6 +219,11 @@ cdef inline bint begin_batch(
     arena.used = 0
     assign_buffers(acts, &arena)
     return True
+
+
+cdef inline double *scratch_of(const Activations *acts, int thread) noexcept nogil:
+    """Return the scratch memory of a thread."""
+    return acts.scratches + thread * acts.scratch_size
 
 
 cdef inline void draw_masks(Activations *acts) noexcept nogil:

@@ -30,8 +30,8 @@ cdef struct Kernels:
         Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
     ) noexcept nogil
     void (*backward_weights)(
-        const Activations *acts, const Matrix *matrix, double *dw, Py_ssize_t first,
-        Py_ssize_t last, bint add,
+        const Activations *acts, const Matrix *matrix, double *dw, double *scratch,
+        Py_ssize_t first, Py_ssize_t last, bint add,
     ) noexcept nogil
     double (*sum_of_squares)(const double *x, Py_ssize_t n) noexcept nogil
     Py_ssize_t (*first_that_raises)(

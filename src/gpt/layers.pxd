@@ -10,18 +10,18 @@ changes nothing.
 """
 
 cimport cython
-from libc.math cimport exp, log
+from libc.math cimport log
 
-from matmul cimport Product, multiply_matrices
-from powers cimport powers
-from simd cimport (
-    LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_store, vec_store_part,
-    vec_transpose,
+from exponential cimport exponentials
+from matmul cimport (
+    Product, is_packed, multiply_matrices, multiply_packed, packed_scratch, transpose,
 )
+from powers cimport powers
+from simd cimport LANES, PANEL, TILE_ROWS, padded
 
 
 cdef enum:
-    K_BLOCK = 128  # steps of a sum at once: their panel fits into L1
+    K_PANEL = 128  # steps of a sum at once: their panel fits into L1
     OUT_BLOCK = 256  # outputs at once, before they are transposed back
     L2_WEIGHTS = 32768  # weights that fit into L2
 
@@ -64,33 +64,15 @@ cdef inline void embedding_backward(
             to[k] += dx[i * row + k]
 
 
-@cython.cdivision(True)
-cdef inline void transpose(
-    double *to, const double *from_, Py_ssize_t m, Py_ssize_t n, Py_ssize_t to_row,
-    Py_ssize_t from_row,
+cdef inline Py_ssize_t linear_scratch(
+    Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in
 ) noexcept nogil:
-    """Write the transpose of a matrix, square by square.
-
-    Shapes:  to (n, m), up to whole vectors; from_ (m, n), readable up to whole vectors
-    """
-    cdef const double *rows[LANES]
-    cdef double square[LANES * LANES]
-    cdef Py_ssize_t i, j, k
-    for i in range(padded(m) // LANES):
-        for k in range(padded(n) // LANES):
-            for j in range(LANES):  # behind the last row comes that row again
-                rows[j] = from_ + min(i * LANES + j, m - 1) * from_row + k * LANES
-            if (k + 1) * LANES <= n:
-                vec_transpose(to + k * LANES * to_row + i * LANES, to_row, rows)
-                continue
-            vec_transpose(square, LANES, rows)
-            for j in range(n - k * LANES):
-                vec_store(to + (k * LANES + j) * to_row + i * LANES, vec_load(square + j * LANES))
-
-
-cdef inline Py_ssize_t linear_scratch(Py_ssize_t n_in) noexcept nogil:
-    """Return the number of scratch numbers that `linear_forward` needs."""
-    return (max(n_in, <Py_ssize_t>K_BLOCK) + OUT_BLOCK) * PANEL
+    """Return the number of scratch numbers that linear layers of at most these sizes need."""
+    cdef Py_ssize_t most = max(n_out, n_in)
+    cdef Py_ssize_t size = (max(n_in, <Py_ssize_t>K_PANEL) + OUT_BLOCK) * PANEL
+    if is_packed(max(m, most), max(m, most), max(m, most)):
+        size = max(size, packed_scratch(most, max(m, most)))
+    return size
 
 
 cdef inline void linear_forward(
@@ -103,21 +85,29 @@ cdef inline void linear_forward(
     number of several positions, or the rows of w are, so that it holds the same
     input of several outputs: whichever is less to do.
 
-    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), scratch (linear_scratch(n_in),)
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), scratch (linear_scratch(...),)
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t width, k, size
     cdef Product p
+    if is_packed(m, n_out, n_in):
+        p = Product(
+            c=y, a=x, b=w, m=m, n=n_out, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=n_in,
+            b_step=1, add=False, whole=True, fetch=NULL, fetch_step=0, scratch=scratch,
+        )
+        multiply_packed(&p)
+        return
     if 2 < m <= PANEL:
         transpose(scratch, x, m, n_in, padded(m), x_row)
         while start < n_out:
             size = min(<Py_ssize_t>OUT_BLOCK, n_out - start)
             p = Product(
                 c=scratch + n_in * PANEL, a=w + start * n_in, b=scratch, m=size, n=m, k=n_in,
-                c_row=padded(m), a_row=n_in, a_step=1, b_step=padded(m), add=False,
+                c_row=padded(m), a_row=n_in, a_step=1, b_row=1, b_step=padded(m), add=False,
                 whole=True, fetch=w + (start + TILE_ROWS) * n_in, fetch_step=TILE_ROWS,
+                scratch=NULL,
             )
             multiply_matrices(&p)
             transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
@@ -127,15 +117,15 @@ cdef inline void linear_forward(
         width = min(<Py_ssize_t>PANEL, n_out - start)
         k = 0
         while k < n_in:
-            size = min(<Py_ssize_t>K_BLOCK, n_in - k)
+            size = min(<Py_ssize_t>K_PANEL, n_in - k)
             transpose(scratch, w + start * n_in + k, width, size, padded(width), n_in)
             p = Product(
                 c=y + start, a=x + k, b=scratch, m=m, n=width, k=size,
-                c_row=y_row, a_row=x_row, a_step=1, b_step=padded(width), add=k > 0,
-                whole=True, fetch=NULL, fetch_step=0,
+                c_row=y_row, a_row=x_row, a_step=1, b_row=1, b_step=padded(width), add=k > 0,
+                whole=True, fetch=NULL, fetch_step=0, scratch=NULL,
             )
             multiply_matrices(&p)
-            k += K_BLOCK
+            k += K_PANEL
         start += PANEL
 
 
@@ -146,49 +136,56 @@ cdef inline Py_ssize_t rows_in_l2(Py_ssize_t n_in) noexcept nogil:
 
 
 cdef inline void linear_backward_input(
-    double *dx, const double *dy, const double *w, Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in,
-    Py_ssize_t dx_row, Py_ssize_t dy_row, bint add,
+    double *dx, const double *dy, const double *w, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
+    Py_ssize_t n_in, Py_ssize_t dx_row, Py_ssize_t dy_row, bint add,
 ) noexcept nogil:
     """Write the gradient of a linear layer's input, or continue it.
 
-    Shapes:  dx (m, n_in), dy (m, n_out), w (n_out, n_in)
+    Shapes:  dx (m, n_in), dy (m, n_out), w (n_out, n_in), scratch (linear_scratch(...),)
     Order:   rows of w last to first: the oracle visits the outputs first to last
     Writes:  dx, up to whole vectors. Adds to: dx if add
     """
-    cdef Py_ssize_t most = rows_in_l2(n_in)
+    cdef bint packs = is_packed(m, n_in, n_out)
+    cdef Py_ssize_t most = n_out if packs else rows_in_l2(n_in)
     cdef Py_ssize_t rows
-    cdef const double *fetch
     cdef Product p
     while n_out > 0:
         rows = min(most, n_out)
         n_out -= rows
-        fetch = w + (n_out - most) * n_in if m <= TILE_ROWS and n_out >= most else NULL
         p = Product(
             c=dx, a=dy + n_out + rows - 1, b=w + (n_out + rows - 1) * n_in, m=m, n=n_in, k=rows,
-            c_row=dx_row, a_row=dy_row, a_step=-1, b_step=-n_in, add=add,
-            whole=True, fetch=fetch, fetch_step=PANEL,
+            c_row=dx_row, a_row=dy_row, a_step=-1, b_row=1, b_step=-n_in, add=add, whole=True,
+            fetch=NULL, fetch_step=PANEL, scratch=scratch,
         )
+        if packs:
+            multiply_packed(&p)
+            return
+        if m <= TILE_ROWS and n_out >= most:
+            p.fetch = w + (n_out - most) * n_in
         multiply_matrices(&p)
         add = True
 
 
 cdef inline void linear_backward_weights(
-    double *dw, const double *dy, const double *x, Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in,
-    Py_ssize_t dy_row, Py_ssize_t x_row, bint add,
+    double *dw, const double *dy, const double *x, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
+    Py_ssize_t n_in, Py_ssize_t dy_row, Py_ssize_t x_row, bint add,
 ) noexcept nogil:
     """Write the gradient of a linear layer's weights, or continue it.
 
-    Shapes:  dw (n_out, n_in), dy (m, n_out), x (m, n_in)
+    Shapes:  dw (n_out, n_in), dy (m, n_out), x (m, n_in), scratch (linear_scratch(...),)
     Order:   positions last to first, the last document first
     Writes:  dw. Adds to: dw if add
     """
     cdef Product p
     p = Product(
-        c=dw, a=dy + (m - 1) * dy_row, b=x + (m - 1) * x_row, m=n_out, n=n_in, k=m,
-        c_row=n_in, a_row=1, a_step=-dy_row, b_step=-x_row, add=add,
-        whole=False, fetch=NULL, fetch_step=0,
+        c=dw, a=dy + (m - 1) * dy_row, b=x + (m - 1) * x_row, m=n_out, n=n_in, k=m, c_row=n_in,
+        a_row=1, a_step=-dy_row, b_row=1, b_step=-x_row, add=add, whole=False, fetch=NULL,
+        fetch_step=0, scratch=scratch,
     )
-    multiply_matrices(&p)
+    if is_packed(n_out, n_in, m):
+        multiply_packed(&p)
+    else:
+        multiply_matrices(&p)
 
 
 @cython.cdivision(True)
@@ -290,7 +287,7 @@ cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexce
 
 
 cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
-    """Write the exponentials of n logits; return their total.
+    """Write the exponentials of n logits, readable up to whole vectors; return their total.
 
     Order:   the largest logit is subtracted as a plain number; exponentials
              summed left to right from 0
@@ -301,150 +298,10 @@ cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n
     for i in range(1, n):
         if logits[i] > largest:
             largest = logits[i]
-    for i in range(n):
-        exps[i] = exp(logits[i] - largest)
+    exponentials(exps, logits, largest, n)
     for i in range(n):
         total += exps[i]
     return total
-
-
-cdef inline void weighted_sum(
-    double *y, const double *weights, const double *rows, Py_ssize_t m, Py_ssize_t step,
-    Py_ssize_t n, Py_ssize_t row,
-) noexcept nogil:
-    """Write the sum of m rows, each times its weight, which lie step apart from the first on.
-
-    Shapes:  y (n,), weights (m,), rows (m, n), readable up to whole vectors
-    Order:   rows first to last
-    """
-    cdef Py_ssize_t i, k
-    cdef vec total
-    i = 0
-    while i < n:
-        total = vec_set(0.0)
-        for k in range(m):
-            total = total + weights[k * step] * vec_load(rows + k * step * row + i)
-        vec_store_part(y + i, total, min(<Py_ssize_t>LANES, n - i))
-        i += LANES
-
-
-cdef inline void add_scaled(
-    double *y, const double *x, double factor, Py_ssize_t n
-) noexcept nogil:
-    """Add factor * x to y (n,); x and y are readable up to whole vectors. Adds to: y"""
-    cdef Py_ssize_t i = 0
-    cdef vec total
-    while i < n:
-        total = vec_load(y + i) + factor * vec_load(x + i)
-        vec_store_part(y + i, total, min(<Py_ssize_t>LANES, n - i))
-        i += LANES
-
-
-cdef struct Head:  # one attention head of one document
-    Py_ssize_t m  # positions
-    Py_ssize_t head_dim
-    Py_ssize_t row  # between positions of q, k, v, y and their gradients
-    Py_ssize_t weights_row  # between positions of weights, exps, dropped, mask
-    double inverse_root
-    const double *q  # (m, head_dim)
-    const double *k
-    const double *v
-    double *y
-    double *weights  # (m, m): row t over the positions up to t, then zero
-    double *exps
-    double *totals  # (m,), of exps
-    double *inverses  # (m,), totals ** -1
-    const double *mask  # (m, m), of dropout, or NULL
-    double *dropped  # weights after dropout, or weights
-    double *dq  # (m, head_dim)
-    double *dk
-    double *dv
-    const double *dy
-    double *scores  # (m,), scratch
-
-
-cdef inline void attention_forward(
-    const Head *h, Py_ssize_t first, Py_ssize_t last
-) noexcept nogil:
-    """Write the weighted sums of values, for positions first up to last.
-
-    Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
-             over positions up to the own; weight * v summed over positions
-    Writes:  y, weights, exps, totals, inverses, dropped
-    """
-    cdef Py_ssize_t t, s, j
-    cdef double score
-    cdef double *w
-    cdef double *dropped
-    cdef const double *q
-    cdef const double *k
-    for t in range(first, last):
-        q = h.q + t * h.row
-        for s in range(t + 1):
-            k = h.k + s * h.row
-            score = 0.0
-            for j in range(h.head_dim):
-                score += q[j] * k[j]
-            h.scores[s] = score * h.inverse_root
-        h.totals[t] = exps_forward(h.exps + t * h.weights_row, h.scores, t + 1)
-    powers(h.inverses + first, h.totals + first, last - first, -1.0)
-    for t in range(first, last):
-        w = h.weights + t * h.weights_row
-        dropped = h.dropped + t * h.weights_row
-        for s in range(t + 1):
-            w[s] = h.exps[t * h.weights_row + s] * h.inverses[t]
-        if h.mask != NULL:
-            for s in range(t + 1):
-                dropped[s] = w[s] * h.mask[t * h.weights_row + s]
-        weighted_sum(h.y + t * h.row, dropped, h.v, t + 1, 1, h.head_dim, h.row)
-
-
-cdef inline void attention_backward(const Head *h) noexcept nogil:
-    """Write the gradients of queries, keys and values.
-
-    Order:   a key or value gets its terms from the last position down to its
-             own; a weight's gradient is summed over head_dim right to left; the
-             total's and a query's over positions last to first
-    Writes:  dq, dk, dv
-    """
-    cdef Py_ssize_t t, s, j
-    cdef Py_ssize_t row = h.row
-    cdef Py_ssize_t head_dim = h.head_dim
-    cdef double dweight, dtotal, inverse, dinverse
-    cdef double squares[LANES]
-    cdef double *dscores = h.scores
-    cdef const double *dropped
-    cdef const double *e
-    cdef const double *v
-    cdef const double *dy
-    for t in range(h.m):
-        for j in range(head_dim):
-            h.dk[t * row + j] = 0.0
-            h.dv[t * row + j] = 0.0
-    for t in range(h.m - 1, -1, -1):
-        dropped = h.dropped + t * h.weights_row
-        e = h.exps + t * h.weights_row
-        dy = h.dy + t * row
-        inverse = h.inverses[t]
-        if t == h.m - 1 or t % LANES == LANES - 1:
-            s = t - t % LANES
-            powers(squares, h.totals + s, t + 1 - s, -2.0)
-        dinverse = -squares[t % LANES]
-        dtotal = 0.0
-        for s in range(t, -1, -1):
-            v = h.v + s * row
-            dweight = 0.0
-            for j in range(head_dim - 1, -1, -1):
-                dweight += v[j] * dy[j]
-            if h.mask != NULL:
-                dweight = 0.0 + h.mask[t * h.weights_row + s] * dweight
-            add_scaled(h.dv + s * row, dy, dropped[s], head_dim)
-            dtotal += dinverse * (e[s] * dweight)
-            dscores[s] = inverse * dweight
-        for s in range(t, -1, -1):
-            dscores[s] = h.inverse_root * (e[s] * (dscores[s] + dtotal))
-            add_scaled(h.dk + s * row, h.q + t * row, dscores[s], head_dim)
-        weighted_sum(h.dq + t * row, dscores + t, h.k + t * row, t + 1, -1, head_dim, row)
 
 
 cdef inline void softmax_forward(

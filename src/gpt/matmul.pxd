@@ -6,11 +6,17 @@ Vectors run across outputs, and a tile keeps TILE_ROWS x TILE_VECS of them in
 registers, so that many chains advance together and none waits for its adder.
 The order within a chain never changes: not with the instruction set, not with
 the size of the tile, not where a chain is cut and taken up again.
+
+Large products are cut into blocks that fit into the caches, and their operands packed:
+copied into the order in which tiles read them, a panel of TILE_ROWS rows of a or of PANEL
+columns of b after the other (K. Goto, R. van de Geijn, 2008, doi:10.1145/1356052.1356053).
 """
 
 cimport cython
 
-from simd cimport LANES, PANEL, TILE_ROWS, TILE_VECS, padded
+from simd cimport (
+    LANES, PANEL, TILE_ROWS, TILE_VECS, padded, vec_load, vec_store, vec_transpose,
+)
 
 
 cdef extern from "tile.h" nogil:
@@ -24,6 +30,14 @@ cdef extern from "tile.h" nogil:
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
 
 
+cdef enum:
+    M_BLOCK = 96  # rows of a in L2, a whole number of tiles
+    N_BLOCK = 480  # columns of b packed at once
+    K_BLOCK = 256  # steps of a sum at once: a panel of b fits into L1
+    LEAST_ROWS = 32  # the least sizes that are worth packing
+    LEAST_STEPS = 16
+
+
 cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
     double *c  # (m, n), rows c_row apart
     const double *a  # (m, k), rows a_row apart, columns a_step
@@ -34,11 +48,13 @@ cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
     Py_ssize_t c_row
     Py_ssize_t a_row
     Py_ssize_t a_step  # negative, as b_step, for a sum in descending order
+    Py_ssize_t b_row  # between columns of b: 1, except for `multiply_packed`
     Py_ssize_t b_step
     bint add  # whether the sums continue those in c
     bint whole  # whether c may be written up to whole vectors
     const double *fetch  # what is read next, or NULL: fetch_step numbers for each k of a tile
     Py_ssize_t fetch_step
+    double *scratch  # (packed_scratch(n, k),) of `multiply_packed`
 
 
 @cython.cdivision(True)
@@ -50,9 +66,8 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     Order:   k first to last, from 0, or from c if add
     Writes:  c
     """
-    cdef Tile t
-    cdef Py_ssize_t m, vecs, rows
     cdef Py_ssize_t n = 0
+    cdef Tile t
     t.k_n = p.k
     t.c_row = p.c_row
     t.a_row = p.a_row
@@ -62,16 +77,148 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     t.fetch = p.fetch
     t.fetch_step = p.fetch_step
     while n < p.n:
-        vecs = min(<Py_ssize_t>PANEL, padded(p.n - n)) // LANES
-        t.last = LANES if p.whole else min(<Py_ssize_t>LANES, p.n - n - (vecs - 1) * LANES)
         t.b = p.b + n
-        m = 0
-        while m < p.m:
-            rows = min(<Py_ssize_t>TILE_ROWS, p.m - m)
-            t.c = p.c + m * p.c_row + n
-            t.a = p.a + m * p.a_row
-            tile(t, rows, vecs)
-            if t.fetch != NULL:
-                t.fetch += p.k * p.fetch_step
-            m += rows
+        t.c = p.c + n
+        t.a = p.a
+        tile_column(&t, p, n, p.m, TILE_ROWS * p.a_row)
         n += PANEL
+
+
+@cython.cdivision(True)
+cdef inline void tile_column(
+    Tile *t, const Product *p, Py_ssize_t n, Py_ssize_t m, Py_ssize_t a_tile
+) noexcept nogil:
+    """Compute m rows of a product's columns n up to n + PANEL.
+
+    Shapes:  t.a, tiles of rows a_tile apart
+    """
+    cdef Py_ssize_t vecs = min(<Py_ssize_t>PANEL, padded(p.n - n)) // LANES
+    t.last = LANES if p.whole else min(<Py_ssize_t>LANES, p.n - n - (vecs - 1) * LANES)
+    while m > 0:
+        tile(t[0], min(<Py_ssize_t>TILE_ROWS, m), vecs)
+        if t.fetch != NULL:
+            t.fetch += t.k_n * t.fetch_step
+        t.a += a_tile
+        t.c += TILE_ROWS * t.c_row
+        m -= TILE_ROWS
+
+
+cdef inline bint is_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """Return whether a product of these sizes is worth packing."""
+    return m >= LEAST_ROWS and n >= 2 * LEAST_ROWS and k >= LEAST_STEPS
+
+
+cdef inline Py_ssize_t packed_scratch(Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """Return how many numbers `multiply_packed` needs for at most n columns and k steps."""
+    return min(k, <Py_ssize_t>K_BLOCK) * (M_BLOCK + min(n + PANEL, <Py_ssize_t>N_BLOCK))
+
+
+cdef inline void multiply_packed(const Product *p) noexcept nogil:
+    """Compute a product block by block, each packed first."""
+    cdef Py_ssize_t m, n, k, j, rows, columns, steps, last
+    cdef Tile t
+    cdef double *a = p.scratch
+    cdef double *b = p.scratch + M_BLOCK * min(p.k, <Py_ssize_t>K_BLOCK)
+    t.c_row = p.c_row
+    t.a_row = 1
+    t.a_step = TILE_ROWS if p.a_step > 0 else -TILE_ROWS
+    t.b_step = PANEL if p.b_step > 0 else -PANEL
+    t.fetch = NULL
+    t.fetch_step = 0
+    n = 0
+    while n < p.n:
+        columns = min(<Py_ssize_t>N_BLOCK, p.n - n)
+        k = 0
+        while k < p.k:
+            steps = min(<Py_ssize_t>K_BLOCK, p.k - k)
+            t.k_n = steps
+            t.add = p.add or k > 0
+            pack(b, p.b + n * p.b_row + k * p.b_step, columns, steps, PANEL, p.b_row, p.b_step)
+            m = 0
+            while m < p.m:
+                rows = min(<Py_ssize_t>M_BLOCK, p.m - m)
+                pack(a, p.a + m * p.a_row + k * p.a_step, rows, steps, TILE_ROWS, p.a_row, p.a_step)
+                j = 0
+                while j < columns:
+                    t.a = a if t.a_step > 0 else a + (steps - 1) * TILE_ROWS
+                    t.b = b + j * steps if t.b_step > 0 else b + j * steps + (steps - 1) * PANEL
+                    t.c = p.c + m * p.c_row + n + j
+                    tile_column(&t, p, n + j, rows, steps * TILE_ROWS)
+                    j += PANEL
+                m += M_BLOCK
+            k += K_BLOCK
+        n += N_BLOCK
+
+
+@cython.cdivision(True)
+cdef inline void copy_panel(
+    double *to, const double *from_, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width, Py_ssize_t step
+) noexcept nogil:
+    """Write n numbers of k columns step apart, up to whole vectors, to columns width apart."""
+    cdef Py_ssize_t x, j, at
+    for x in range(k):
+        if n == width:  # a constant where this is inlined
+            for j in range(width // LANES):
+                vec_store(to + j * LANES, vec_load(from_ + j * LANES))
+            if width % LANES:  # two vectors overlap
+                vec_store(to + width - LANES, vec_load(from_ + width - LANES))
+        else:
+            for j in range((n + LANES - 1) // LANES):
+                at = min(j * LANES, width - LANES)
+                vec_store(to + at, vec_load(from_ + at))
+        to += width
+        from_ += step
+
+
+cdef inline void pack(
+    double *to, const double *from_, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width,
+    Py_ssize_t row, Py_ssize_t step,
+) noexcept nogil:
+    """Write panels of width of the n rows of a matrix, each panel column after column.
+
+    Shapes:  to (n / width, k, width), from_ (n, k), numbers row and step apart: row is 1, or
+             step 1 or -1; readable up to whole vectors
+    Order:   the columns as they lie in memory
+    """
+    cdef Py_ssize_t i = 0
+    if step < 0:
+        from_ += (k - 1) * step
+        step = -step
+    while i < n:
+        if row == 1:
+            copy_panel(to, from_ + i, min(width, padded(n - i)), k, width, step)
+        else:
+            transpose(to, from_ + i * row, min(width, n - i), k, width, row)
+        to += k * width
+        i += width
+
+
+@cython.cdivision(True)
+cdef inline void transpose(
+    double *to, const double *from_, Py_ssize_t m, Py_ssize_t n, Py_ssize_t to_row,
+    Py_ssize_t from_row,
+) noexcept nogil:
+    """Write the transpose of a matrix, square by square.
+
+    Shapes:  to (n, m), up to whole vectors or to_row; from_ (m, n), readable up to whole vectors
+    """
+    cdef const double *rows[LANES]
+    cdef double square[LANES * LANES]
+    cdef Py_ssize_t i = 0
+    cdef Py_ssize_t at, j, k
+    while i < m:
+        at = min(i, to_row - LANES)  # two squares may overlap
+        for j in range(LANES):  # behind the last row comes that row again
+            rows[j] = from_ + min(at + j, m - 1) * from_row
+        k = 0
+        while k < n:
+            if k + LANES <= n:
+                vec_transpose(to + k * to_row + at, to_row, rows)
+            else:
+                vec_transpose(square, LANES, rows)
+                for j in range(n - k):
+                    vec_store(to + (k + j) * to_row + at, vec_load(square + j * LANES))
+            for j in range(LANES):
+                rows[j] += LANES
+            k += LANES
+        i += LANES

@@ -8,10 +8,11 @@ has two halves: `backward_inputs` goes through the activations, layer by layer,
 cimport cython
 from libc.string cimport memcpy, memset
 
-from activations cimport Activations, Layer
+from activations cimport Activations, Layer, scratch_of
+from attention cimport Head, attention_backward, attention_forward, packed_size
 from barrier cimport barrier_wait
 from layers cimport (
-    Head, attention_backward, attention_forward, cross_entropy_backward, cross_entropy_forward,
+    cross_entropy_backward, cross_entropy_forward,
     dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
     linear_backward_weights, linear_forward, relu_backward, relu_forward, residual_forward,
     rmsnorm_backward, rmsnorm_forward, softmax_forward,
@@ -44,7 +45,7 @@ cdef inline void forward(
     cdef Layer *layer
     cdef double *x = acts.layers[0].x + at
     cdef double *mid
-    cdef double *scratch = acts.scratches + thread * acts.scratch_size
+    cdef double *scratch = scratch_of(acts, thread)
     cdef LayerWeights weights
     embedding_forward(
         acts.embedding + at, w, w + shape_of(net, WPE).start, acts.tokens + first,
@@ -125,7 +126,8 @@ cdef inline Head head_of(
     head.dk = layer.dk + at
     head.dv = layer.dv + at
     head.dy = acts.dnorm + at
-    head.scores = acts.scratches + thread * acts.scratch_size
+    head.packed = scratch_of(acts, thread)
+    head.dscores = head.packed + packed_size(m, head_dim)
     return head
 
 
@@ -199,7 +201,8 @@ cdef inline void loss_forward(Activations *acts) noexcept nogil:
 
 @cython.cdivision(True)
 cdef inline void loss_backward(
-    Activations *acts, double *dx, const double *lm_head, Py_ssize_t first, Py_ssize_t last
+    Activations *acts, double *dx, const double *lm_head, double *scratch, Py_ssize_t first,
+    Py_ssize_t last,
 ) noexcept nogil:
     """Write the gradient of the logits, and of what they are computed from.
 
@@ -225,8 +228,8 @@ cdef inline void loss_backward(
             acts.dtargets[i] = dlogits[acts.targets[i]]
             dlogits[acts.targets[i]] = 0.0
     linear_backward_input(
-        dx + first * net.row, acts.dlogits + first * row, lm_head, last - first, net.vocab_size,
-        n, net.row, row, False,
+        dx + first * net.row, acts.dlogits + first * row, lm_head, scratch, last - first,
+        net.vocab_size, n, net.row, row, False,
     )
     for i in range(first, last):
         acts.dlogits[i * row + acts.targets[i]] = acts.dtargets[i]
@@ -253,9 +256,11 @@ cdef inline void backward_inputs(
     cdef double *dmid
     cdef double *dhidden
     cdef double *dnorm = acts.dnorm + at
+    cdef double *scratch = scratch_of(acts, thread)
     cdef LayerWeights weights
     loss_backward(
-        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start, first, last
+        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start, scratch, first,
+        last,
     )
     for i in range(net.n_layer - 1, -1, -1):
         weights = layer_weights(net, w, i)
@@ -266,10 +271,12 @@ cdef inline void backward_inputs(
         if acts.dropout > 0.0:
             dropout_backward(layer.dmlp + at, dx, layer.mlp_mask + at, m * row)
         linear_backward_input(
-            dhidden, layer.dmlp + at, weights.fc2, m, n, 4 * n, mlp_row, row, False
+            dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, mlp_row, row, False
         )
         relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
-        linear_backward_input(dnorm, dhidden, weights.fc1, m, 4 * n, n, row, mlp_row, False)
+        linear_backward_input(
+            dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, mlp_row, False
+        )
         memcpy(dmid, dx, m * row * sizeof(double))
         rmsnorm_backward(
             dmid, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at, net.inverse_n,
@@ -278,21 +285,23 @@ cdef inline void backward_inputs(
         if acts.dropout > 0.0:
             dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
         linear_backward_input(
-            dnorm, layer.dattn + at, weights.wo, m, n, n, row, row, False
+            dnorm, layer.dattn + at, weights.wo, scratch, m, n, n, row, row, False
         )
         heads_backward(acts, layer, thread)
         h = n
         while h:
             h -= head_dim
             linear_backward_input(
-                dnorm, layer.dv + at + h, weights.wv + h * n, m, head_dim, n, row, row,
+                dnorm, layer.dv + at + h, weights.wv + h * n, scratch, m, head_dim, n, row, row,
                 h + head_dim < n,
             )
             linear_backward_input(
-                dnorm, layer.dk + at + h, weights.wk + h * n, m, head_dim, n, row, row, True
+                dnorm, layer.dk + at + h, weights.wk + h * n, scratch, m, head_dim, n, row, row,
+                True,
             )
             linear_backward_input(
-                dnorm, layer.dq + at + h, weights.wq + h * n, m, head_dim, n, row, row, True
+                dnorm, layer.dq + at + h, weights.wq + h * n, scratch, m, head_dim, n, row, row,
+                True,
             )
         dx = (acts.layers[i - 1].dout if i else acts.dx) + at
         memcpy(dx, dmid, m * row * sizeof(double))
@@ -354,8 +363,8 @@ cdef inline Matrix matrix_of(const Activations *acts, Py_ssize_t i) noexcept nog
 
 
 cdef inline void backward_weights(
-    const Activations *acts, const Matrix *matrix, double *dw, Py_ssize_t first, Py_ssize_t last,
-    bint add,
+    const Activations *acts, const Matrix *matrix, double *dw, double *scratch, Py_ssize_t first,
+    Py_ssize_t last, bint add,
 ) noexcept nogil:
     """Write the gradients of a matrix's rows first up to last, or continue them.
 
@@ -369,6 +378,6 @@ cdef inline void backward_weights(
         embedding_backward(dw, matrix.dy, matrix.ids, first, last, acts.m, n_in, matrix.dy_row)
     else:
         linear_backward_weights(
-            dw, matrix.dy + first, matrix.x, acts.m, last - first, n_in,
+            dw, matrix.dy + first, matrix.x, scratch, acts.m, last - first, n_in,
             matrix.dy_row, matrix.x_row, add,
         )

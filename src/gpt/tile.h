@@ -12,6 +12,12 @@
 #define UNROLLED _Pragma("GCC unroll 8")
 #endif
 
+/* Without this before and after the loop, gcc 12 keeps some accumulators in memory in between. */
+#define KEEP_IN_REGISTERS(acc, rows, vecs)                                               \
+    UNROLLED for (int r = 0; r < rows; r++) {                                            \
+        UNROLLED for (int v = 0; v < vecs; v++) __asm__("" : VEC_REGISTER(acc[r][v])); \
+    }
+
 typedef struct {
     double *c;
     const double *a, *b;
@@ -29,6 +35,7 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
             acc[r][v] = t.add ? vec_load(t.c + r * t.c_row + v * LANES) : vec_set(0.0);
         }
     }
+    KEEP_IN_REGISTERS(acc, rows, vecs)
     for (Py_ssize_t k = 0; k < t.k_n; k++) {
         vec terms[TILE_VECS];
         if (t.fetch) {
@@ -37,11 +44,14 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
         }
         UNROLLED for (int v = 0; v < vecs; v++) terms[v] = vec_load(t.b + v * LANES);
         UNROLLED for (int r = 0; r < rows; r++) {
-            UNROLLED for (int v = 0; v < vecs; v++) acc[r][v] += t.a[r * t.a_row] * terms[v];
+            UNROLLED for (int v = 0; v < vecs; v++) {
+                acc[r][v] += vec_times(t.a + r * t.a_row, terms[v]);
+            }
         }
         t.a += t.a_step;
         t.b += t.b_step;
     }
+    KEEP_IN_REGISTERS(acc, rows, vecs)
     double *c = t.c;
     __asm__("" : "+r"(c)); /* anew: rows' places found above would take the loop's registers */
     UNROLLED for (int r = 0; r < rows; r++) {

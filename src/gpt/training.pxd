@@ -8,10 +8,11 @@ are in its L1 cache. No sum is divided between threads.
 cimport cython
 from libc.math cimport pow
 
-from activations cimport Activations, begin_batch, draw_masks
+from activations cimport Activations, begin_batch, draw_masks, scratch_of
 from barrier cimport barrier_wait
 from clock cimport now
 from generator cimport Generator
+from matmul cimport LEAST_ROWS, is_packed
 from model cimport (
     Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, matrix_of,
 )
@@ -20,11 +21,12 @@ from optimizer cimport (
     numbers_are_small,
 )
 from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max_size, vec_set, vec_store
-from weights cimport WPE, matrix_count
+from weights cimport WPE, Sizes, matrix_count
 
 
 cdef enum:
     L1_WEIGHTS = 8192  # weights updated together, while their gradients are in L1
+    L2_WEIGHTS = 131072  # the same in L2: in batches, whose products have to be packed
 
 
 cdef struct Job:
@@ -41,7 +43,7 @@ cdef struct Job:
     double *grad
     double *m
     double *v
-    double *gradients  # (threads, near_size)
+    double *gradients  # (threads, gradients_size)
     Py_ssize_t gradients_size
     const Py_ssize_t *tokens
     const Py_ssize_t *ends  # (n_documents + 1,)
@@ -167,11 +169,15 @@ cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
         row = matrix.shape.n_out * thread // size
         last = matrix.shape.n_out * (thread + 1) // size
         while row < last:
-            rows = last - row if job.whole else min(last - row, rows_at_once(matrix.shape.n_in))
+            rows = last - row
+            if not job.whole:
+                rows = min(rows, rows_at_once(matrix.shape.n_in, acts.m))
             start = matrix.shape.start + row * matrix.shape.n_in
             n = rows * matrix.shape.n_in
             grad = job.grad + start if job.whole else job.gradients + thread * job.gradients_size
-            backward_weights(acts, &matrix, grad, row, row + rows, job.add)
+            backward_weights(
+                acts, &matrix, grad, scratch_of(acts, thread), row, row + rows, job.add
+            )
             if not job.whole:
                 if decay != 1.0:
                     multiply(job.data + start, decay, n)
@@ -208,9 +214,17 @@ cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in) noexcept nogil:
-    """Return how many rows of a matrix are updated together."""
-    return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)
+cdef inline Py_ssize_t rows_at_once(Py_ssize_t n_in, Py_ssize_t m) noexcept nogil:
+    """Return how many rows of a matrix are updated together after m positions."""
+    cdef bint packs = is_packed(LEAST_ROWS, n_in, m)
+    return max(<Py_ssize_t>8, (L2_WEIGHTS if packs else L1_WEIGHTS) // n_in)
+
+
+cdef inline Py_ssize_t gradients_size(const Sizes *net) noexcept nogil:
+    """Return the most weights that are updated together."""
+    cdef Py_ssize_t rows = max(4 * net.n_embd, max(net.vocab_size, net.block_size))
+    cdef Py_ssize_t largest = min(rows * net.n_embd, <Py_ssize_t>L2_WEIGHTS)
+    return max(max(largest, <Py_ssize_t>L1_WEIGHTS), 8 * 4 * net.n_embd)
 
 
 cdef inline bint are_zero(const double *x, Py_ssize_t n) noexcept nogil:

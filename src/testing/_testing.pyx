@@ -6,9 +6,12 @@ instruction set; it is not installed.
 
 cimport cython
 from libc.float cimport DBL_EPSILON
-from libc.math cimport INFINITY, floor, ldexp, nextafter, pow
+from libc.math cimport INFINITY, exp, floor, ldexp, nextafter, pow
+from libc.string cimport memcmp, memcpy
 
 from clock cimport now
+from exponential cimport exponential
+from matmul cimport Product, multiply_matrices, multiply_packed, packed_scratch
 from memory cimport free_zeros, zeros
 from powers cimport inverse_power, other_square, root_is_doubtful
 from scalar cimport FIRST, SECOND, invert
@@ -167,6 +170,104 @@ def attack_inverses(Py_ssize_t n, unsigned long long seed):
                 certain[1] += 1
                 wrong[1] += square != pow(x, -2.0) or not 1e-19 <= square <= 1e19
     return {-1.0: (certain[0], wrong[0]), -2.0: (certain[1], wrong[1])}
+
+
+@cython.cdivision(True)
+def attack_exponentials(Py_ssize_t n, unsigned long long seed):
+    """Attack the exponentials with n numbers from -741 to 10, of all sizes.
+
+    Shapes:  returns (certain, of these wrong)
+    """
+    cdef double x[8]
+    cdef double y[8]
+    cdef double size
+    cdef Py_ssize_t i, k
+    cdef Py_ssize_t certain = 0
+    cdef Py_ssize_t wrong = 0
+    cdef unsigned int doubt
+    cdef mask doubtful
+    with nogil:
+        for i in range(n // LANES):
+            for k in range(LANES):
+                seed = draw(&size, seed)
+                x[k] = <double>(seed >> 11) * ldexp(1.0, -53)
+                if i & 1:
+                    x[k] = ldexp(x[k], -<int>(seed % 60))
+                x[k] *= -741.0 if not i & 6 else -10.0 if i & 56 else 10.0
+            vec_store(y, exponential(&doubtful, vec_load(x)))
+            doubt = mask_bits(doubtful)
+            for k in range(LANES):
+                if not doubt >> k & 1:
+                    certain += 1
+                    wrong += y[k] != exp(x[k])
+    return certain, wrong
+
+
+cdef enum:
+    MOST = 640  # rows, columns and steps of a product, and 64 more that lie around them
+
+
+@cython.cdivision(True)
+def attack_products(Py_ssize_t n, unsigned long long seed):
+    """Attack products with n pairs of matrices of any sizes: every sum is that of a plain loop.
+
+    A quarter is not packed. Sums go up or down, from 0 or from what is there; rows or columns
+    of either matrix lie in memory one after the other. What lies behind the columns stays as it
+    is, but for whole vectors where they may be written.
+
+    Shapes:  returns (n, of these wrong)
+    """
+    cdef Py_ssize_t size = (MOST + 64) * (MOST + 64)
+    cdef double *a = <double *>zeros((4 * size + packed_scratch(MOST, MOST)) * sizeof(double))
+    cdef double *b = a + size
+    cdef double *found = b + size
+    cdef double *expected = found + size
+    cdef Py_ssize_t wrong = 0
+    cdef Py_ssize_t i, j, k, x, end, row = MOST + 32
+    cdef double total
+    cdef bint down, by_columns
+    cdef Product p
+    if a == NULL:
+        raise MemoryError()
+    with nogil:
+        for i in range(size):
+            seed = draw(&a[i], seed)
+            seed = draw(&b[i], seed)
+        for i in range(n):
+            seed = draw(&total, seed)
+            p.m = 1 + (seed >> 8) % 110
+            p.n = 1 + (seed >> 16) % (MOST if seed & 64 else 60)
+            p.k = 1 + (seed >> 26) % (MOST if seed & 128 else 60)
+            down, by_columns, p.add, p.whole = seed & 1, seed & 2, seed & 4, seed & 8
+            p.c, p.scratch, p.c_row = found, expected + size, row
+            p.a_row, p.a_step, p.b_row, p.b_step = row, 1, 1, row
+            if by_columns:
+                p.a_row, p.a_step = 1, row
+            if seed & 48 == 16:
+                p.b_row, p.b_step = row, 1
+            p.a, p.b, p.fetch, p.fetch_step = a + 32, b + 32, NULL, 0
+            if down:
+                p.a += (p.k - 1) * p.a_step
+                p.b += (p.k - 1) * p.b_step
+                p.a_step, p.b_step = -p.a_step, -p.b_step
+            memcpy(found, a, size * sizeof(double))
+            memcpy(expected, a, size * sizeof(double))
+            for j in range(p.m):
+                for x in range(p.n):
+                    total = expected[j * row + x] if p.add else 0.0
+                    for k in range(p.k):
+                        total += p.a[j * p.a_row + k * p.a_step] * p.b[x * p.b_row + k * p.b_step]
+                    expected[j * row + x] = total
+            if seed & 48 == 0:
+                multiply_matrices(&p)
+            else:
+                multiply_packed(&p)
+            end = padded(p.n) if p.whole else p.n
+            for j in range(p.m):  # what whole vectors have written is of no use
+                memcpy(found + j * row + p.n, a + j * row + p.n, (end - p.n) * sizeof(double))
+            wrong += memcmp(found, expected, size * sizeof(double)) != 0
+        free_zeros(a)
+    return n, wrong
 
 
 cdef extern from "peak.h" nogil:

@@ -18,23 +18,13 @@
 #define ACCUMULATORS 12
 #endif
 
-#if defined(__AVX512F__)
-#define REGISTER "+v"
-#elif defined(__x86_64__)
-#define REGISTER "+x"
-#elif defined(__aarch64__)
-#define REGISTER "+w"
-#else
-#define REGISTER "+m"
-#endif
-
 /* Multiply and add rounds * ACCUMULATORS * LANES times; return a sum that depends on all. */
 static inline double multiply_and_add(long rounds) {
     vec acc[ACCUMULATORS], a = vec_set(0.999999), b = vec_set(1e-6);
     UNROLLED for (int i = 0; i < ACCUMULATORS; i++) acc[i] = vec_set(0.1 * i);
     for (long r = 0; r < rounds; r++) {
         UNROLLED for (int i = 0; i < ACCUMULATORS; i++) {
-            __asm__("" : REGISTER(a)); /* else one product would serve all */
+            __asm__("" : VEC_REGISTER(a)); /* else one product would serve all */
             acc[i] += a * b;
         }
     }

@@ -33,6 +33,7 @@ from fuzz.graphs import Program
 from microgpt import engine as engines
 
 ORACLE = "python"
+COMPILED = "cython"  # the judge of wide models
 AT_ONCE = 20  # programs in one forked process
 PATIENCE = 600.0  # seconds that these may take, on a busy machine, before they count as hanging
 MODEL_EVERY = 10  # of so many programs one is over models
@@ -44,7 +45,7 @@ def candidates(subject: ModuleType) -> list[SimpleNamespace]:
 
     Raises:  ImportError if no compiled engine is built
     """
-    found = [engines.load("cython")]
+    found = [engines.load(COMPILED)]
     if subject is models:
         found += [fused_on(simd) for simd in SETS if runs(simd)]
     return found
@@ -59,7 +60,8 @@ def make(seed: int, number: int) -> tuple[ModuleType, Program]:
 def compare(subject: ModuleType, program: Program) -> tuple[int, str | None]:
     """Run a program on all engines; return the nodes compared and what differs first."""
     compared = 0
-    expected = _shown(subject, program, engines.load(ORACLE))
+    wide = subject is models and models.is_wide(program)
+    expected = _shown(subject, program, engines.load(COMPILED if wide else ORACLE))
     for engine in candidates(subject):
         found = _shown(subject, program, engine)
         if found != expected:

@@ -28,6 +28,12 @@ SHAPES = [
     (3, 9, 3, 2, 8),
     (4, 28, 2, 1, 3),  # more weights than are updated together
 ]
+WIDE = [  # products are packed, where a batch has positions enough; the compiled oracle judges
+    (67, 68, 2, 1, 40),
+    (34, 100, 4, 1, 33),
+    (5, 65, 5, 2, 50),
+]
+FIRST_WIDE = 100  # the shapes' numbers from which on they are of WIDE
 SETTINGS: dict[str, list[Any]] = {
     "learning_rate": [0.01, 0.0, 1.0, 1e-300, 1e300, 0.1],
     "beta1": [0.85, 0.0, 0.9999999999999999, 0.5, 1e-300],
@@ -57,7 +63,8 @@ class Machine:
         """Return a document that depends on i alone, BOS on both ends."""
         rng = Random(i)
         bos = self.model.config.vocab_size - 1
-        return [bos, *(rng.randint(0, bos) for _ in range(rng.randrange(8))), bos]
+        longest = max(8, self.model.config.block_size + 2)
+        return [bos, *(rng.randint(0, bos) for _ in range(rng.randrange(longest))), bos]
 
     def documents(self, i: int, n: int) -> list[list[int]]:
         return [self.document(i + step) for step in range(n)]
@@ -68,7 +75,8 @@ class Machine:
 
 def _shape(m: Machine, i: int, j: int, k: Any) -> None:
     dropout = (0.0, 0.0, 0.1, 0.7)[j % 4]
-    m.model = m.engine.GPT(*SHAPES[i % len(SHAPES)], rng=Random(j), dropout=dropout)
+    shapes = WIDE if i >= FIRST_WIDE else SHAPES
+    m.model = m.engine.GPT(*shapes[i % len(shapes)], rng=Random(j), dropout=dropout)
     m.adam = m.engine.Adam(m.model.params)
     m.losses.clear()
 
@@ -176,10 +184,16 @@ def program(rng: Random) -> Program:
             return rng.choice(EXTREME)
         return rng.choice([rng.uniform(0.5, 2.0), rng.gauss(0, 1), 10.0])
 
-    steps: Program = [("shape", rng.randrange(len(SHAPES)), rng.randrange(100), 1.0)]
+    shape = rng.randrange(len(SHAPES)) if rng.random() < 0.8 else FIRST_WIDE + rng.randrange(100)
+    steps: Program = [("shape", shape, rng.randrange(100), 1.0)]
     for _ in range(rng.randint(1, 8)):
         steps.append((rng.choice(names), rng.randrange(100), rng.randrange(100), number()))
     return steps
+
+
+def is_wide(program: Program) -> bool:
+    """Return whether a program's models are too wide for the plain oracle."""
+    return any(name == "shape" and i >= FIRST_WIDE for name, i, _, _ in program)
 
 
 def show(program: Program, engine: SimpleNamespace) -> list[Any]:

@@ -1,6 +1,6 @@
 """Mutants of the fused engine and of the mathematics under it: src/gpt and src/shared."""
 
-from mutants import Equivalent, of
+from mutants import TESTING, Equivalent, of
 
 SET = "_kernels_avx512"  # the widest that is built; of simd.h's fallbacks, the baseline
 
@@ -175,9 +175,26 @@ MUTANTS = [
         ("t.last = LANES if p.whole else", "t.last = LANES if True else"),
         ("t.add = p.add", "t.add = False"),
         (
-            "            m += rows\n        n += PANEL",
-            "            m += rows\n        n += PANEL - LANES",
+            "TILE_ROWS * p.a_row)\n        n += PANEL",
+            "TILE_ROWS * p.a_row)\n        n += PANEL - LANES",
         ),
+    ),
+    *of(
+        "src/gpt/matmul.pxd",
+        TESTING,
+        "test_certificates.py -k any_sizes and avx2",
+        ("t.add = p.add or k > 0", "t.add = p.add"),
+        ("t.add = p.add or k > 0", "t.add = k > 0"),
+        ("        step = -step\n", "        step = step\n"),
+        ("at = min(j * LANES, width - LANES)", "at = j * LANES"),
+        ("at = min(i, to_row - LANES)", "at = i"),
+        Equivalent(
+            "rows[j] = from_ + min(at + j, m - 1) * from_row",
+            "rows[j] = from_ + min(at + j, m) * from_row",
+            "what is read behind the last row is not used; .ci/sanitize sees the read",
+        ),
+        ("pack(b, p.b + n * p.b_row + k * p.b_step,", "pack(b, p.b + n * p.b_row,"),
+        ("rows, steps, TILE_ROWS, p.a_row, p.a_step", "rows, steps, TILE_ROWS, 1, p.a_step"),
     ),
     *of(
         "src/shared/simd.h",
@@ -279,6 +296,31 @@ MUTANTS = [
         ("if not 1e-9 < x < 1e9:", "if not 1e-9 < x < 1e10:"),
     ),
     *of(
+        "src/gpt/attention.pxd",
+        SET,
+        "test_fused.py -k (graphs or wide) and avx512",
+        ("w[s] = e[s] * h.inverses[t]", "w[s] = e[s] / h.totals[t]"),
+        ("vec_load(y + i) if add else vec_set(0.0)", "vec_set(0.0)"),
+        ("h.head_dim - 1 if down else 0", "0"),
+        (
+            "dot_products(h, h.dscores, h.dy, h.v, 0, h.m, True)",
+            "dot_products(h, h.dscores, h.dy, h.v, 0, h.m, False)",
+        ),
+        ("block.add = order == OWN_TO_FIRST", "block.add = False"),
+        ("h.dy, LAST_TO_OWN", "h.dy, FIRST_TO_OWN"),
+        ("h.k, OWN_TO_FIRST", "h.k, FIRST_TO_OWN"),
+        (
+            "for s in range(t, -1, -1):\n            dtotal",
+            "for s in range(t + 1):\n            dtotal",
+        ),
+        ("dtotal += dinverse * (e[s] * dscores[s])", "dtotal += dinverse * e[s] * dscores[s]"),
+        (
+            "h.inverse_root * (e[s] * (inverse * dscores[s] + dtotal))",
+            "h.inverse_root * e[s] * (inverse * dscores[s] + dtotal)",
+        ),
+        ("block.k_n = m - t - rows", "block.k_n = m - t"),
+    ),
+    *of(
         "src/gpt/layers.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
@@ -286,14 +328,9 @@ MUTANTS = [
             "    for i in range(m - 1, -1, -1):\n        if not first <= ids[i] < last:",
             "    for i in range(m):\n        if not first <= ids[i] < last:",
         ),
-        Equivalent(
-            "rows[j] = from_ + min(i * LANES + j, m - 1) * from_row",
-            "rows[j] = from_ + min(i * LANES + j, m) * from_row",
-            "what is read behind the last row is not used; .ci/sanitize sees the read",
-        ),
         (
-            "b_step=padded(width), add=k > 0,",
-            "b_step=padded(width), add=False,",
+            "b_row=1, b_step=padded(width), add=k > 0,",
+            "b_row=1, b_step=padded(width), add=False,",
             "test_fused.py -k (graphs or wide) and avx512",
         ),
         (
@@ -328,23 +365,6 @@ MUTANTS = [
             "        if logits[i] > largest:",
             "        if not logits[i] <= largest:",
             "they differ for NaN among the logits, which makes the total and so all of them NaN",
-        ),
-        (
-            "w[s] = h.exps[t * h.weights_row + s] * h.inverses[t]",
-            "w[s] = h.exps[t * h.weights_row + s] / h.totals[t]",
-        ),
-        (
-            "            for j in range(head_dim - 1, -1, -1):\n                dweight",
-            "            for j in range(head_dim):\n                dweight",
-        ),
-        (
-            "        for s in range(t, -1, -1):\n            v = ",
-            "        for s in range(t + 1):\n            v = ",
-        ),
-        ("dtotal += dinverse * (e[s] * dweight)", "dtotal += dinverse * e[s] * dweight"),
-        (
-            "dscores[s] = h.inverse_root * (e[s] * (dscores[s] + dtotal))",
-            "dscores[s] = h.inverse_root * e[s] * (dscores[s] + dtotal)",
         ),
         (
             "log(prob) * -1.0 if not prob <= 0.0 else -1.0",
