@@ -36,6 +36,8 @@ from microgpt.settings import FIELDS, Settings
 from microgpt.tokenizer import CharTokenizer
 
 RECENT = 100  # losses of the running mean
+SHORT = 0.001  # seconds of a step, up to which steps are taken together
+TOGETHER = 0.05  # seconds of the steps that are taken together, about
 # Settings that belong to a process, not to its run: they are not saved.
 UNSAVED = {"engine", "threads", "out", "overwrite", "losses", "quiet", "tensorboard"}
 
@@ -52,6 +54,8 @@ class TrainingError(ValueError):
 
 class Watch:
     """What `Training.fit` tells while it trains; does nothing by itself."""
+
+    together = False  # whether `step` may hear of several steps after the last of them: faster
 
     def step(self, t: int, loss: float) -> object:
         """Hear of step t, counted from 0. Raises: Stop to end training."""
@@ -195,18 +199,19 @@ class Training:
         Raises:  TrainingError if a step fails, with the weights before it kept and saved; OSError
                  if a file cannot be written. The run is then one of whole steps.
         """
+        together = watch is None or watch.together
         watch = watch or Watch()
         losses: list[float] = []
         log = self._open_log()
         begin = time.monotonic() - self.seconds
         failure: BaseException | None = None
 
-        def on_step(t: int, loss: float) -> None:
+        def on_step(t: int, loss: float, now: float | None = None) -> None:
             if not math.isfinite(loss):
                 raise _LossError
             losses.append(loss)
             self.recent.append(loss)
-            self.seconds = time.monotonic() - begin
+            self.seconds = (now or time.monotonic()) - begin
             if log is not None:
                 log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds, self.norm)
             watch.step(t, loss)
@@ -216,6 +221,8 @@ class Training:
             while not (stopped or self.is_finished):
                 stop = self._next_stop()
                 try:
+                    if together:
+                        self._fit_together(stop - (log is not None), on_step)
                     self._fit_to(stop - (log is not None), on_step)
                     if log is not None:
                         self._step_with_norm(on_step)
@@ -293,9 +300,10 @@ class Training:
                 self.extend(num_steps)
         self._fit_to(until, on_step)
 
-    def _fit_to(self, step: int, on_step: OnStep | None) -> None:
+    def _fit_to(self, step: int, on_step: OnStep | None) -> list[float]:
+        losses: list[float] = []
         if step > self.step:
-            self.model.fit(
+            losses = self.model.fit(
                 self.tokens,
                 step - self.step,
                 self.settings.batch_size,
@@ -304,6 +312,44 @@ class Training:
                 threads=self.settings.threads,
                 bos=self.settings.split != "windows",
             )
+        return losses
+
+    def _fit_together(self, step: int, on_step: Callable[..., object]) -> None:
+        """Train towards a step as long as steps are short: many at a time, told after the last.
+
+        Where telling one raises, the steps after it are taken back.
+        """
+        seconds = 0.0  # of a step
+        while self.step < step and seconds < SHORT:
+            t, start = self.step, time.monotonic()
+            count = min(step - t, max(1, int(TOGETHER / seconds))) if seconds else 1
+            before = self._numbers()
+            losses = None
+            told = 0
+            try:
+                losses = self._fit_to(t + count, None)
+                seconds = (time.monotonic() - start) / count
+                for told, loss in enumerate(losses, 1):
+                    on_step(t + told - 1, loss, start + seconds * told)
+            except BaseException as error:
+                self._return_to(before)
+                if losses is None and isinstance(error, (ArithmeticError, ValueError)):
+                    self._fit_to(t + count, on_step)  # which raises, at its step
+                self._fit_to(t + told, None)
+                raise
+
+    def _numbers(self) -> tuple[Any, ...]:
+        """Return a copy of the numbers that a step changes."""
+        m, v = self.adam.m, self.adam.v
+        if isinstance(m, memoryview):
+            m, v = array("d", m), array("d", v)
+        dropout = self.model.dropout_rng.getstate()
+        return array("d", self.model.weights()), m[:], v[:], self.adam.t, dropout
+
+    def _return_to(self, numbers: tuple[Any, ...]) -> None:
+        weights, self.adam.m[:], self.adam.v[:], self.adam.t, dropout = numbers
+        self.model.set_weights(weights)
+        self.model.dropout_rng.setstate(dropout)
 
     def _step_with_norm(self, on_step: OnStep) -> None:
         """Take one step as `fit` does, and compute the norm of its gradient on the way."""

@@ -50,6 +50,25 @@ class StopAfter(Watch):
             raise Stop
 
 
+class Together(StopAfter):
+    together = True
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 24])
+def test_steps_told_together_leave_what_steps_told_one_by_one_leave(
+    folder, engine, monkeypatch, steps
+):
+    monkeypatch.setattr("microgpt.training.SHORT", math.inf)
+    left = []
+    for watch in (StopAfter(steps), Together(steps)):
+        run = Training(small(engine=engine.NAME, out="run", overwrite=True, dropout=0.2))
+        losses = run.fit(watch)
+        dropout = run.model.dropout_rng.getstate()
+        left.append((losses, run.step, list(run.recent), dropout, content(folder / "run")))
+    assert left[0] == left[1]
+    assert left[0][1] == steps
+
+
 def content(directory):
     """Return what a run's directory holds: the files' bytes, and the log without its times."""
     files = {path.name: path.read_bytes() for path in directory.iterdir() if path.name != LOG}
@@ -320,8 +339,9 @@ def test_loss_that_is_not_a_number_keeps_the_last_finite_weights(
         return fit(self, *rest, on_step=on_step and report, **named)
 
     monkeypatch.setattr(engine.GPT, "fit", poisoned)
+    training = Training(small(engine=engine.NAME, out="run", save_every=save_every))
     with pytest.raises(TrainingError, match="failed in step 7: the loss is no longer a number"):
-        Training(small(engine=engine.NAME, out="run", save_every=save_every)).fit()
+        training.fit(Watch())  # which is told each step by itself
     monkeypatch.undo()
     os.chdir(folder)
     training = Training.load("run")

@@ -218,6 +218,8 @@ def _kept(training: Training) -> str:
 class Report(Watch):
     """What a training shows: a bar on a terminal, else lines; and the file of losses."""
 
+    together = True
+
     def __init__(self, training: Training, boundary: Boundary) -> None:
         self._training = training
         self._settings = training.settings
