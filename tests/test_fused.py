@@ -509,8 +509,8 @@ def differing(power, size):
     [
         *((2, size, {}) for size in (1e-20, 1e-3, 1.0, 1e8)),
         *((0.5, size, {"eps_adam": 1e-18}) for size in (1e-40, 1e-6, 1.0, 1e15)),
-        *((0.5, size, {"eps_adam": 1e-300}) for size in (1e-305, 1e-200, 1e-80, 1e60, 1e300)),
-        *((1, size, {"learning_rate": 1e300}) for size in (1e-305, 1e-315)),
+        *((0.5, size, {"eps_adam": 1e-300}) for size in (1e-308, 1e-200, 1e-80, 1e60, 1e300)),
+        *((1, size, {"learning_rate": 1e300}) for size in (1e-307, 1e-315)),
     ],
 )
 def test_adam_takes_pows_square_and_root_where_they_are_not_the_rounded(
@@ -525,7 +525,7 @@ def test_adam_takes_pows_square_and_root_where_they_are_not_the_rounded(
             number = numbers[i % len(numbers)]
             p.data = 0.0  # so that the whole step is seen
             p.grad = number if power == 2 else 0.0
-            adam.v[i] = number if power == 0.5 else 0.0 if power == 2 else 1.0
+            adam.v[i] = number if power == 0.5 else i % 3 * size**2 if power == 2 else 1.0
             adam.m[i] = number if power == 1 else math.sqrt(size)
         adam.step()
         seen.append(state(model, adam))
@@ -632,6 +632,37 @@ def test_gradients_of_negative_zero_keep_their_sign_as_on_the_graph(fused, shape
             p.grad = -0.0
         made.batch_loss([document(random.Random(5), shape[0], n) for n in (2, 9)]).backward()
     assert_equal(scalar, model)
+
+
+def test_a_probability_of_zero_adds_no_negative_zero_to_gradients(fused):
+    """Its logit's derivative is the 0.0 of a sum, not the -0.0 of its only term."""
+    seen = []
+    for chosen in (engine.load("cython"), fused):
+        model = chosen.GPT(*NARROW, rng=random.Random(3))
+        for p in model.params:
+            p.grad = -0.0
+        for p in model.state_dict["lm_head"][3]:
+            p.data *= 1e5  # with these weights, a logit far below the others
+        model.loss([4, 0]).backward()
+        seen.append(bits(*model.gradients()))
+    assert seen[0] == seen[1]
+
+
+def test_an_infinite_gradient_at_a_unit_that_is_off_is_no_number(fused):
+    seen = []
+    for chosen in (engine.load("cython"), fused):
+        model = chosen.GPT(*NARROW, rng=random.Random(3))
+        for p in model.state_dict["layer0.mlp_fc1"][0]:
+            p.data = 0.0
+        for row in model.state_dict["layer0.mlp_fc2"]:
+            row[0].data = 1.7e308
+        for row in model.state_dict["lm_head"]:
+            for p in row:
+                p.data *= 100.0
+        model.loss([4, 0, 1, 2, 4]).backward()
+        seen.append(bits(*model.gradients()))
+    assert seen[0] == seen[1]
+    assert math.isnan(model.state_dict["layer0.mlp_fc1"][0][0].grad)
 
 
 def test_a_faulty_document_ends_training_at_its_step(fused):

@@ -135,7 +135,7 @@ cdef inline bint moments_by_pow(
         i = first_bit(doubt)
         doubt &= doubt - 1
         seconds[i] = a.beta2 * v[i] + (1.0 - a.beta2) * pow(fabs(g[i]), 2.0)
-        if not (v[i] >= 0.0 and 0.0 <= seconds[i] / a.correction2.number <= 1e19):
+        if not 0.0 <= seconds[i] / a.correction2.number <= 1e19:
             return False
     vec_store(m, first)
     memcpy(v, seconds, sizeof(seconds))

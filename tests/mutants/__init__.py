@@ -145,6 +145,7 @@ def build(tree: Path, modules: list[str]) -> str:
 
         def some(extensions: list[Any], **options: Any) -> Any:
             extensions = [e for e in extensions if e.name.rpartition(".")[2] in modules]
+            assert len(extensions) == len(modules), modules
             for extension in extensions:
                 flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
                 extension.extra_compile_args = [*flags, "-O0", "-g0"]
