@@ -327,6 +327,14 @@ class _Observed:
             return type(x.grad) is int
         return False
 
+    def relu(self, cls: Any, call: Any) -> dict[str, bool]:
+        """Return the settings that follow from what a relu gives."""
+        return {
+            "relu_keeps": call(cls(math.nan)).data != 0,
+            "relu_int": type(call(cls(-1.0)).data) is int,
+            "relu_slope_int": self.slope_is_int(cls, call),
+        }
+
     def _constructor(
         self, cls: type, code: types.CodeType
     ) -> tuple[tuple[str, ...] | None, dict[str, str]]:
@@ -533,42 +541,43 @@ class _Choice:
 
     def method(self, name: str) -> bool:
         """Let a method be compiled if it is one of METHODS; return whether it is."""
-        member, family = self.members[name], self.adoption.family
+        member = self.members[name]
         if not _is_unary(name, member) or self.mentions.reason(member):
             return False
+        choices: list[dict[str, bool]] = [{}]
         with self.by_itself():
             try:
                 nodes = [getattr(self.original(x), name)() for x in POINTS]
                 sample = [float(node.data).hex() for node in nodes]
+                if sample == [x.hex() for x in POINTS]:
+                    choices = [self.observed.relu(self.original, getattr(self.original, name))]
             except Exception:
                 return False
-            op = next(
-                (op for op, f in METHODS.items() if sample == [f(x).hex() for x in POINTS]), ""
-            )
-            if not op or op in self.taken:
-                return False
-            if op == "relu":
-                call = getattr(self.original, name)
-                self.settings.update(
-                    relu_keeps=call(self.original(math.nan)).data != 0,
-                    relu_int=type(call(self.original(-1.0)).data) is int,
-                    relu_slope_int=self.observed.slope_is_int(self.original, call),
-                )
+        for op, rule in METHODS.items():
+            if op in self.taken or sample != [rule(x).hex() for x in POINTS]:
+                continue
+            if op.startswith("tanh") and "tanh_square" not in self.settings:
+                choices = [{"tanh_square": False}, {"tanh_square": True}]
+            if self.compiled(op, name, nodes[0], choices):
+                self.taken.add(op)
+                return True
+        return False
+
+    def compiled(self, op: str, name: str, sample: Any, choices: list[dict[str, bool]]) -> bool:
+        """Let a method be a compiled one, if it does the same with some settings."""
+        family, before = self.adoption.family, dict(self.settings)
         for attribute in self.observed.others:
-            family.defaults[attribute][_script.OPS[op]] = getattr(nodes[0], attribute)
-        family.originals[op] = member
+            family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
+        family.originals[op] = self.members[name]
         setattr(self.cls, name, _script.Node.__dict__[f"_native_{op}"])
-        is_tanh = op.startswith("tanh") and "tanh_square" not in self.settings
-        for choice in ({"tanh_square": False}, {"tanh_square": True}) if is_tanh else ({},):
-            before = dict(self.settings)
+        for choice in choices:
             self.settings.update(choice)
             self.configure()
             if self.equal(probes.unary, name):
-                self.taken.add(op)
                 return True
-            self.settings.clear()
-            self.settings.update(before)
-        setattr(self.cls, name, member)
+        self.settings.clear()
+        self.settings.update(before)
+        setattr(self.cls, name, self.members[name])
         self.configure()
         return False
 

@@ -156,7 +156,7 @@ def numbers(probe: Probe, name: str) -> Iterator[Any]:
 def power(probe: Probe, name: str) -> Iterator[Any]:
     for i, (a, k) in enumerate(POWERS):
         x = probe.cls(a)
-        yield probe.outcome(lambda x=x, k=k, f=(1, 0.7)[i % 2]: x**k * f, x)  # type: ignore[misc]
+        yield probe.outcome(lambda x=x, k=k, f=(1, 0.7)[i % 2]: x**k * probe.cls(f), x)  # type: ignore[misc]
     for k in ("2", None, probe.cls(2.0), True):
         x = probe.cls(1.5)
         yield probe.outcome(lambda x=x, k=k: x**k, x)  # type: ignore[misc]
@@ -170,7 +170,7 @@ def unary(probe: Probe, name: str) -> Iterator[Any]:
         yield probe.outcome(lambda x=x: call(x), x)  # type: ignore[misc]
     for a in (0.3, -0.7, 2.2, 1.1, -800.0, 800.0, 20.5, HARD[1], *HARD[4:]):
         x = probe.cls(a)
-        yield probe.outcome(lambda x=x: call(x) * 0.7, x)  # type: ignore[misc]
+        yield probe.outcome(lambda x=x: call(x) * probe.cls(0.7), x)  # type: ignore[misc]
     yield from late(probe, name)
 
 
@@ -239,9 +239,9 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
                 elif op in OPERATORS:
                     node = OPERATORS[op](a, b)
                 else:
-                    node = getattr(a * 0.5, op)()
+                    node = getattr(a * probe.cls(0.5), op)()
             except (ValueError, OverflowError, ZeroDivisionError):
-                node = a + 0.5
+                node = a + probe.cls(0.5)
             graph.append(node)
         if case % 3 == 0:
             leaves[1].data = 0.5 if exact else draw.gauss(0, 1)
@@ -274,7 +274,7 @@ def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) 
             return type(error).__name__
         result = [seen(node)]
         try:
-            (node * 2.0).backward()
+            (node * probe.cls(2.0)).backward()
             result.append([number(n.grad) for n in seen.keep])
         except Exception as error:
             result.append(type(error).__name__)
