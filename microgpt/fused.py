@@ -329,11 +329,17 @@ class Adam(ScalarAdam):
     def _place_moments(self) -> None:
         """Give the moments of a fused model's params buffers that its steps update."""
         m, v = self.m, self.v
-        self._moments = _gpt.Moments(self.params._network)
-        self.m = self._moments.view(False)
-        self.v = self._moments.view(True)
+        moments = _gpt.Moments(self.params._network)
+        self.m, self.v = moments.view(False), moments.view(True)
+        self._moments = moments
         if len(m):
-            self.m[:], self.v[:] = m, v
+            self.m, self.v = m, v
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("m", "v") and vars(self).get("_moments") is not None:
+            vars(self)[name][:] = array("d", value)  # the buffers that the steps update
+        else:
+            super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if type(self) is not Adam:

@@ -470,7 +470,7 @@ class Model:
         if top_p is not None and not 0 < top_p <= 1:
             raise ValueError(f"top_p must be above 0 and at most 1, not {top_p}")
         name = "block_size" if length is None else "length"
-        length = self.config.block_size if length is None else length
+        length = self.config.block_size if length is None else operator.index(length)
         if len(prompt) >= length:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room: {name} is {length}")
         if not (bos or prompt):

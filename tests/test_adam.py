@@ -1,6 +1,7 @@
 """The optimizer: known answers, the schedule, and what it refuses."""
 
 import random
+from array import array
 
 import pytest
 from bits import bits
@@ -165,3 +166,19 @@ def test_settings_of_single_precision_are_computed_in_double(model_engine, setti
         assert type(x.data) is float
         results.append(bits(x.data, adam.m[0], adam.v[0]))
     assert results[0] == results[1]
+
+
+def test_moments_that_are_set_are_those_of_the_next_step(engine, oracle):
+    shown = []
+    for made in (oracle, engine):
+        model = made.GPT(5, 4, 2, 1, 4)
+        adam = made.Adam(model.params)
+        model.fit([[4, 0, 1, 4]], 2, adam=adam)
+        adam.m = array("d", [0.5]) * len(model.params)
+        adam.v = [0.25] * len(model.params)
+        model.fit([[4, 0, 1, 4]], 2, adam=adam)
+        adam.m = [0.0] * len(model.params)
+        model.loss([4, 0, 1, 4]).backward()
+        adam.step()
+        shown.append(bits(*model.weights(), *adam.m, *adam.v))
+    assert shown[0] == shown[1]

@@ -310,5 +310,10 @@ def test_sampling_refuses_what_it_cannot_do(engine, arguments, named):
         engine.GPT(4, n_embd=4, n_head=2).generate(**arguments)
 
 
+def test_a_length_is_a_whole_number(engine):
+    with pytest.raises(TypeError, match="'float' object cannot be interpreted as an integer"):
+        engine.GPT(4, n_embd=4, n_head=2).generate(length=7.5)
+
+
 def test_schedules_are_named():
     assert SCHEDULES == ("linear", "constant", "cosine")
