@@ -17,7 +17,7 @@ from mutants import (
 
 TESTS = Path(__file__).parent
 MUTANTS = every()
-ENGINES = ("python", "cython", "fused", "avx512", "baseline")
+ENGINES = ("python", "cython", "fused", "avx512", "avx2", "baseline")
 
 
 def test_there_are_mutants_of_every_part():

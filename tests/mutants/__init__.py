@@ -185,6 +185,10 @@ class Tree:
             self.originals[file] = (self.folder / file).read_text(encoding="utf-8")
         return self.originals[file]
 
+    def has(self, mutant: Mutant) -> bool:
+        """Return whether what a mutant edits is in its file, once."""
+        return self.source(mutant.file).count(mutant.before) == 1
+
     def compile(self, mutants: list[Mutant]) -> None:
         """Add the installed modules, and those of the mutants with all that can be joined."""
         package = find_spec("microgpt")  # not imported: each fork imports its own
@@ -192,7 +196,7 @@ class Tree:
         for module in Path(str(package.origin)).parent.glob("*.so"):
             shutil.copy2(module, self.folder / "microgpt")
         (self.folder / "src" / "shared" / "mutant.h").write_text(together.HEADER)
-        compiled = [m for m in mutants if m.file.endswith((".pxd", ".pyx"))]
+        compiled = [m for m in mutants if m.file.endswith((".pxd", ".pyx")) and self.has(m)]
         for file in dict.fromkeys(m.file for m in compiled):
             edits = {i: m for i, m in enumerate(compiled) if m.file == file}
             text, joined = together.joined(
@@ -210,6 +214,8 @@ class Tree:
 
         `last`, a test that noticed it once, is run before the others.
         """
+        if not self.has(mutant):
+            return "broken", "what it edits is not in the file, or not once"
         if mutant in self.numbers:
             return self.judged(mutant, patience, last)
         target = self.folder / mutant.file

@@ -58,7 +58,7 @@ MUTANTS = [
         ("row = matrix.shape.n_out * thread // size", "row = 0"),
         ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signal_does_not_wait"),
         Equivalent(
-            "return max(<Py_ssize_t>8, L1_WEIGHTS // n_in)",
+            "return max(<Py_ssize_t>8, (L2_WEIGHTS if packs else L1_WEIGHTS) // n_in)",
             "return max(<Py_ssize_t>1, L1_WEIGHTS // n_in // 64)",
             "how many rows are updated together shows in the time alone",
         ),
@@ -173,7 +173,7 @@ MUTANTS = [
         "test_fused.py -k graphs and avx512",
         ("padded(p.n - n)) // LANES", "padded(p.n - n)) // LANES * 0 + 1"),
         ("t.last = LANES if p.whole else", "t.last = LANES if True else"),
-        ("t.add = p.add", "t.add = False"),
+        ("t.add = p.add\n    t.fetch", "t.add = False\n    t.fetch"),
         (
             "TILE_ROWS * p.a_row)\n        n += PANEL",
             "TILE_ROWS * p.a_row)\n        n += PANEL - LANES",
@@ -435,8 +435,8 @@ MUTANTS = [
         ("acts.positions[at + t] = t\n", "acts.positions[at + t] = at + t\n"),
         ("if size > acts.ints_size:", "if acts.ints == NULL:"),
         (
-            "    acts.scratch_size = max(linear_scratch(net.mlp_row), padded(net.block_size))",
-            "    acts.scratch_size = padded(net.block_size)",
+            "linear_scratch(m, max(net.mlp_row, net.vocab_row), net.mlp_row)",
+            "linear_scratch(m, net.vocab_row, net.vocab_row)",
         ),
     ),
     *of(
