@@ -329,6 +329,33 @@ NEAR_MISSES = {
     "subclass": (
         ("a, b =", "class Named(Value):\n    def relu(self):\n        return self\n\n\na, b ="),
     ),
+    "operator_set_later": (
+        (
+            "c.backward()",
+            "c.backward()\nvalues = [Value(1.5), Value(2)]\nplus = Value.__add__\n"
+            "Value.__add__ = lambda self, other: plus(plus(self, other), 100.0)\n"
+            "for x, y in (values, values[::-1]):\n"
+            "    print((x + y).data, (x - y).data, (3 - x).data, sum(values).data)\n"
+            "Value.__add__ = plus\nprint((x - y).data)",
+        ),
+    ),
+    "weak_references": (
+        ('    __slots__ = ("data", "grad", "_children", "_local_grads")\n', ""),
+        ("import math\n", "import math\nimport weakref\n"),
+        (
+            "c.backward()",
+            "c.backward()\nd = a + 1.0\nseen = [weakref.ref(d), weakref.ref(c)]\n"
+            "print([r() is not None for r in seen])\nd = d * 2.0\nprint(seen[0]() is None)\n"
+            "d = None\nprint(seen[0]() is None, seen[1]() is c)",
+        ),
+    ),
+    "gradients_beyond_53_bits": (
+        (
+            "c.backward()",
+            "c.backward()\nx = y = Value(1)\nfor _ in range(40):\n    y = y * 8 + (-7)\n"
+            "y.backward()\nprint(y.data, x.grad, x.grad - 8**40)\ny.backward()\nprint(x.grad)",
+        ),
+    ),
     "subclass_computes": (
         (
             "a, b =",

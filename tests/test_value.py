@@ -814,6 +814,24 @@ def test_late_local_gradients_follow_a_number_that_was_edited(scalar, relu):
                 assert bits(x.grad) == bits(expected)
 
 
+def test_copies_of_late_nodes_keep_the_local_gradients_that_they_had(scalar, oracle):
+    def program(engine):
+        class Late(engine.Value, results="own", late=True):
+            __slots__ = ()
+
+        x = Late(1.5)
+        y = copy.deepcopy((x * x + x**3).exp() * x.tanh())
+        below, todo = [], [y]
+        while todo:
+            below.append(node := todo.pop())
+            todo += node._children
+            node.data = 0.75
+        y.backward()
+        return bits(*(number for n in below for number in (n.data, n.grad, *n._local_grads)))
+
+    assert program(scalar) == program(oracle)
+
+
 def test_late_slope_of_a_tanh_that_was_edited_raises_as_the_square_does(scalar):
     class Late(scalar.Value, late=True):
         __slots__ = ()

@@ -1,6 +1,6 @@
 """From a script's class to the compiled class that takes its place.
 
-`_Observed` finds what objects of the class keep. A class is then made from `_script.Node` with
+`_Observed` finds what objects of the class keep. A class is then made from `_script.NodeBase` with
 all members of the script's own, and `_choose` lets those operators run compiled that no probe can
 tell from the script's.
 """
@@ -407,7 +407,7 @@ def _made(original: type, members: dict[str, Any], observed: _Observed) -> tuple
     }
     for name in observed.names:
         if name in ("data", "grad"):
-            namespace[name] = _script.Node.__dict__[name]
+            namespace[name] = _script.NodeBase.__dict__[name]
         else:
             namespace[name] = _script.Field(family, name, namespace.get(name, _script.MISSING))
     if not observed.has_slots:
@@ -482,7 +482,7 @@ class _Choice:
     def run(self) -> None:
         adoption, observed = self.adoption, self.observed
         own_backward = self.cls.backward
-        self.cls.backward = _script.Node.__dict__["_native_backward"]
+        self.cls.backward = _script.NodeBase.__dict__["_native_backward"]
         reasons = self.reasons()
         constructor = observed.positional or ("data",), observed.keywords
         if observed.positional is None or not self.equal(probes.constructor, *constructor):
@@ -569,7 +569,7 @@ class _Choice:
         for attribute in self.observed.others:
             family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
         family.originals[op] = self.members[name]
-        setattr(self.cls, name, _script.Node.__dict__[f"_native_{op}"])
+        setattr(self.cls, name, _script.NodeBase.__dict__[f"_native_{op}"])
         for choice in choices:
             self.settings.update(choice)
             self.configure()

@@ -63,7 +63,7 @@ def _forget_own_frames(error: BaseException | None) -> None:
         kept = []
         trace = error.__traceback__
         while trace is not None:
-            if not trace.tb_frame.f_code.co_filename.endswith("_script.pyx"):
+            if not trace.tb_frame.f_code.co_filename.endswith((".pyx", ".pxd")):
                 kept.append(trace)
             trace = trace.tb_next
         for one, following in zip(kept, [*kept[1:], None]):

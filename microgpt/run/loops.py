@@ -262,7 +262,7 @@ class _Trace:
             return _Sequence(self, value)
         if isinstance(value, types.BuiltinFunctionType) and value in OF_NUMBERS:
             return _Function(self, value)
-        if isinstance(value, _script.Node):
+        if isinstance(value, _script.NodeBase):
             raise Unsupported  # it could be one of the elements
         return _Object(self, value)
 

@@ -15,7 +15,7 @@ end of its backward, so marks on nodes are never seen half done.
 
 from cpython.array cimport array
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_AsDouble, PyFloat_CheckExact
+from cpython.float cimport PyFloat_AsDouble
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
@@ -23,31 +23,35 @@ from libc.math cimport fabs, pow, signbit
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from classes cimport (
-    DIFFERENCES, NEGATIONS, PRODUCTS, QUOTIENTS, SUMS, class_info, info_of, ours, remember_members,
-)
+from classes cimport NEGATIONS, PRODUCTS, SUMS, class_info, info_of, ours, remember_members
 from make cimport (
-    are_ints, compute_where, data_object, dealloc, ints_of_two, kept_ints, make_add, make_constant,
-    make_leaf, make_maximum, make_mul, make_neg, make_relu, make_unary, make_where, number_object,
-    number_plus, raise_of_unary, release_children,
+    compute_where, data_object, dealloc, kept_ints, make_add, make_constant, make_leaf,
+    make_maximum, make_mul, make_neg, make_relu, make_unary, make_where, number_object,
+    raise_of_unary, release_children,
 )
 from node cimport (
-    ADD, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE, IN_BLOCK, LATE,
-    LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, STALE,
-    SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, PyType_Modified, Term, Terms, TypeSlots,
-    children_of, decref, incref, is_int_slope, n_allocated, n_free, new_block, new_node, set_grad,
-    set_value_type, slopes_of, type_of, value_type,
+    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE,
+    IN_BLOCK, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY, RELU,
+    SECOND_INT, SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields,
+    PyType_Modified, TypeSlots, are_ints, children_of, decref, incref, ints_of_two, is_int_slope,
+    n_allocated, n_free, new_block, new_node, set_grad, set_value_type, slopes_of, type_of,
+    value_type,
+)
+from operators cimport (
+    add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
 )
 from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
 )
 from rows cimport LANES, compute_rows, play_rows
 from rules cimport (
-    RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, is_unary, maximum_rule, mul_rule,
+    POSITIVE, RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, is_unary, maximum_rule, mul_rule,
     unary_name,
 )
 from scalar cimport c_pow
-from sums cimport become_sum, new_terms, raise_stale, sync_children, sync_node, term_of, write_ints
+from sums cimport (
+    raise_stale, sum_of_products, sum_of_values, sync_children, sync_node,
+)
 from walk cimport (
     DONE, FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, late_slopes, play,
     raise_unwalked, trim, unmark, walk,
@@ -62,46 +66,23 @@ oracle = import_module("microgpt.oracle")
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
-    bint PyBool_Check(object)
     PyObject **PySequence_Fast_ITEMS(object)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
-    long long PyLong_AsLongLongAndOverflow(object, int *) noexcept
     unsigned long Py_TPFLAGS_IMMUTABLETYPE
-    object OWNED "(PyObject *)"(Node *)  # takes over the caller's reference
 
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0)
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
 cdef double MAX_INT = 2.0**53
 cdef uint64_t n_changes = 1  # how often nodes inside some tape have been written to
 ATTRIBUTES = ()  # the `__slots__` of a class made with attributes=True
 
 
-cdef inline Node *node_of(object value) noexcept:
-    return <Node *><PyObject *>value
-
-
 # --------------------------------------------------------------------------- numbers
-
-cdef inline bint is_number(object x, double *number, bint *is_int) noexcept:
-    """Return whether x is a float, an int of 64 bits or a bool, and write its number."""
-    cdef int overflow = 0
-    cdef long long whole
-    is_int[0] = False
-    if PyFloat_CheckExact(x):
-        number[0] = PyFloat_AS_DOUBLE(x)
-        return True
-    if PyLong_CheckExact(x) or PyBool_Check(x):
-        whole = PyLong_AsLongLongAndOverflow(x, &overflow)
-        number[0] = <double>whole
-        is_int[0] = -(1LL << 53) <= whole <= (1LL << 53)
-        return not overflow
-    return False
-
 
 cdef inline double to_number(object x, bint *is_int) except? -1.0:
     """Return x as the oracle's `_number` does, and write whether it stays an int."""
     cdef double number
-    if is_number(x, &number, is_int):
+    if is_number(<PyObject *>x, &number, is_int):
         return number
     is_int[0] = False
     return PyFloat_AsDouble(x)
@@ -203,7 +184,7 @@ cdef class Value:
         cdef Py_ssize_t n, i
         sync_node(node)
         sync_children(node)
-        if node.flags & LATE and node.op != CUSTOM and late_slopes(node) < 0:
+        if node.flags & LATE and node.op != CUSTOM and not late_slopes(node):
             raise_of_unary(
                 node.op, data_object(node.child[0]), exponent_object(node), RAISES_SLOPE
             )
@@ -257,90 +238,40 @@ cdef class Value:
         Value.__init__(self, data, children, local_grads)
         self.grad = grad
         set_operation(node_of(self), operation)
+        node_of(self).flags &= ~<uint16_t>LATE  # local gradients are these numbers now
         if attributes:
             self.__dict__.update(attributes)
 
     def __add__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left, SUMS)
-        cdef ClassInfo *b = a
-        cdef double x
-        cdef bint is_int
-        if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, SUMS)
-        if a is not NULL:
-            if b is not NULL:
-                return OWNED(make_add(a, node_of(left), node_of(right)))
-            if is_number(right, &x, &is_int):
-                return add_constant(a, left, x, is_int)
-        elif b is not NULL and is_number(left, &x, &is_int):
-            return OWNED(number_plus(b, x, is_int, node_of(right)))
+        cdef Node *node = add(<PyObject *>left, <PyObject *>right)
+        if node is not NULL:
+            return OWNED(node)
         if isinstance(left, Value) and not is_reflected(left, right, "__radd__"):
             return added(left, right)
-        if b is not NULL:
+        if ours(<PyObject *>right, SUMS) is not NULL:
             return added(right, left)
         return right + left
 
     def __mul__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left, PRODUCTS)
-        cdef ClassInfo *b = a
-        cdef double x
-        cdef bint is_int
-        if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, PRODUCTS)
-        if a is not NULL:
-            if b is not NULL:
-                return OWNED(make_mul(a, node_of(left), node_of(right)))
-            if is_number(right, &x, &is_int):
-                return times_constant(a, left, x, is_int)
-        elif b is not NULL and is_number(left, &x, &is_int):
-            return times_constant(b, right, x, is_int)
+        cdef Node *node = multiply(<PyObject *>left, <PyObject *>right)
+        if node is not NULL:
+            return OWNED(node)
         if isinstance(left, Value) and not is_reflected(left, right, "__rmul__"):
             return multiplied(left, right)
-        if b is not NULL:
+        if ours(<PyObject *>right, PRODUCTS) is not NULL:
             return multiplied(right, left)
         return right * left
 
     def __sub__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left, DIFFERENCES)
-        cdef ClassInfo *b = a
-        cdef double x
-        cdef bint is_int
-        if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, DIFFERENCES)
-        if a is not NULL:
-            if b is not NULL:
-                negated = OWNED(make_neg(b, node_of(right)))
-                return OWNED(make_add(a, node_of(left), node_of(negated)))
-            if is_number(right, &x, &is_int):
-                # The int 0 has no sign to turn.
-                return add_constant(a, left, 0.0 if is_int and x == 0.0 else -x, is_int)
-        elif b is not NULL and is_number(left, &x, &is_int):
-            negated = OWNED(make_neg(b, node_of(right)))
-            b = ours(<PyObject *>negated, SUMS)
-            if b is not NULL:
-                return OWNED(number_plus(b, x, is_int, node_of(negated)))
-            return left + negated
+        cdef Node *node = subtract(<PyObject *>left, <PyObject *>right)
+        if node is not NULL:
+            return OWNED(node)
         return left + (-right)
 
     def __truediv__(left, right):
-        cdef ClassInfo *a = ours(<PyObject *>left, QUOTIENTS)
-        cdef ClassInfo *b = a
-        cdef double x
-        cdef bint is_int
-        if type(left) is not type(right):
-            b = NULL if PyFloat_CheckExact(right) else ours(<PyObject *>right, QUOTIENTS)
-        if a is not NULL:
-            if b is not NULL:
-                inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
-                return OWNED(make_mul(a, node_of(left), node_of(inverse)))
-            if is_number(right, &x, &is_int):
-                return times_constant(a, left, c_pow(x, -1.0), False)
-        elif b is not NULL and is_number(left, &x, &is_int):
-            inverse = OWNED(make_unary(POW, b, node_of(right), -1.0, True))
-            b = ours(<PyObject *>inverse, PRODUCTS)
-            if b is not NULL:
-                return times_constant(b, inverse, x, is_int)
-            return left * inverse
+        cdef Node *node = divide(<PyObject *>left, <PyObject *>right)
+        if node is not NULL:
+            return OWNED(node)
         return left * right**-1
 
     def __pow__(left, right, modulo):
@@ -350,7 +281,7 @@ cdef class Value:
         if info.result is NULL or modulo is not None:
             return NotImplemented
         if PyLong_CheckExact(right) and not (
-            is_number(right, &k, &is_int) and fabs(k) < MAX_INT
+            is_number(<PyObject *>right, &k, &is_int) and fabs(k) < MAX_INT
         ):
             return power_of_huge(info, left, right)
         k = to_number(right, &is_int)
@@ -476,7 +407,7 @@ cdef int set_operation(Node *node, str operation) except -1:
             node.slope[1] = float(number)
         node.op = POW
     elif node.n == 1 and operation == "relu":
-        node.op = RECTIFY if info_of(node).rectify else RELU
+        node.op = RECTIFY if info_of(node).relu != POSITIVE else RELU
     elif node.n == 1:
         for op in (LOG, EXP, TANH, SIGMOID):
             if operation == unary_name(op):
@@ -490,16 +421,6 @@ cdef object exponent_object(Node *node):
 
 cdef str power_name(k):
     return oracle._power_name(k)
-
-
-cdef inline object add_constant(ClassInfo *info, object left, double x, bint is_int):
-    constant = OWNED(make_constant(info, x, is_int))
-    return OWNED(make_add(info, node_of(left), node_of(constant)))
-
-
-cdef inline object times_constant(ClassInfo *info, object left, double x, bint is_int):
-    constant = OWNED(make_constant(info, x, is_int))
-    return OWNED(make_mul(info, node_of(left), node_of(constant)))
 
 
 cdef object operand(ClassInfo *info, object x):
@@ -611,13 +532,6 @@ def attributes_of(self):
         incref(<PyObject *>attributes)
         node.attributes = <PyObject *>attributes
     return <object>node.attributes
-
-
-cdef extern from *:
-    """
-    #define ATTRIBUTES_OFFSET ((Py_ssize_t)offsetof(Node, attributes))
-    """
-    Py_ssize_t ATTRIBUTES_OFFSET
 
 
 cdef PyObject *call_value(
@@ -919,7 +833,7 @@ cdef int compile_tape(Tape tape) except -1:
 
 cdef Entry *own_walk(Node *root, Purpose purpose, Py_ssize_t *n) except NULL:
     """Return the entries of a walk and their number; both, and the nodes, are the caller's."""
-    cdef Walk w = Walk(NULL, 0, 0, NULL, 0)
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
     cdef Walked walked = walk(root, &w, purpose)
     cdef Py_ssize_t i
     PyMem_Free(w.frames)
@@ -1222,7 +1136,7 @@ cdef class RowWorkspace:
         play_rows(program, program.row_edges, self.data, self.grads, self.terms, LANES)
         return True
 
-    cdef void add(self, Program *program) noexcept:
+    cdef void add_terms(self, Program *program) noexcept:
         """Add the terms to the leaves' gradients in the program, row after row."""
         cdef const double *terms = self.terms
         cdef const uint32_t *ends = program.ends
@@ -1291,7 +1205,7 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
                 while n_rows - done > LANES and done - start < ROWS_AT_ONCE and (
                     workspace.compute(program, c_rows + done * n, c_losses + done)
                 ):
-                    workspace.add(program)
+                    workspace.add_terms(program)
                     done += LANES
                 write_grads(program)
                 if done > start:
@@ -1351,69 +1265,6 @@ cdef tuple own_values(object items, ClassInfo **info):
 
 cdef inline Node **items_of(object items) noexcept:
     return <Node **>PySequence_Fast_ITEMS(items)
-
-
-cdef object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize_t n):
-    """Return the sum from 0 of n products, n at least 1."""
-    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
-    cdef Terms *terms = new_terms(n, node)
-    cdef Term *term = term_of(terms)
-    cdef double total = 0.0, a_data, b_data
-    cdef uint16_t flags = 0
-    cdef Py_ssize_t k
-    for k in range(n):
-        a_data = a[k].data
-        b_data = b[k].data
-        incref(a[k])
-        incref(b[k])
-        term[k] = Term(a[k], b[k], b_data, a_data)
-        # 0 + x and x + 0 are the same bits, so the first term needs no case of its own.
-        total = total + a_data * b_data
-        flags |= a[k].flags | b[k].flags
-    terms.n = n
-    terms.fresh = info.fresh
-    terms.starts_int = info.keeps_ints
-    terms.adds_ints = not info.float_slope
-    become_sum(node, terms, total, flags & DATA_INT and write_product_ints(node, terms))
-    return OWNED(node)
-
-
-cdef bint write_product_ints(Node *node, Terms *terms) noexcept:
-    """Write which slopes of products are ints; return whether the sum of all is one."""
-    cdef Term *term = term_of(terms)
-    cdef Py_ssize_t k
-    cdef uint32_t ints, made
-    cdef double total = 0.0, number, unused
-    cdef bint is_int = terms.starts_int
-    for k in range(terms.n):
-        ints = ints_of_two(term[k].a, term[k].b)
-        made = mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, ints)
-        if made:
-            write_ints(terms, k, <uint16_t>(made & ~<uint32_t>DATA_INT))
-        is_int = add_rule(&total, total, number, is_int and made & DATA_INT)
-    return is_int
-
-
-cdef object sum_of_values(ClassInfo *info, Node **a, Py_ssize_t n):
-    """Return the sum from 0 of n values, n at least 1."""
-    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
-    cdef Terms *terms = new_terms(n, node)
-    cdef Term *term = term_of(terms)
-    cdef double total = 0.0
-    cdef Py_ssize_t k
-    cdef bint is_int = info.keeps_ints
-    terms.starts_int = is_int
-    for k in range(n):
-        incref(a[k])
-        term[k] = Term(a[k], NULL, a[k].data, 0.0)
-        if a[k].flags & DATA_INT:
-            write_ints(terms, k, FIRST_INT)
-        is_int = add_rule(&total, total, a[k].data, is_int and a[k].flags & DATA_INT)
-    terms.n = n
-    terms.fresh = info.fresh
-    terms.adds_ints = not info.float_slope
-    become_sum(node, terms, total, is_int)
-    return OWNED(node)
 
 
 def dot(a, b):
@@ -1593,8 +1444,8 @@ def rmsnorm(x):
         return plain("rmsnorm")(x)
     n = len(own)
     total = sum_of_products(info, items_of(own), items_of(own), n)
-    mean_square = times_constant(info, total, c_pow(<double>n, -1.0), False)
-    mean_square = add_constant(info, mean_square, 1e-5, False)
+    mean_square = OWNED(times_constant(info, node_of(total), c_pow(<double>n, -1.0), False))
+    mean_square = OWNED(add_constant(info, node_of(mean_square), 1e-5, False))
     scale = OWNED(make_unary(POW, info, node_of(mean_square), -0.5, False))
     for i in range(n):
         out.append(OWNED(make_mul(info, node_of(own[i]), node_of(scale))))
@@ -1637,7 +1488,7 @@ def attention(q, keys, values, n_head):
                 score = sum_of_products(
                     info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim
                 )
-                scores.append(times_constant(info, score, root, False))
+                scores.append(OWNED(times_constant(info, node_of(score), root, False)))
             scores = probabilities(info, tuple(scores))
             weights = items_of(scores)
             for j in range(start, start + head_dim):

@@ -6,12 +6,13 @@ Looked up once and kept until the class changes, which its version tag tells.
 from cpython.mem cimport PyMem_Calloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint32_t
 
 from node cimport (
-    FIRST_INT, GRAD_INT, LATE, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, is_simple,
-    set_value_info, type_of, unlikely, value_info, value_type,
+    FIRST_INT, GRAD_INT, LATE, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, fill_info,
+    is_simple, set_fill_info, set_value_info, type_of, unlikely, value_info, value_type,
 )
+from rules cimport POSITIVE, RECTIFIES
 
 
 cdef extern from *:
@@ -40,6 +41,7 @@ cdef extern from *:
     PyObject *_PyType_Lookup(PyTypeObject *, PyObject *) noexcept
     bint PyType_IsSubtype(PyTypeObject *, PyTypeObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
+    PyObject *PyDict_GetItem(PyObject *, PyObject *) noexcept
     bint is_float "PyFloat_CheckExact"(PyObject *)
     PyObject *Py_True
     PyObject *Py_None
@@ -48,7 +50,17 @@ cdef extern from *:
 cdef extern from *:
     """
     static PyObject *forever(PyObject *x) { Py_INCREF(x); return x; }
+
+    static inline ClassInfo *known_info(PyTypeObject *kind) {
+        ClassInfo *info = value_info;
+        if (kind != value_type) {
+            info = *bucket_of(kind);
+            if (info == NULL || info->type != kind) return NULL;
+        }
+        return info->version == kind->tp_version_tag ? info : NULL;
+    }
     """
+    ClassInfo *known_info(PyTypeObject *) noexcept
     PyObject *forever(object)
 
 
@@ -60,18 +72,21 @@ cdef enum Members:
     DIFFERENCES = 0b110000 | NEGATIONS | SUMS
     QUOTIENTS = 0b1111000000 | PRODUCTS
     ALL_MEMBERS = (1 << 13) - 1
+    # For `run`, where each operator of a script has been judged alone.
+    ADDITION = 1
+    MULTIPLICATION = 1 << 2
+    SUBTRACTION = 1 << 4
+    DIVISION = 1 << 6
+    REFLECTED = 2           # times this: of the reflected operator
+    WITH_NUMBER = 1 << 13   # times this: a number as the right operand
+    POWER = 1 << 8
+    NEGATION = 1 << 10
 
 
 cdef inline ClassInfo *class_info(PyTypeObject *kind) noexcept:
     """Return what is known of a class. The pointer stays valid."""
-    cdef ClassInfo *info = value_info
-    if kind != value_type:
-        info = bucket_of(kind)[0]
-        if info is NULL or info.type != kind:
-            return find_info(kind)
-    if unlikely(info.version != (<TypeSlots *>kind).tp_version_tag):
-        return find_info(kind)
-    return info
+    cdef ClassInfo *info = known_info(kind)
+    return find_info(kind) if unlikely(info is NULL) else info
 
 
 cdef inline ClassInfo *info_of(void *value) noexcept:
@@ -103,7 +118,16 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
     return info
 
 
-cdef inline void fill_info(ClassInfo *info) noexcept:
+cdef inline bint guards_hold(ClassInfo *info) noexcept:
+    """Return whether the variables that a class of a script reads are what they were."""
+    cdef int i
+    for i in range(0, 3 * info.n_guards, 3):
+        if PyDict_GetItem(info.guards[i], info.guards[i + 1]) != info.guards[i + 2]:
+            return False
+    return True
+
+
+cdef inline void read_settings(ClassInfo *info) noexcept:
     cdef PyTypeObject *kind = info.type
     cdef TypeSlots *slots = <TypeSlots *>kind
     cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
@@ -124,7 +148,7 @@ cdef inline void fill_info(ClassInfo *info) noexcept:
     info.float_slope = is_float(PyTuple_GET_ITEM(settings, 4))
     if PyTuple_GET_ITEM(settings, 5) == Py_True:
         info.fresh |= LATE
-    info.rectify = <object>PyTuple_GET_ITEM(settings, 6) == "not negative"
+    info.relu = RECTIFIES if <object>PyTuple_GET_ITEM(settings, 6) == "not negative" else POSITIVE
     info.is_simple = is_simple(info.result)
     info.makes_ours = (
         slots.tp_init == value_init and slots.tp_new == value_new
@@ -133,7 +157,7 @@ cdef inline void fill_info(ClassInfo *info) noexcept:
     info.fresh_sum = info.fresh | (0 if info.float_slope else FIRST_INT | SECOND_INT)
     for i in range(N_MEMBERS):
         if _PyType_Lookup(kind, member_keys[i]) == members[i]:
-            info.ours |= <uint16_t>(1 << i)
+            info.ours |= <uint32_t>1 << i
     info.in_lists = (
         info.ours == ALL_MEMBERS and info.is_simple and info.result == kind
         and not info.fresh & LATE
@@ -154,5 +178,6 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
     settings_key = forever(sys.intern("_settings"))
     value_init = (<TypeSlots *>kind).tp_init
     value_new = (<TypeSlots *>kind).tp_new
+    set_fill_info(read_settings)
     set_value_info(find_info(kind))
     return 0

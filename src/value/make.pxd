@@ -1,7 +1,8 @@
 """Nodes made by operations, and their deallocation.
 
 Each function takes what is known of the class of the left operand and returns a new
-reference to a node of the class of its results.
+reference to a node of the class of its results; for `run` NULL without an exception where
+the script's own code has to compute: an int beyond 2**53, and what raises.
 """
 
 from cpython.mem cimport PyMem_Free
@@ -11,13 +12,15 @@ from libc.math cimport signbit
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, IN_BLOCK, IS_COUNTED, LATE, LEAF, MAXIMUM, MUL,
-    NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block, ClassInfo, Node,
-    Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, decref, free_node, incref, is_simple, new_block,
-    new_node, refcount, release_block, type_of, unlikely, value_type,
+    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
+    MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block,
+    ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref,
+    ints_of_two, is_simple, new_block, new_node, refcount, release_block, type_of, unlikely,
+    value_type,
 )
 from rules cimport (
-    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule, unary_name, where_rule,
+    POSITIVE, RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule, unary_name,
+    where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
 from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
@@ -53,14 +56,6 @@ cdef inline Node *make_constant(ClassInfo *info, double data, bint is_int) excep
     return node
 
 
-cdef inline uint32_t ints_of_two(Node *a, Node *b) noexcept:
-    return (a.flags & DATA_INT) << 2 | (b.flags & DATA_INT) << 3  # FIRST_INT, SECOND_INT
-
-
-cdef inline bint are_ints(Node *a, Node *b) noexcept:
-    return a.flags & b.flags & DATA_INT
-
-
 cdef inline int sync_both(Node *a, Node *b) except -1:
     sync_node(a)
     return sync_node(b)
@@ -74,15 +69,25 @@ cdef inline Node *with_children(Node *node, Node *a, Node *b) noexcept:
     return node
 
 
-cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except NULL:
+cdef inline bint is_too_large(Node *a, Node *b, uint32_t made) noexcept:
+    """Return whether a result of ints is none, which a script's own would be."""
+    return FOR_RUN and are_ints(a, b) and not made & DATA_INT
+
+
+cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except? NULL:
     cdef Node *node
     cdef uint32_t ints = 0
     cdef double y
-    if unlikely(a.op == SUM) and a is not b and type_of(a) == info.result and can_grow(a):
+    if not FOR_RUN and unlikely(a.op == SUM) and a is not b and (
+        type_of(a) == info.result and can_grow(a)
+    ):
         return grow_sum(info, a, b)
     if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
         sync_both(a, b)
-        ints = kept_ints(info, add_rule(&y, a.data, b.data, are_ints(a, b)))
+        ints = add_rule(&y, a.data, b.data, are_ints(a, b))
+        if is_too_large(a, b, ints):
+            return NULL
+        ints = kept_ints(info, ints)
     else:
         add_rule(&y, a.data, b.data, False)
     node = new_node(info, info.fresh_sum | ints, ADD, 2)
@@ -91,14 +96,16 @@ cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except NULL:
     return with_children(node, a, b)
 
 
-cdef inline Node *make_mul(ClassInfo *info, Node *a, Node *b) except NULL:
+cdef inline Node *make_mul(ClassInfo *info, Node *a, Node *b) except? NULL:
     cdef Node *node
     cdef uint32_t ints = 0
     cdef double y, by_a, by_b
     if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
         sync_both(a, b)
-        ints = ints_of_two(a, b)
-        ints = kept_ints(info, mul_rule(&y, &by_a, &by_b, a.data, b.data, ints))
+        ints = mul_rule(&y, &by_a, &by_b, a.data, b.data, ints_of_two(a, b))
+        if is_too_large(a, b, ints):
+            return NULL
+        ints = kept_ints(info, ints)
     else:
         mul_rule(&y, &by_a, &by_b, a.data, b.data, 0)
     node = new_node(info, info.fresh | ints, MUL, 2)
@@ -158,8 +165,11 @@ cdef inline void compute_where(Node *node, bint keeps_ints) noexcept:
 
 cdef inline Node *make_unary(
     const Op op, ClassInfo *info, Node *a, double k, bint k_is_int
-) except NULL:
-    """Return a node of an operation of one number; k is the exponent of a POW."""
+) except? NULL:
+    """Return a node of an operation of one number; k is the exponent of a POW.
+
+    For `run` k is the choice of a RELU or a TANH, as `ReluChoice` says or whether to square.
+    """
     cdef Node *node
     cdef double y = 0.0, slope = 0.0
     cdef uint32_t ints
@@ -170,11 +180,17 @@ cdef inline Node *make_unary(
     if unlikely(raises):
         if info.fresh & LATE:
             raises &= RAISES_NUMBER
+        if FOR_RUN and raises:
+            return NULL
         if raises:
             raise_of_unary(op, data_object(a), number_object(k, k_is_int), raises)
-    ints = kept_ints(info, ints)
     if op == POW and k_is_int:
+        if FOR_RUN and a.flags & DATA_INT and k >= 0.0 and not (
+            ints & DATA_INT and (k < 1.0 or ints & FIRST_INT)
+        ):
+            return NULL
         ints |= SECOND_INT
+    ints = kept_ints(info, ints)
     node = new_node(info, info.fresh | ints, op, 1)
     node.data = y
     node.slope[0] = slope
@@ -189,11 +205,11 @@ cdef inline Node *make_relu(ClassInfo *info, Node *a) except NULL:
     cdef Node *node
     cdef double y, slope
     cdef uint32_t ints
-    if unlikely(info.rectify):
+    if unlikely(info.relu != POSITIVE):
         return make_unary(RECTIFY, info, a, 0.0, False)
     sync_node(a)
     ints = (a.flags & DATA_INT) << 2  # FIRST_INT
-    relu_rule(&y, &slope, a.data, &ints, False)
+    relu_rule(&y, &slope, a.data, &ints, False, POSITIVE)
     node = new_node(info, info.fresh | kept_ints(info, ints), RELU, 1)
     node.data = y
     node.slope[0] = slope
@@ -218,9 +234,9 @@ cdef inline int raise_of_unary(uint32_t op, object x, object k, int raises) exce
     return 0
 
 
-cdef inline Node *make_neg(ClassInfo *info, Node *a) except NULL:
+cdef inline Node *make_neg(ClassInfo *info, Node *a) except? NULL:
     cdef Node *node
-    cdef Node *minus_one = make_constant(info, -1.0, True)
+    cdef Node *minus_one = make_constant(info, -1.0, not (FOR_RUN and info.float_minus))
     try:
         node = make_mul(info, a, minus_one)
     finally:
@@ -228,11 +244,11 @@ cdef inline Node *make_neg(ClassInfo *info, Node *a) except NULL:
     return node
 
 
-cdef inline Node *number_plus(ClassInfo *info, double number, bint is_int, Node *a) except NULL:
+cdef inline Node *number_plus(ClassInfo *info, double number, bint is_int, Node *a) except? NULL:
     """Return number + a."""
     cdef Node *node
     cdef Node *constant
-    if number == 0.0 and not signbit(number) and not info.fresh & LATE and (
+    if not FOR_RUN and number == 0.0 and not signbit(number) and not info.fresh & LATE and (
         info.is_simple and info.result == type_of(a)
     ):
         node = start_sum(info, a, is_int and info.keeps_ints)
@@ -255,6 +271,9 @@ cdef extern from *:
     """
     Node *dying
     bint draining
+    void PyObject_ClearWeakRefs(PyObject *) noexcept
+    void PyObject_GC_UnTrack(void *) noexcept
+    bint PyObject_GC_IsTracked(PyObject *) noexcept
 
 
 cdef inline void release_children(Node *node) noexcept:
@@ -286,6 +305,10 @@ cdef inline void dealloc(PyObject *object_) noexcept:
     cdef Node *node
     cdef Node *next
     cdef uint8_t n
+    if FOR_RUN:
+        untrack(self)
+        if self.weak_references[0] is not NULL:
+            PyObject_ClearWeakRefs(object_)
     if self.flags & ABSORBED:
         leave_sum(self)
         free_node(self)
@@ -303,6 +326,8 @@ cdef inline void dealloc(PyObject *object_) noexcept:
         node = next
         next = node.next
         n = node.n
+        if FOR_RUN:
+            untrack(node)
         if n == 2:
             next = let_go(node.child[0], next)
             next = let_go(node.child[1], next)
@@ -319,6 +344,14 @@ cdef inline void dealloc(PyObject *object_) noexcept:
             free_node(node)
             next = dying
     draining = False
+
+
+cdef inline void untrack(Node *node) noexcept:
+    """Take a node from the garbage collector's list, where one with attributes may stand."""
+    if (node.attributes is not NULL or not is_simple(type_of(node))) and (
+        PyObject_GC_IsTracked(<PyObject *>node)
+    ):
+        PyObject_GC_UnTrack(node)
 
 
 cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:
@@ -344,7 +377,7 @@ cdef inline Node *let_go(Node *child, Node *next) noexcept:
     # A simple class has no deallocator of Python's before ours.
     if not IS_COUNTED and (
         (<TypeSlots *>type_of(child)).tp_dealloc == (<TypeSlots *>value_type).tp_dealloc
-    ):
+    ) and not (FOR_RUN and child.weak_references[0] is not NULL):
         return put_before(next, child)
     dying = next
     decref(child)

@@ -1,8 +1,8 @@
 """A node of a graph as a C struct, and the memory of nodes.
 
 `Node` is what a `Value` object is in memory. All machinery works on `Node *`; only
-_value.pyx knows the Python classes. What lies below what: node, classes, then rules (which
-knows only numbers), sums, make, walk, program, rows; each cimports only modules before it.
+_value.pyx knows the Python classes. What lies below what: node, then rules (which knows only
+numbers), classes, sums, make, operators, walk, program, rows; each cimports only modules before it.
 
 A field with several meanings is a union:
 
@@ -11,9 +11,14 @@ A field with several meanings is a union:
 | `data`  | the number          | `next`: of a node being freed, the next one to free |
 | `grad`  | the gradient        | `sum_terms`: of a product inside a sum, the sum's terms |
 | `child` | up to two children  | `terms` of a SUM; `block` of a NEG_MAX, or where n is IN_BLOCK |
-| `slope` | the local gradients | slope[1] of a POW: its exponent |
+| `slope` | the local gradients | slope[1] of a POW: its exponent; for `run` of a RELU or TANH how |
 
 An int is kept as a double and a flag; a result beyond 2**53 is a float.
+
+Two modules are made of this: _value.pyx, and _script.pyx with FOR_RUN, whose nodes stand in for
+the objects of a script's own class. There any field may be another object, kept in
+`attributes` (BOXED), and what a node cannot compute as the script would is the script's: the
+functions that make nodes return NULL without an exception.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -25,6 +30,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 cdef extern from *:
     """
     #include <stdint.h>
+    #ifndef FOR_RUN
+    #define FOR_RUN 0
+    #endif
     struct Terms;
     struct Block;
     #define NODE_FIELDS                                                          \\
@@ -36,8 +44,11 @@ cdef extern from *:
         union { double data; struct Node *next; };                               \\
         union { struct Node *child[2]; struct Terms *terms; struct Block *block; }; \\
         double slope[2];                                                         \\
-        PyObject *attributes; /* a dict, of classes with attributes=True; or NULL */
+        PyObject *attributes; /* a dict, of classes with attributes=True; or NULL */ \\
+        PyObject *weak_references[FOR_RUN];
     typedef struct Node { PyObject_HEAD NODE_FIELDS } Node;
+    #define ATTRIBUTES_OFFSET ((Py_ssize_t)offsetof(Node, attributes))
+    #define WEAK_REFERENCES_OFFSET ((Py_ssize_t)offsetof(Node, weak_references))
     typedef struct { NODE_FIELDS } NodeFields;  /* what the class Value declares */
 
     /* Outside debug and free-threaded builds, skip PyObject_Init and the final decref. */
@@ -87,9 +98,14 @@ cdef extern from *:
         Block *block
         double *slope
         PyObject *attributes
+        PyObject **weak_references
     ctypedef struct NodeFields:
         pass
+    enum: FOR_RUN
     enum: IS_COUNTED
+    Py_ssize_t ATTRIBUTES_OFFSET
+    Py_ssize_t WEAK_REFERENCES_OFFSET
+    object OWNED "(PyObject *)"(Node *)  # takes over the caller's reference
     enum: MAX_FREE
     unsigned long HAS_MORE
     void begin_life(Node *, PyTypeObject *)
@@ -194,7 +210,9 @@ cdef extern from *:
 
 
 cdef enum Op:
-    LEAF, ADD, MUL, POW, LOG, EXP, RELU, RECTIFY, SIGMOID, TANH, MAXIMUM, WHERE
+    LEAF, ADD, MUL
+    POW, LOG, EXP, RELU, RECTIFY, SIGMOID, LOGISTIC, TANH_EXP, TANH  # of one number
+    MAXIMUM, WHERE
     NEG_MAX    # a leaf that replay computes: minus the largest of some values
     CUSTOM     # made by the constructor
     OPERATION  # made by an Operation
@@ -218,6 +236,13 @@ cdef enum Flag:
     FIRST_INT = 256   # slope[0] is an int
     SECOND_INT = 512  # slope[1] is an int, or a POW's exponent
     UNUSUAL = ABSORBED | STALE
+    # Of nodes for `microgpt run`: what is kept in attributes, by 0 to 4, in place of the field.
+    DATA_BOXED = 1024
+    GRAD_BOXED = 2048
+    CHILDREN_BOXED = 4096
+    SLOPES_BOXED = 8192
+    CALLS = 16384     # it has a function of its own to be called in backward
+    BOXED = DATA_BOXED | GRAD_BOXED | CHILDREN_BOXED | SLOPES_BOXED
 
 
 # ------------------------------------------------------------- classes and settings
@@ -235,16 +260,25 @@ cdef extern from *:
         uint8_t keeps_ints;     /* the settings, of that class too */
         uint8_t float_root;
         uint8_t float_slope;
-        uint8_t rectify;
+        uint8_t relu;           /* see ReluChoice of rules.pxd */
+        uint8_t tanh_square;    /* for `run`, as all that follows to guards: see make_unary */
+        uint8_t float_minus;    /* whether -x is x * -1.0 */
+        uint8_t n_guards;
+        PyObject **guards;      /* dict, key, value: what has to hold for operators to run here */
+        PyObject *family;
         uint8_t is_simple;      /* whether its objects are nodes and nothing more */
         uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
         uint8_t makes_ours;     /* whether its constructor is that of Value, and simple */
-        uint16_t ours;          /* which of its operators are those of Value: see Members of classes.pxd */
+        uint32_t ours;          /* which operators are Value's: see Members of classes.pxd */
     } ClassInfo;
     #define N_BUCKETS 64
     static ClassInfo *info_buckets[N_BUCKETS];
     static ClassInfo *value_info = NULL;  /* of Value itself */
     #define set_value_info(info) (value_info = (info))
+    static void (*fill_info)(ClassInfo *info) = NULL;  /* which writes all but next and type */
+    #define set_fill_info(function) (fill_info = (function))
+    #define NODE_HEAD (FOR_RUN ? 2 * sizeof(void *) : 0)  /* where Python's collector writes */
+    static inline void free_memory(void *node) { PyObject_Free((char *)node - NODE_HEAD); }
     #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
     """
     ctypedef struct ClassInfo:
@@ -257,13 +291,21 @@ cdef extern from *:
         uint8_t keeps_ints
         uint8_t float_root
         uint8_t float_slope
-        uint8_t rectify
+        uint8_t relu
+        uint8_t tanh_square
+        uint8_t float_minus
+        uint8_t n_guards
+        PyObject **guards
+        PyObject *family
         uint8_t is_simple
         uint8_t in_lists
         uint8_t makes_ours
-        uint16_t ours
+        uint32_t ours
     ClassInfo *value_info
     void set_value_info(ClassInfo *)
+    void fill_info(ClassInfo *) noexcept
+    void set_fill_info(void (*)(ClassInfo *) noexcept)
+    void free_memory(void *) noexcept
     ClassInfo **bucket_of(void *)
 
 
@@ -272,15 +314,18 @@ cdef enum:
 
 
 cdef inline bint is_simple(PyTypeObject *kind) noexcept:
-    """Return whether objects of a class are nodes and nothing more."""
-    cdef TypeSlots *slots = <TypeSlots *>kind
-    return (
-        slots.tp_basicsize == sizeof(Node) and not slots.tp_flags & HAS_MORE
-        and slots.tp_weaklistoffset == 0
-    )
+    """Return whether objects of a class are nodes and nothing more, as `settle` and `adopt` say."""
+    return (<TypeSlots *>kind).tp_dealloc == (<TypeSlots *>value_type).tp_dealloc
 
 
 # ------------------------------------------------------------- children and slopes
+
+cdef inline uint32_t ints_of_two(Node *a, Node *b) noexcept:
+    return (a.flags & DATA_INT) << 2 | (b.flags & DATA_INT) << 3  # FIRST_INT, SECOND_INT
+
+
+cdef inline bint are_ints(Node *a, Node *b) noexcept:
+    return a.flags & b.flags & DATA_INT
 
 cdef inline Node **children_of(Node *node, Py_ssize_t *n) noexcept:
     if node.n == IN_BLOCK:
@@ -353,11 +398,13 @@ cdef extern from *:
 
     /* Return memory for a node of a simple class, or NULL. Runs no Python code, raises nothing. */
     static inline Node *node_memory(void) {
-        Node *node;
+        char *memory;
         if (n_free > 0) return free_nodes[--n_free];
-        node = (Node *)PyObject_Malloc(sizeof(Node));
-        n_allocated += node != NULL;
-        return node;
+        memory = (char *)PyObject_Malloc(NODE_HEAD + sizeof(Node));
+        if (memory == NULL) return NULL;
+        if (FOR_RUN) memset(memory, 0, NODE_HEAD);
+        n_allocated += 1;
+        return (Node *)(memory + NODE_HEAD);
     }
 
     /* Return a new reference to a node of a simple class, data and n children not set; or NULL. */
@@ -367,23 +414,21 @@ cdef extern from *:
         Node *node = node_memory();
         if (node == NULL) return NULL;
         node->attributes = NULL;
+        if (FOR_RUN) node->weak_references[0] = NULL;
         if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);  /* else PyObject_Init does it */
         return begin_node(node, kind, flags, op, n);
     }
 
     static Node *other_node(ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n) {
-        Node *node = NULL;
-        if (info->is_simple) {
-            node = take_node(info->result, flags, op, n);
-        } else if (info->result != NULL) {  /* else there was no memory to look the class up */
-            node = (Node *)info->result->tp_alloc(info->result, 0);  /* all zeros */
-            if (node == NULL) return NULL;
-            n_allocated += 1;
-            node->op = (uint8_t)op;
-            node->n = (uint8_t)n;
-            node->flags = (uint16_t)flags;
-        }
-        if (node == NULL) PyErr_SetString(PyExc_MemoryError, "no memory for a node");
+        Node *node;
+        if (info->is_simple || info->result == NULL)  /* no memory; or none to look the class up */
+            return (Node *)PyErr_Format(PyExc_MemoryError, "no memory for a node");
+        node = (Node *)info->result->tp_alloc(info->result, 0);  /* all zeros */
+        if (node == NULL) return NULL;
+        n_allocated += 1;
+        node->op = (uint8_t)op;
+        node->n = (uint8_t)n;
+        node->flags = (uint16_t)flags;
         return node;
     }
 
@@ -392,8 +437,10 @@ cdef extern from *:
         ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
     ) {
         Node *node;
-        if (__builtin_expect(info == value_info, 1) && (node = node_memory()) != NULL)
-            return begin_node(node, value_type, flags, op, n);
+        if (__builtin_expect(info->is_simple, 1)) {
+            node = take_node(info->result, flags, op, n);
+            if (__builtin_expect(node != NULL, 1)) return node;
+        }
         return other_node(info, flags, op, n);
     }
     """

@@ -12,7 +12,8 @@ operation, say sin:
 A rule of one number gets `late`: where it is true `y` is a node's number as it is now, and
 only the local gradient is wanted. `ints` says by FIRST_INT and SECOND_INT which operands are
 ints, and by the same and DATA_INT which results are; rows side by side have none, and
-what is written for ints then costs nothing.
+what is written for ints then costs nothing. LOGISTIC and TANH_EXP, and the choices of RELU and
+TANH, are for `microgpt run`, where a script may compute them so.
 """
 
 cimport cython
@@ -20,7 +21,8 @@ from libc.math cimport exp, fabs, isinf, log, tanh
 from libc.stdint cimport uint32_t
 
 from node cimport (
-    DATA_INT, EXP, FIRST_INT, LOG, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, unlikely,
+    DATA_INT, EXP, FIRST_INT, FOR_RUN, LOG, LOGISTIC, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, TANH,
+    TANH_EXP, unlikely,
 )
 from scalar cimport BOTH, FIRST, NO_ERROR, SECOND, PowError, c_sigmoid, invert, pow_or_error
 
@@ -33,6 +35,14 @@ cdef enum:
     RAISES_NUMBER = 1  # Python raises when it computes the number
     RAISES_SLOPE = 2   # when it computes the local gradient
     BOTH_INT = FIRST_INT | SECOND_INT
+
+
+cdef enum ReluChoice:
+    KEEPS_NAN = 1   # x unless x < 0; else 0 unless x > 0
+    ZERO_INT = 2    # that zero is an int
+    SLOPE_IS_INT = 4  # and the local gradient
+    POSITIVE = ZERO_INT
+    RECTIFIES = KEEPS_NAN | ZERO_INT | SLOPE_IS_INT
 
 
 cdef extern from *:
@@ -161,35 +171,46 @@ cdef inline int exp_rule(double *y, double *slope, double x, bint late) noexcept
 
 
 cdef inline int relu_rule(
-    double *y, double *slope, double x, uint32_t *ints, bint late
+    double *y, double *slope, double x, uint32_t *ints, bint late, const uint32_t choice
 ) noexcept nogil:
-    """y = x if x > 0, else the int 0; the local gradient is 1.0 or 0.0."""
-    cdef bint positive = (y[0] if late else x) > 0.0
+    """y = x if x > 0, else 0, or as choice says; the local gradient is 1 if y > 0, else 0."""
+    cdef bint keeps = not x < 0.0 if choice & KEEPS_NAN else x > 0.0
     if not late:
-        y[0] = x if positive else 0.0
-    slope[0] = 1.0 if positive else 0.0
-    ints[0] = DATA_INT if not positive or ints[0] & FIRST_INT else 0
-    return 0
-
-
-cdef inline int rectify_rule(
-    double *y, double *slope, double x, uint32_t *ints, bint late
-) noexcept nogil:
-    """y = the int 0 if x < 0, else x; the local gradient is the int 1 if y > 0, else 0."""
-    if not late:
-        y[0] = 0.0 if x < 0.0 else x
+        y[0] = x if keeps else 0.0
     slope[0] = 1.0 if y[0] > 0.0 else 0.0
-    ints[0] = FIRST_INT | (DATA_INT if x < 0.0 or ints[0] & FIRST_INT else 0)
+    ints[0] = DATA_INT if ints[0] & FIRST_INT and keeps or choice & ZERO_INT and not keeps else 0
+    if choice & SLOPE_IS_INT:
+        ints[0] |= FIRST_INT
     return 0
 
 
-cdef inline int tanh_rule(double *y, double *slope, double x, bint late) noexcept nogil:
-    """y = tanh(x); the local gradient is 1 - y ** 2."""
+cdef inline int tanh_rule(
+    double *y, double *slope, double x, bint late, bint square
+) noexcept nogil:
+    """y = tanh(x); the local gradient is 1 - y ** 2, or with square 1 - y * y."""
     cdef PowError error = NO_ERROR
     if not late:
         y[0] = tanh(x)
-    slope[0] = 1.0 - pow_or_error(y[0], 2.0, &error)
+    slope[0] = 1.0 - (y[0] * y[0] if square else pow_or_error(y[0], 2.0, &error))
     return RAISES_SLOPE if error != NO_ERROR else 0
+
+
+@cython.cdivision(True)
+cdef inline int tanh_exp_rule(double *y, double *slope, double x, bint square) noexcept nogil:
+    """y = (exp(2 * x) - 1) / (exp(2 * x) + 1); the local gradient is that of tanh."""
+    cdef double e = exp(2.0 * x)
+    y[0] = (e - 1.0) / (e + 1.0)
+    slope[0] = 1.0 - (y[0] * y[0] if square else pow_or_error(y[0], 2.0, NULL))
+    return RAISES_NUMBER if isinf(e) else 0
+
+
+@cython.cdivision(True)
+cdef inline int logistic_rule(double *y, double *slope, double x) noexcept nogil:
+    """y = 1 / (1 + exp(-x)); the local gradient is y * (1 - y)."""
+    cdef double e = exp(-x)
+    y[0] = 1.0 / (1.0 + e)
+    slope[0] = y[0] * (1.0 - y[0])
+    return RAISES_NUMBER if isinf(e) and not isinf(x) else 0
 
 
 cdef inline int sigmoid_rule(double *y, double *slope, double x, bint late) noexcept nogil:
@@ -210,14 +231,16 @@ cdef inline int apply_unary(
 ) noexcept nogil:
     """Apply the rule of an operation of one number; k is the exponent of a POW.
 
+    Of a RELU and a TANH for `run` k is the choice.
+
     Writes:  y unless late, slope, ints. Return RAISES_NUMBER or RAISES_SLOPE or both or 0
     """
     if op == POW:
         return pow_rule(y, slope, x, k, ints, late)
     if op == RELU:
-        return relu_rule(y, slope, x, ints, late)
+        return relu_rule(y, slope, x, ints, late, <uint32_t>k if FOR_RUN else POSITIVE)
     if op == RECTIFY:
-        return rectify_rule(y, slope, x, ints, late)
+        return relu_rule(y, slope, x, ints, late, RECTIFIES)
     ints[0] = 0
     if op == EXP:
         return exp_rule(y, slope, x, late)
@@ -225,7 +248,11 @@ cdef inline int apply_unary(
         return log_rule(y, slope, x, late)
     if op == SIGMOID:
         return sigmoid_rule(y, slope, x, late)
-    return tanh_rule(y, slope, x, late)
+    if FOR_RUN and op == LOGISTIC:
+        return logistic_rule(y, slope, x)
+    if FOR_RUN and op == TANH_EXP:
+        return tanh_exp_rule(y, slope, x, k != 0.0)
+    return tanh_rule(y, slope, x, late, FOR_RUN and k != 0.0)
 
 
 cdef inline void maximum_rule(

@@ -14,13 +14,13 @@ gone through. A node that is STALE is refused by `sync_node` too.
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from libc.math cimport signbit
-from libc.stdint cimport uint16_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, PLAYED, SECOND_INT,
-    STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref, new_node,
-    refcount, take_node, type_of, unlikely,
+    OWNED, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref,
+    ints_of_two, new_node, refcount, take_node, type_of, unlikely,
 )
 from rules cimport add_rule, mul_rule
 
@@ -206,6 +206,69 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
     terms.partial = partial
     become_sum(node, terms, total, ints)
     return node
+
+
+cdef inline object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize_t n):
+    """Return the sum from 0 of n products, n at least 1."""
+    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
+    cdef Terms *terms = new_terms(n, node)
+    cdef Term *term = term_of(terms)
+    cdef double total = 0.0, a_data, b_data
+    cdef uint16_t flags = 0
+    cdef Py_ssize_t k
+    for k in range(n):
+        a_data = a[k].data
+        b_data = b[k].data
+        incref(a[k])
+        incref(b[k])
+        term[k] = Term(a[k], b[k], b_data, a_data)
+        # 0 + x and x + 0 are the same bits, so the first term needs no case of its own.
+        total = total + a_data * b_data
+        flags |= a[k].flags | b[k].flags
+    terms.n = n
+    terms.fresh = info.fresh
+    terms.starts_int = info.keeps_ints
+    terms.adds_ints = not info.float_slope
+    become_sum(node, terms, total, flags & DATA_INT and write_product_ints(node, terms))
+    return OWNED(node)
+
+
+cdef inline bint write_product_ints(Node *node, Terms *terms) noexcept:
+    """Write which slopes of products are ints; return whether the sum of all is one."""
+    cdef Term *term = term_of(terms)
+    cdef Py_ssize_t k
+    cdef uint32_t ints, made
+    cdef double total = 0.0, number, unused
+    cdef bint is_int = terms.starts_int
+    for k in range(terms.n):
+        ints = ints_of_two(term[k].a, term[k].b)
+        made = mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, ints)
+        if made:
+            write_ints(terms, k, <uint16_t>(made & ~<uint32_t>DATA_INT))
+        is_int = add_rule(&total, total, number, is_int and made & DATA_INT)
+    return is_int
+
+
+cdef inline object sum_of_values(ClassInfo *info, Node **a, Py_ssize_t n):
+    """Return the sum from 0 of n values, n at least 1."""
+    cdef Node *node = new_node(info, info.fresh, LEAF, 0)
+    cdef Terms *terms = new_terms(n, node)
+    cdef Term *term = term_of(terms)
+    cdef double total = 0.0
+    cdef Py_ssize_t k
+    cdef bint is_int = info.keeps_ints
+    terms.starts_int = is_int
+    for k in range(n):
+        incref(a[k])
+        term[k] = Term(a[k], NULL, a[k].data, 0.0)
+        if a[k].flags & DATA_INT:
+            write_ints(terms, k, FIRST_INT)
+        is_int = add_rule(&total, total, a[k].data, is_int and a[k].flags & DATA_INT)
+    terms.n = n
+    terms.fresh = info.fresh
+    terms.adds_ints = not info.float_slope
+    become_sum(node, terms, total, is_int)
+    return OWNED(node)
 
 
 cdef inline Terms *sum_of(Node *absorbed) noexcept:

@@ -1,13 +1,14 @@
 """The walk over a graph, and the chain rule along it."""
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
+from libc.math cimport fabs
 from libc.stdint cimport uint16_t, uint32_t
 
 from make cimport data_object, raise_of_unary
 from node cimport (
-    CONSTANT, CUSTOM, DATA_INT, FIRST_INT, GRAD_INT, LATE, LEAF, MUL, NEG_MAX, PLAYED, POW,
-    SECOND_INT, STALE, SUM, Node, Term, Terms, children_of, is_int_slope, set_grad, slopes_of,
-    unlikely,
+    BOXED, CALLS, CONSTANT, CUSTOM, DATA_INT, EXP, FIRST_INT, FOR_RUN, GRAD_INT, LATE, LEAF,
+    LOGISTIC, MUL, NEG_MAX, PLAYED, POW, SECOND_INT, STALE, SUM, Node, Term, Terms, children_of,
+    ints_of_two, is_int_slope, set_grad, slopes_of, unlikely,
 )
 from rules cimport RAISES_SLOPE, apply_unary, is_unary, product_fits, sum_fits
 from sums cimport expand_sum, raise_stale, term_ints, term_of
@@ -34,6 +35,7 @@ cdef struct Walk:
     Py_ssize_t capacity
     Frame *frames
     Py_ssize_t max_depth
+    uint16_t flags  # for `run`: those of all nodes written
 
 
 cdef enum:
@@ -64,7 +66,9 @@ cdef inline Walked walk(Node *root, Walk *w, Purpose purpose) noexcept:
     cdef Frame frame = Frame(root, 0, 0)
     cdef Py_ssize_t n, depth = 0, n_entries = 0
     cdef uint32_t stop
-    cdef bint stale = root.flags & STALE
+    cdef bint stale = root.flags & (STALE | BOXED)
+    if FOR_RUN:
+        w.flags = 0
     root.place = 1
     while not stale:
         n = frame.node.n
@@ -130,11 +134,12 @@ cdef inline Node *if_new(Node *child, Purpose purpose, bint *stale) noexcept:
     """Return a child that is still to be reached, else NULL."""
     if child.place:
         return NULL
-    if unlikely(child.flags & STALE):
+    if unlikely(child.flags & (STALE | BOXED)):
         stale[0] = True
     if (
         child.n or purpose == FOR_TAPE
         or purpose == FOR_REPLAY and child.flags & CONSTANT
+        or FOR_RUN and child.flags & CALLS
     ):
         return child
     return NULL
@@ -147,6 +152,8 @@ cdef inline bint emit(
         return False
     w.entries[n[0]] = Entry(node, start, stop)
     n[0] += 1
+    if FOR_RUN:
+        w.flags |= node.flags
     return True
 
 
@@ -225,38 +232,78 @@ cdef inline int play(Entry *entries, Py_ssize_t n, bint marked, bint float_root)
     Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
     Raises:  what a late local gradient raises, with the entries after it played
     """
-    cdef Py_ssize_t i, n_children, j
+    cdef Py_ssize_t i, j
     cdef Node *node
-    cdef double grad
     set_grad(entries[n - 1].node, 1.0, not float_root)
     for i in range(n - 1, -1, -1):
         node = entries[i].node
         if marked:
             node.place = 0
-        grad = node.grad
-        if unlikely(node.flags & (GRAD_INT | LATE)):
-            if node.flags & LATE and node.op != LEAF and node.op != CUSTOM:
-                n_children = late_slopes(node)
-                if n_children < 0:
-                    if marked:
-                        for j in range(i):
-                            entries[j].node.place = 0
-                    raise_of_unary(
-                        node.op, data_object(node.child[0]), exponent_of(node), RAISES_SLOPE
-                    )
-            if node.flags & GRAD_INT:
-                play_int(node, entries[i].start, entries[i].stop)
-                continue
-        if node.n == 2:
-            add_to_grad(node.child[0], node.slope[0] * grad)
-            add_to_grad(node.child[1], node.slope[1] * grad)
-        elif node.n == 1:
-            add_to_grad(node.child[0], node.slope[0] * grad)
-        elif node.op == SUM:
-            play_terms(node, entries[i].start, entries[i].stop)
-        else:
-            play_block(node)
+        if unlikely(not play_entry(node, entries[i].start, entries[i].stop)):
+            if marked:
+                for j in range(i):
+                    entries[j].node.place = 0
+            raise_of_unary(node.op, data_object(node.child[0]), exponent_of(node), RAISES_SLOPE)
     return 0
+
+
+cdef inline bint play_entry(Node *node, uint32_t start, uint32_t stop) noexcept:
+    """Apply the chain rule to a node; False, with nothing done, if a late local gradient raises.
+
+    For `run` False too where an int may get beyond 2**53.
+    """
+    cdef double grad = node.grad
+    if unlikely(node.flags & (GRAD_INT | LATE)):
+        if node.flags & LATE and node.op != LEAF:
+            if node.op == CUSTOM:
+                if FOR_RUN:
+                    return True  # it has none
+            elif not late_slopes(node):
+                return False
+        if node.flags & GRAD_INT:
+            if FOR_RUN and not ints_are_small(node):
+                return False
+            play_int(node, start, stop)
+            return True
+    if node.n == 2:
+        add_to_grad(node.child[0], node.slope[0] * grad)
+        add_to_grad(node.child[1], node.slope[1] * grad)
+    elif node.n == 1:
+        add_to_grad(node.child[0], node.slope[0] * grad)
+    elif node.op == SUM:
+        play_terms(node, start, stop)
+    else:
+        play_block(node)
+    return True
+
+
+cdef inline bint is_small(Node *child, double slope, bint is_int, double grad) noexcept:
+    return not is_int or fabs(slope * grad) < 1LL << 40 and fabs(child.grad) < 1LL << 40
+
+
+cdef inline bint ints_are_small(Node *node) noexcept:
+    """Return whether no gradient that a node with an int adds to gets near 2**53."""
+    cdef double *slopes
+    cdef Node **children
+    cdef Term *term
+    cdef uint16_t ints
+    cdef Py_ssize_t j, n, n_slopes
+    cdef bint small = True
+    if node.op == SUM:
+        for j in range(node.terms.n):
+            term = term_of(node.terms) + j
+            ints = late_ints(term) if is_late(node.terms) else term_ints(node.terms, j)
+            if term.b is NULL:
+                small &= is_small(term.a, 1.0, True, node.grad)
+            else:
+                small &= is_small(term.a, slope_a(node.terms, term), ints & FIRST_INT, node.grad)
+                small &= is_small(term.b, slope_b(node.terms, term), ints & SECOND_INT, node.grad)
+        return small
+    children = children_of(node, &n)
+    slopes = slopes_of(node, &n_slopes)
+    for j in range(min(n, n_slopes)):
+        small &= is_small(children[j], slopes[j], is_int_slope(node, j), node.grad)
+    return small
 
 
 cdef inline object exponent_of(Node *node):
@@ -286,11 +333,7 @@ cdef inline void play_terms(Node *node, Py_ssize_t start, Py_ssize_t stop) noexc
     terms.inner_int = False
     node.flags |= PLAYED
     for k in range(stop - 1, start - 1, -1):
-        if term[k].b is NULL:
-            add_to_grad(term[k].a, grad)
-        else:
-            add_to_grad(term[k].a, term[k].slope_a * grad)
-            add_to_grad(term[k].b, term[k].slope_b * grad)
+        add_float_term(terms, term + k, grad)
 
 
 cdef inline void play_int(Node *node, Py_ssize_t start, Py_ssize_t stop) noexcept:
@@ -314,28 +357,44 @@ cdef inline void play_int(Node *node, Py_ssize_t start, Py_ssize_t stop) noexcep
     terms.inner_int = terms.adds_ints and terms.fresh & GRAD_INT
     node.flags |= PLAYED
     for j in range(stop - 1, start - 1, -1):
-        ints = term_ints(terms, j)
+        ints = late_ints(term + j) if is_late(terms) else term_ints(terms, j)
         if j == terms.n - 1 and term[j].b is NULL and terms.adds_ints:
             add_int_part(term[j].a, 1.0, True, grad)  # a child of the root itself
         elif not terms.inner_int:
-            add_float_term(term + j, grad)
+            add_float_term(terms, term + j, grad)
         elif term[j].b is NULL:
             add_int_part(term[j].a, 1.0, True, grad)
         else:
-            add_int_part(term[j].a, term[j].slope_a, ints & FIRST_INT, grad)
-            add_int_part(term[j].b, term[j].slope_b, ints & SECOND_INT, grad)
+            add_int_part(term[j].a, slope_a(terms, term + j), ints & FIRST_INT, grad)
+            add_int_part(term[j].b, slope_b(terms, term + j), ints & SECOND_INT, grad)
 
 
-cdef inline void add_float_term(Term *term, double grad) noexcept:
+cdef inline bint is_late(Terms *terms) noexcept:
+    return FOR_RUN and terms.fresh & LATE  # a Value's class that is late has no sums
+
+
+cdef inline double slope_a(Terms *terms, Term *term) noexcept:
+    return term.b.data if is_late(terms) else term.slope_a
+
+
+cdef inline double slope_b(Terms *terms, Term *term) noexcept:
+    return term.a.data if is_late(terms) else term.slope_b
+
+
+cdef inline uint16_t late_ints(Term *term) noexcept:
+    return <uint16_t>ints_of_two(term.b, term.a) if term.b is not NULL else 0
+
+
+cdef inline void add_float_term(Terms *terms, Term *term, double grad) noexcept:
     if term.b is NULL:
         add_to_grad(term.a, grad)
     else:
-        add_to_grad(term.a, term.slope_a * grad)
-        add_to_grad(term.b, term.slope_b * grad)
+        add_to_grad(term.a, slope_a(terms, term) * grad)
+        add_to_grad(term.b, slope_b(terms, term) * grad)
 
 
-cdef inline int late_slopes(Node *node) noexcept:
-    """Take a node's local gradients from the numbers as they are now; -1 if Python raises."""
+cdef inline bint late_slopes(Node *node) noexcept:
+    """Take a node's local gradients from the numbers as they are now; False if Python raises."""
     cdef Node *a = node.child[0]
     cdef Node *b
     cdef uint32_t ints
@@ -347,12 +406,20 @@ cdef inline int late_slopes(Node *node) noexcept:
         ints = (FIRST_INT if b.flags & DATA_INT else 0) | (SECOND_INT if a.flags & DATA_INT else 0)
         node.flags = (node.flags & ~<uint16_t>(FIRST_INT | SECOND_INT)) | <uint16_t>ints
     elif is_unary(node.op):
+        if FOR_RUN and node.op >= LOGISTIC:
+            return True  # whose functions keep the number that they made
         ints = (FIRST_INT if a.flags & DATA_INT else 0)
         if node.op == POW:
             ints |= node.flags & SECOND_INT
         if apply_unary(node.op, &y, &node.slope[0], a.data, node.slope[1], &ints, True) & (
             RAISES_SLOPE
         ):
-            return -1
+            return False
+        if FOR_RUN and node.op == EXP:
+            ints = FIRST_INT if node.flags & DATA_INT else 0
+        if FOR_RUN and node.op == POW and not ints & FIRST_INT and node.slope[1] >= 1.0 and (
+            a.flags & DATA_INT and node.flags & SECOND_INT
+        ):
+            return False  # beyond 2**53
         node.flags = (node.flags & ~<uint16_t>FIRST_INT) | <uint16_t>(ints & FIRST_INT)
-    return 0
+    return True
