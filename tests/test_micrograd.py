@@ -40,7 +40,7 @@ class Judge:
     """
 
     def __init__(self, data, parents=(), hand_down=lambda grad: None):
-        self.data, self.grad = float(data), 0.0
+        self.data, self.grad = data, 0.0
         self.parents, self.hand_down = parents, hand_down
 
     def combine(self, other, data, by_self, by_other):
