@@ -115,7 +115,7 @@ cdef inline Py_ssize_t packed_scratch(Py_ssize_t n, Py_ssize_t k) noexcept nogil
 
 cdef inline void multiply_packed(const Product *p) noexcept nogil:
     """Compute a product block by block, each packed first."""
-    cdef Py_ssize_t m, n, k, j, rows, columns, steps, last
+    cdef Py_ssize_t m, n, k, j, rows, columns, steps
     cdef Tile t
     cdef double *a = p.scratch
     cdef double *b = p.scratch + M_BLOCK * min(p.k, <Py_ssize_t>K_BLOCK)
@@ -155,8 +155,8 @@ cdef inline void copy_panel(
     double *to, const double *from_, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width, Py_ssize_t step
 ) noexcept nogil:
     """Write n numbers of k columns step apart, up to whole vectors, to columns width apart."""
-    cdef Py_ssize_t x, j, at
-    for x in range(k):
+    cdef Py_ssize_t _x, j, at
+    for _x in range(k):
         if n == width:  # a constant where this is inlined
             for j in range(width // LANES):
                 vec_store(to + j * LANES, vec_load(from_ + j * LANES))

@@ -223,7 +223,7 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
     cdef double *found = b + size
     cdef double *expected = found + size
     cdef Py_ssize_t wrong = 0
-    cdef Py_ssize_t i, j, k, x, end, row = MOST + 32
+    cdef Py_ssize_t _, i, j, k, x, end, row = MOST + 32
     cdef double total
     cdef bint down, by_columns
     cdef Product p
@@ -233,7 +233,7 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
         for i in range(size):
             seed = draw(&a[i], seed)
             seed = draw(&b[i], seed)
-        for i in range(n):
+        for _ in range(n):
             seed = draw(&total, seed)
             p.m = 1 + (seed >> 8) % 110
             p.n = 1 + (seed >> 16) % (MOST if seed & 64 else 60)
