@@ -13,6 +13,7 @@ from mutants import (
     every,
     main,
     title,
+    together,
 )
 
 TESTS = Path(__file__).parent
@@ -53,6 +54,67 @@ def test_each_mutant_names_a_module_that_is_compiled():
     for mutant in MUTANTS:
         assert mutant.module in ("", TESTING) or f'"{mutant.module}"' in built, title(mutant)
         assert bool(mutant.module) == mutant.file.startswith("src/"), title(mutant)
+
+
+JOINED = """
+LIMIT = 3
+
+def f(x):
+    \"\"\"Return a number: if (this were code.\"\"\"
+    y = [
+        1,  # (
+        2,
+    ]
+    if x > 0:
+        y.append(x)
+        for i in range(x):
+            y.append(i)
+    elif x < -1 and (
+        x != -5
+    ):
+        y = y[1:]
+    else:
+        y = []
+    # a comment
+    while y and y[-1] == 1:
+        y.pop()
+    return sum(y) + LIMIT
+"""
+EDITS = {
+    1: ("x > 0", "x > 1"),
+    2: ("        1,  # (\n", ""),
+    3: ("            y.append(i)\n    elif x < -1", "            y.insert(0, 1)\n    elif x < -2"),
+    4: ("x != -5", "x == -5"),
+    5: ("        y = []\n", "        y = [7]\n"),
+    6: ("y[-1] == 1", "y[-1] == 2"),
+    7: ("        y.pop()\n    return sum(y)", "        y.pop(0)\n    return max(y, default=0)"),
+    8: ("        y.append(x)\n", ""),
+    9: ("def f(x):", "def f(x, z=0):"),
+    10: ("LIMIT = 3", "LIMIT = 4"),
+}
+
+
+def values(text, **names):
+    """Return what f gives for some numbers."""
+    exec(text, names)
+    return [names["f"](x) for x in range(-7, 5)]
+
+
+def test_edits_that_are_branches_of_one_source_are_those_of_sources_of_their_own():
+    text, done = together.joined(JOINED, EDITS)
+    assert done == EDITS.keys() - {9, 10}  # a header, and what stands in no function
+    assert values(text, MUTANT=-1) == values(JOINED)
+    for number in done:
+        edited = values(JOINED.replace(*EDITS[number]))
+        assert values(text, MUTANT=number) == edited != values(JOINED), number
+
+
+def test_a_declaration_that_is_edited_is_assigned_anew():
+    source = "cdef int f(int x):\n    cdef int y = x  # so\n    return y\n"
+    assert together.joined(source, {5: ("int y", "long y")}) == (source, set())
+    text, done = together.joined(source, {4: ("y = x", "y = -x")})
+    assert done == {4}
+    assert "    cdef int y = x  # so\n    if MUTANT == 4:\n        y = -x" in text
 
 
 def mutant(after, reason=""):

@@ -162,7 +162,7 @@ def branched(
             return None
         if declares:
             assigned = re.fullmatch(r"\s*cdef [^=]*?(\w+) = (.*)", "\n".join(body), re.DOTALL)
-            if not assigned:
+            if not assigned or body[0].partition(" = ")[0] != original[0].partition(" = ")[0]:
                 return None
             body = [space + f"{assigned[1]} = {assigned[2]}"]
         out.append(f"{space}{'if' if declares or not out else 'elif'} MUTANT == {number}:")
