@@ -66,7 +66,8 @@ def test_makemores_models(engine, oracle, timed, name):
     tokens = [tokenizer.encode_document(text) for text in ("emma", "isabella")]
 
     def begin(engine):
-        model = engine.models[name](tokenizer.vocab_size)
+        sizes = {} if name == "bigram" else {"n_embd": 8, "n_hidden": 32}
+        model = engine.models[name](tokenizer.vocab_size, **sizes)
         return model, engine.Adam(model.params)
 
     def train(model, adam, num_steps=2):
