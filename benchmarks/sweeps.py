@@ -37,7 +37,7 @@ VARIES = {
     "beta1": Range(0.8, 0.95),
     "beta2": Range(0.95, 0.999),
 }
-LENGTHS = {1_000: 40, 10_000: 16, 100_000: 3}  # steps: trials
+LENGTHS = {1_000: 30, 10_000: 12, 100_000: 3}  # steps: trials
 
 
 def settings(steps: int) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def trainings(rounds: int = 30) -> None:
 
 def jobs() -> None:
     """Print the trials a second of one and of two processes, in pairs."""
-    for steps, trials in ((1_000, 120), (10_000, 24)):
+    for steps, trials in ((1_000, 60), (10_000, 16)):
         ratios = []
         for _ in range(3):
             rates = []

@@ -378,3 +378,57 @@ def test_processes_run_trials(folder):
     swept(folder / "here", trials=4, fixed={"num_steps": 2})
     assert content(folder / "out") == content(folder / "here")
     assert len(results.trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "edit", "message"),
+    [
+        ("sweep.json", "{", "no sweep"),
+        ("sweep.json", "[]", "no sweep"),
+        ("sweep.json", "{}", "no sweep: it has no 'id'"),
+        ("sweep.json", '{"id": "x", "trials": "many"}', "no sweep: its trials is 'many'"),
+    ],
+)
+def test_a_definition_that_is_none_is_one_line(folder, capsys, name, edit, message):
+    swept(folder / "out", trials=1)
+    (folder / "out" / name).write_text(edit)
+    for words in (["sweep", "--resume", "out"], ["sweep", "show", "out"], ["report", "out"]):
+        assert commands.main(words) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"val_loss": "low"},
+        {"val_loss": None},
+        {"state": "done"},
+        {"number": 5},
+        {"params": {"n_embd": 3}},
+        {"params": []},
+        {"seconds": None},
+        {"sweep": "another"},
+        {"more": 1},
+    ],
+)
+def test_a_result_that_is_none_of_the_sweep_is_trained_again(folder, edit):
+    swept(folder / "out", trials=1)
+    expected = content(folder / "out")
+    path = folder / "out" / "trials" / "0000" / "trial.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **edit}))
+    assert Results("out").trials == {}
+    sweep = Sweep("out")
+    assert sweep.run(Here(1))
+    sweep.close()
+    assert content(folder / "out") == expected
+    assert len(os.listdir("out/trials")) == 2  # what was there was moved, not lost
+
+
+def test_the_page_of_a_sweep_without_a_trial_says_so(folder):
+    sweep = Sweep.create("out", Space(dict(VARIES), FIXED), trials=1)
+    sweep.close()
+    assert commands.main(["report", "out"]) == 0
+    assert "none has ended" in (folder / "out" / "report.html").read_text(encoding="utf-8")
+    assert commands.main(["sweep", "show", "out"]) == 0

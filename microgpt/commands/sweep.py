@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from microgpt import extras
@@ -258,6 +258,7 @@ class Progress:
         self._before = len(sweep.results.trials)
         self._live: Any = None
         self._drawn = 0.0
+        self._best: Sequence[Result] = sweep.results.best()[:1]
 
     def __enter__(self) -> Progress:
         if is_terminal(sys.stdout):
@@ -279,13 +280,15 @@ class Progress:
         """Show that a trial has ended."""
         if self._live is not None:
             return
-        best = self._sweep.results.best()[:1]
+        if result.state == "complete":
+            ended = [*self._best, result]
+            self._best = sorted(ended, key=lambda r: (r.val_loss, r.number))[:1]
         shown = "-" if result.val_loss is None else f"{result.val_loss:.4f}"
         parts = [
             f"trial {result.number:4d}",
             f"{len(self._sweep.results.trials)} / {self._sweep.count}",
             f"val_loss {shown}" + ("" if result.state == "complete" else f" {result.state}"),
-            *(f"best {r.val_loss:.4f} (trial {r.number})" for r in best),
+            *(f"best {r.val_loss:.4f} (trial {r.number})" for r in self._best),
             " ".join(f"{name} {short(value)}" for name, value in result.params.items()),
             f"{result.seconds:.1f} s",
         ]

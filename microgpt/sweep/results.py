@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from microgpt import extras
+from microgpt.message import quoted
 from microgpt.sweep import space
 from microgpt.sweep.space import Space
 from microgpt.sweep.trial import DEFINITION, TRIALS, Result, read_result
 
+STATES = ("complete", "pruned", "failed")
+DEFINED: dict[str, Any] = {  # the types of a definition's values
+    "id": str,
+    "trials": int,
+    "sampler": str,
+    "pruner": str,
+    "round": int,
+    "storage": (str, type(None)),
+    "settings": dict,
+}
 COLUMNS = ("val_loss", "train_loss", "seconds")
 
 
@@ -32,19 +43,35 @@ class Results:
         path = self.directory / DEFINITION
         try:
             self.definition: dict[str, Any] = json.loads(path.read_bytes())
+            for name, kinds in DEFINED.items():
+                if not isinstance(self.definition[name], kinds):
+                    raise ValueError(f"its {name} is {quoted(self.definition[name])}")
             self.sweep: str = self.definition["id"]
             values = space.from_mapping(self.definition["settings"], str(path))
             self.space = Space.of(values)
         except FileNotFoundError as error:
             text = "there is no sweep in it; expected is a directory that microgpt sweep made"
             raise FileNotFoundError(error.errno, text, str(directory)) from None
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: no sweep: {error}") from None
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path}: no sweep: {reason}") from None
         self.trials: dict[int, Result] = {}
         for folder in (self.directory / TRIALS).glob("[0-9]*"):
             result = read_result(folder, self.sweep)
-            if result is not None and re.fullmatch("[0-9]{4,}", folder.name):
+            if result is not None and folder.name == f"{result.number:04d}" and self._is(result):
                 self.trials[result.number] = result
+
+    def _is(self, result: Result) -> bool:
+        """Return whether a result can be one of this sweep: its file may hold anything."""
+        losses = (result.val_loss, result.train_loss) if result.state == "complete" else ()
+        return (
+            result.state in STATES
+            and isinstance(result.params, dict)
+            and result.params.keys() == self.space.domains.keys()
+            and self.space.problem(result.params) is None
+            and all(isinstance(loss, float) and math.isfinite(loss) for loss in losses)
+            and all(isinstance(n, (int, float)) for n in (result.seconds, result.steps))
+        )
 
     def path(self, number: int) -> Path:
         """Return the directory of a trial's run."""

@@ -169,6 +169,7 @@ class Sweep:
         seed = definition["settings"].get("seed", Settings.seed)
         self._asking = Asking(self.space, self.sampler, seed)
         self.count = self._most(definition["trials"])
+        new = new or not self.results.trials  # it may have ended before its study was made
         self.storage = Storage(self.directory, definition["storage"], self.results.sweep, new=new)
         if new:
             self.storage.describe(definition)
@@ -218,7 +219,10 @@ class Sweep:
                 with files.replacing(attempt / name) as file:
                     file.write(content)
             result.files = None
-        os.rename(attempt, self.results.path(result.number))
+        path = self.results.path(result.number)
+        if path.exists():  # without a result of this sweep
+            os.rename(path, path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
+        os.rename(attempt, path)
         for other in attempts(self.directory, result.number):
             shutil.rmtree(other, ignore_errors=True)
         self.results.trials[result.number] = result
@@ -253,12 +257,11 @@ def _placed(space: Space, directory: Path) -> Space:
 def _publish_attempts(directory: Path, sweep: str) -> None:
     """Give their names to trials that ended while no client was there to do it."""
     for attempt in sorted((directory / TRIALS).glob(".[0-9]*-*")):
-        name = attempt.name[1:].partition("-")[0]
-        if read_result(attempt, sweep) is not None:
-            if (directory / TRIALS / name).exists():
-                shutil.rmtree(attempt, ignore_errors=True)
-            else:
-                os.rename(attempt, directory / TRIALS / name)
+        path = directory / TRIALS / attempt.name[1:].partition("-")[0]
+        if read_result(path, sweep) is not None:
+            shutil.rmtree(attempt, ignore_errors=True)
+        elif read_result(attempt, sweep) is not None and not path.exists():
+            os.rename(attempt, path)
 
 
 def _write(directory: Path, definition: dict[str, Any]) -> None:

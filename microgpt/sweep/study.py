@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import random
+import re
 import sqlite3
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,7 @@ from optuna.distributions import (  # noqa: E402
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import OptunaError  # noqa: E402
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler  # noqa: E402
 from optuna.trial import FrozenTrial, TrialState  # noqa: E402
 
@@ -148,7 +150,7 @@ class Storage:
 
     def __init__(self, directory: Path, address: str | None, sweep: str, *, new: bool) -> None:
         self.name = f"microgpt {sweep}"
-        self.place = address or str(directory / DATABASE)
+        self.place = re.sub("(//[^/@:]*):[^/@]*@", r"\1:...@", address or str(directory / DATABASE))
         with self._explained():
             self._kept = _opened(directory, address)
         try:
@@ -193,8 +195,9 @@ class Storage:
 
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
-            reason = one_line(getattr(error, "orig", None) or error, 200)
+        except (SQLAlchemyError, sqlite3.Error, OptunaError, ImportError) as error:
+            cause = error.__cause__ if isinstance(error, OptunaError) else error
+            reason = one_line(getattr(cause, "orig", None) or cause or error, 200)
             raise ValueError(f"{self.place}: {reason}") from None
         except ValueError as error:
             raise ValueError(f"{self.place}: {one_line(error, 200)}") from None

@@ -124,7 +124,9 @@ def _serve(connection: Connection) -> None:
     def ask(signum: int, frame: FrameType | None) -> None:
         asked.append(signum)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP"):  # a terminal's, which the client hears of
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     signal.signal(signal.SIGTERM, ask)
     parent = os.getppid()
     with contextlib.suppress(EOFError, OSError):  # the client is gone
