@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
+import resource
 import shutil
 import statistics
 import sys
@@ -37,7 +39,7 @@ VARIES = {
     "beta1": Range(0.8, 0.95),
     "beta2": Range(0.95, 0.999),
 }
-LENGTHS = {1_000: 30, 10_000: 12, 100_000: 3}  # steps: trials
+LENGTHS = {1_000: 40, 10_000: 12, 100_000: 2}  # steps: trials
 
 
 def settings(steps: int) -> dict[str, Any]:
@@ -60,16 +62,20 @@ def sweep(steps: int, trials: int, **rules: Any) -> Iterator[Sweep]:
         shutil.rmtree(folder)
 
 
-def timed(begun: Sweep, workers: Workers) -> tuple[float, float, list[Result]]:
-    """Return seconds and the client's processor seconds of all trials but the first ones.
+def rate(begun: Sweep, workers: Workers) -> float:
+    """Return the trials a second, without the first ones, in which the processes start."""
+    times: list[float] = []
+    begun.run(workers, lambda result: times.append(time.perf_counter()))
+    return (len(times) - workers.slots) / (times[-1] - times[workers.slots - 1])
 
-    The first ones, one a worker, start the processes and read the text.
-    """
-    times: list[tuple[float, float]] = []
-    begun.run(workers, lambda result: times.append((time.perf_counter(), time.process_time())))
-    first = times[workers.slots - 1]
-    kept = [begun.results.trials[i] for i in range(workers.slots, begun.count)]
-    return time.perf_counter() - first[0], time.process_time() - first[1], kept
+
+@contextlib.contextmanager
+def trials_folder() -> Iterator[str]:
+    """Yield a directory in which trials can run without a sweep."""
+    with tempfile.TemporaryDirectory(prefix="microgpt-") as folder:
+        (Path(folder) / TRIALS).mkdir()
+        (Path(folder) / trial.DEFINITION).write_text('{"id": "benchmark"}')
+        yield folder
 
 
 def trainings(rounds: int = 30) -> None:
@@ -80,9 +86,7 @@ def trainings(rounds: int = 30) -> None:
     def in_memory() -> None:
         Training(own, corpus).fit()
 
-    with tempfile.TemporaryDirectory(prefix="microgpt-") as folder:
-        (Path(folder) / TRIALS).mkdir()
-        (Path(folder) / trial.DEFINITION).write_text('{"id": "benchmark"}')
+    with trials_folder() as folder:
 
         def as_trial() -> None:
             trial.run(Task(0, "benchmark", folder, {}, settings(1_000)))
@@ -112,9 +116,8 @@ def jobs() -> None:
             for count in (1, 2):
                 workers = Processes(count)
                 with sweep(steps, trials, sampler="random") as begun:
-                    seconds, _, kept = timed(begun, workers)
+                    rates.append(rate(begun, workers))
                 workers.close()
-                rates.append(len(kept) / seconds)
             ratios.append(rates[1] / rates[0])
             print(
                 f"{steps:,} steps: {rates[0]:.2f} trials a second by one process, {rates[1]:.2f} "
@@ -126,34 +129,62 @@ def jobs() -> None:
 @contextlib.contextmanager
 def dask(workers: int = 1) -> Iterator[str]:
     """Yield the address of a scheduler that is a process, with so many worker processes."""
+    import dask.config as dask_config
     import distributed
 
-    with distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, dashboard_address=None
-    ) as cluster:
+    quiet = {"distributed.worker.profile.enabled": False}  # as docs/sweeps.md advises
+    with (
+        dask_config.set(quiet),
+        distributed.LocalCluster(
+            n_workers=workers, threads_per_worker=1, dashboard_address=None
+        ) as cluster,
+    ):
         yield cluster.scheduler_address
 
 
-def overhead() -> None:
-    """Print what a trial takes beside its training, with one worker, by length of training."""
-    print("steps      workers    training   beside it   client's processor   together")
-    for steps, trials in LENGTHS.items():
-        for name in ("processes", "Dask"):
-            with contextlib.ExitStack() as stack:
-                if name == "Dask":
-                    from microgpt.sweep.cluster import Cluster
+def processor() -> float:
+    """Return the processor seconds of this process and of those that it has ended."""
+    own, ended = os.times(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    return own.user + own.system + ended.ru_utime + ended.ru_stime
 
-                    workers: Workers = Cluster(stack.enter_context(dask()), 1)
-                else:
-                    workers = Processes(1)
-                stack.callback(workers.close)
-                begun = stack.enter_context(sweep(steps, trials + 1, sampler="tpe"))
-                seconds, client, kept = timed(begun, workers)
-            training = sum(result.seconds for result in kept) / len(kept)
-            beside, client = seconds / len(kept) - training, client / len(kept)
+
+def swept(steps: int, trials: int, name: str) -> float:
+    """Return the processor seconds of a whole sweep with one worker."""
+    begin = processor()
+    with contextlib.ExitStack() as stack:
+        if name == "Dask":
+            from microgpt.sweep.cluster import Cluster
+
+            workers: Workers = Cluster(stack.enter_context(dask()), 1)
+        else:
+            workers = Processes(1)
+        stack.callback(workers.close)
+        stack.enter_context(sweep(steps, trials, sampler="tpe")).run(workers)
+    return processor() - begin
+
+
+def overhead() -> None:
+    """Print what a trial costs all processes beside its training and its files.
+
+    In processor time, which a busy machine changes least; what starting costs is left out,
+    as the difference of a long and a short sweep.
+    """
+    print("steps      workers    training    a trial   beside the training")
+    for steps, trials in LENGTHS.items():
+        times = []
+        with trials_folder() as folder:
+            for i in range(max(3, trials // 2) + 1):
+                begin = time.process_time()
+                trial.run(Task(i, "benchmark", folder, {}, settings(steps)))
+                times.append(time.process_time() - begin)
+        training = statistics.median(times[1:])  # the first one reads the text
+        for name in ("processes", "Dask"):
+            swept(steps, 1, name)
+            cost = (swept(steps, trials + 1, name) - swept(steps, 1, name)) / trials
             print(
-                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms   {1e3 * beside:6.1f} ms   "
-                f"{1e3 * client:15.1f} ms   {(beside + client) / training:8.1%}"
+                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms  {1e3 * cost:6.1f} ms  "
+                f"{1e3 * (cost - training):6.1f} ms, {cost / training - 1:.1%}",
+                flush=True,
             )
 
 
@@ -195,18 +226,18 @@ def workers(trials: int = 1_000) -> None:
             with sweep(1_000, trials, sampler=sampler, round=count) as begun:
                 begin = time.perf_counter()
                 begun.run(Simulated(count))
-                rate = trials / (time.perf_counter() - begin)
+                served = trials / (time.perf_counter() - begin)
             print(
-                f"client, {sampler}, {count:,} simulated workers: {rate:.0f} trials a second; all "
-                f"are busy from {count / rate:.1f} s a training on"
+                f"client, {sampler}, {count:,} simulated workers: {served:.0f} trials a second; "
+                f"all are busy from {count / served:.1f} s a training on"
             )
     for count in (1, 10):
         with dask(count) as address, distributed.Client(address) as client:
             client.gather(client.map(abs, range(count), pure=False))
             begin = time.perf_counter()
             client.gather(client.map(abs, range(1_000), pure=False))
-            rate = 1_000 / (time.perf_counter() - begin)
-        print(f"Dask scheduler, {count} worker processes: {rate:.0f} empty tasks a second")
+            tasks = 1_000 / (time.perf_counter() - begin)
+        print(f"Dask scheduler, {count} worker processes: {tasks:.0f} empty tasks a second")
 
 
 def main() -> None:
