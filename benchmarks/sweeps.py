@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import resource
 import shutil
 import statistics
 import sys
@@ -23,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from microgpt.corpus import Corpus
 from microgpt.settings import Settings
@@ -132,7 +132,10 @@ def dask(workers: int = 1) -> Iterator[str]:
     import dask.config as dask_config
     import distributed
 
-    quiet = {"distributed.worker.profile.enabled": False}  # as docs/sweeps.md advises
+    quiet = {
+        "distributed.worker.profile.enabled": False,
+        "distributed.admin.tick.interval": "1s",
+    }  # as docs/sweeps.md advises
     with (
         dask_config.set(quiet),
         distributed.LocalCluster(
@@ -143,14 +146,14 @@ def dask(workers: int = 1) -> Iterator[str]:
 
 
 def processor() -> float:
-    """Return the processor seconds of this process and of those that it has ended."""
-    own, ended = os.times(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    return own.user + own.system + ended.ru_utime + ended.ru_stime
+    """Return the processor seconds of this process and of all that it has started."""
+    this = psutil.Process()
+    times = [one.cpu_times() for one in (this, *this.children(recursive=True))]
+    return sum(one.user + one.system for one in times)
 
 
-def swept(steps: int, trials: int, name: str) -> float:
-    """Return the processor seconds of a whole sweep with one worker."""
-    begin = processor()
+def cost(steps: int, trials: int, name: str) -> float:
+    """Return the processor seconds of all processes a trial, once one worker has started."""
     with contextlib.ExitStack() as stack:
         if name == "Dask":
             from microgpt.sweep.cluster import Cluster
@@ -159,15 +162,16 @@ def swept(steps: int, trials: int, name: str) -> float:
         else:
             workers = Processes(1)
         stack.callback(workers.close)
-        stack.enter_context(sweep(steps, trials, sampler="tpe")).run(workers)
-    return processor() - begin
+        begun = stack.enter_context(sweep(steps, trials + 2, sampler="tpe"))
+        times: list[float] = []
+        begun.run(workers, lambda result: times.append(processor()))
+        return (times[-1] - times[1]) / trials
 
 
 def overhead() -> None:
     """Print what a trial costs all processes beside its training and its files.
 
-    In processor time, which a busy machine changes least; what starting costs is left out,
-    as the difference of a long and a short sweep.
+    In processor time, which a busy machine changes least.
     """
     print("steps      workers    training    a trial   beside the training")
     for steps, trials in LENGTHS.items():
@@ -179,11 +183,10 @@ def overhead() -> None:
                 times.append(time.process_time() - begin)
         training = statistics.median(times[1:])  # the first one reads the text
         for name in ("processes", "Dask"):
-            swept(steps, 1, name)
-            cost = (swept(steps, trials + 1, name) - swept(steps, 1, name)) / trials
+            found = cost(steps, trials, name)
             print(
-                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms  {1e3 * cost:6.1f} ms  "
-                f"{1e3 * (cost - training):6.1f} ms, {cost / training - 1:.1%}",
+                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms  {1e3 * found:6.1f} ms  "
+                f"{1e3 * (found - training):6.1f} ms, {found / training - 1:.1%}",
                 flush=True,
             )
 

@@ -35,6 +35,7 @@ with contextlib.suppress(ImportError):  # Windows
 PRUNERS = ("none", "median")
 AHEAD = 16  # with a pruner, random and grid: how many numbers a trial is behind the ones it sees
 TEXT = "text.txt"
+WAIT = 0.5  # seconds until a signal is seen
 LOCK = ".lock"
 
 
@@ -143,7 +144,7 @@ class Sweep:
             while not stopping and len(self.running) < workers.slots and self._can_ask():
                 self._submit(workers)
             self._store()
-            for number, outcome in workers.wait(0.2) if self.running else []:
+            for number, outcome in workers.wait(WAIT) if self.running else []:
                 del self.running[number]
                 if isinstance(outcome, Result):
                     ended(self._keep(outcome))
