@@ -109,7 +109,7 @@ def test_a_negative_second_moment_has_no_root(scalar):
 def test_a_step_before_the_first_divides_by_zero(scalar):
     adam = scalar.Adam([scalar.Value(1.0)])
     adam.t = -1
-    with pytest.raises(ZeroDivisionError, match=r"^float division by zero$"):
+    with pytest.raises(ZeroDivisionError, match=r"^(float )?division by zero$"):
         adam.step()
 
 

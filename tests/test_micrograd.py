@@ -68,7 +68,7 @@ class Judge:
         return self.apply(self.data**k, k * self.data ** (k - 1))
 
     def relu(self):
-        data = 0.0 if self.data < 0 else self.data
+        data = 0 if self.data < 0 else self.data
         return self.apply(data, 1.0 if data > 0 else 0.0)
 
     def exp(self):
@@ -667,7 +667,7 @@ def test_a_value_to_the_power_of_a_value(micrograd):
     out.backward()
     assert (out.data, tuple(out._children[0]._children)) == (16.0, (a, b))
     assert bits(a.grad, b.grad) == bits(12.0, 0.0 + 8.0 * math.log(2.0) + 8.0 * math.log(2.0))
-    with pytest.raises(ValueError, match="math domain error"):
+    with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
         micrograd.Value(-2.0) ** b
 
 

@@ -175,8 +175,9 @@ def test_the_suite_fails_without_the_compiled_engine(pure_package):
     ("flags", "folder"), [([], "tests/"), (["--benchmark-only"], "benchmarks/")]
 )
 def test_pytest_in_the_root_takes_the_tests_or_the_benchmarks(flags, folder):
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    done = run(*command, *flags, cwd=ROOT)
+    # As typed: `python -m pytest` would import the sources in place of what is installed.
+    command = [Path(sys.executable).with_name("pytest"), "--collect-only", "-q"]
+    done = run(*command, "-p", "no:cacheprovider", *flags, cwd=ROOT)
     collected = [line for line in done.stdout.splitlines() if "::" in line]
     assert (done.returncode, len(collected) > 100) == (0, True), done.stdout
     assert all(line.startswith(folder) for line in collected)
@@ -214,34 +215,61 @@ def source(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def empty(tmp_path):
-    """The python of an empty environment."""
-    venv.create(tmp_path / "venv", with_pip=True)
-    return tmp_path / "venv" / "bin" / "python"
+@pytest.fixture(scope="module")
+def sdist(source, tmp_path_factory):
+    """The source distribution, as pip and build make it."""
+    folder = tmp_path_factory.mktemp("sdist")
+    program = "import sys, setuptools.build_meta as backend; backend.build_sdist(sys.argv[1])"
+    done = run(sys.executable, "-c", program, folder, cwd=source)
+    assert done.returncode == 0, done.stdout
+    (made,) = folder.glob("*.tar.gz")
+    return made
 
 
 @pytest.fixture(scope="module")
-def distributions(source, tmp_path_factory):
-    """The sdist, and the wheel that is built from it alone."""
-    folder = tmp_path_factory.mktemp("dist")
-    builder = folder / "venv"
-    venv.create(builder, with_pip=True)
-    done = run(builder / "bin" / "pip", "install", "build")
+def unpacked(sdist, tmp_path_factory):
+    """The files of the source distribution, which the tests build from."""
+    folder = tmp_path_factory.mktemp("unpacked")
+    shutil.unpack_archive(sdist, folder)
+    (made,) = folder.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(unpacked, tmp_path_factory):
+    """The wheel built from the source distribution, and what pip said: the one compilation."""
+    folder = tmp_path_factory.mktemp("wheel")
+    done = pip("wheel", "--verbose", "--no-deps", "--wheel-dir", folder, unpacked)
     assert done.returncode == 0, done.stdout
-    done = run(builder / "bin" / "python", "-m", "build", "--outdir", folder, source)
-    assert done.returncode == 0, done.stdout
-    (sdist,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
-    return sdist, wheel
+    (made,) = folder.glob("*.whl")
+    return made, done.stdout
+
+
+@pytest.fixture
+def empty(tmp_path):
+    """The python of an empty environment."""
+    venv.create(tmp_path / "venv")
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def pip(*arguments, **environment):
+    """Run pip, which builds in an environment of its own; return it done."""
+    return run(sys.executable, "-m", "pip", *arguments, **environment)
+
+
+def install(python, *arguments, **environment):
+    """Install into the environment of a python, from outside the sources; return it done."""
+    folder = python.parent
+    return pip("--python", python, "install", "--no-compile", *arguments, cwd=folder, **environment)
 
 
 TRAIN = "import microgpt.engine as e; print(e.NAME, e.GPT(5).fit([[4, 0, 1, 4]], 2)[1].hex())"
 
 
 @pytest.mark.slow
-def test_the_sdist_holds_all_that_a_build_and_its_tests_need(distributions):
-    with tarfile.open(distributions[0]) as sdist:
-        names = {name.partition("/")[2] for name in sdist.getnames()}
+def test_the_sdist_holds_all_that_a_build_and_its_tests_need(sdist):
+    with tarfile.open(sdist) as files:
+        names = {name.partition("/")[2] for name in files.getnames()}
     listed = set(run("git", "ls-files", cwd=ROOT).stdout.split("\n"))
     needed = {n for n in listed if n.startswith(("src/", "microgpt/", "tests/", "benchmarks/"))}
     assert not needed - names
@@ -250,22 +278,21 @@ def test_the_sdist_holds_all_that_a_build_and_its_tests_need(distributions):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_the_package_alone(distributions):
-    with zipfile.ZipFile(distributions[1]) as wheel:
-        names = wheel.namelist()
+def test_the_wheel_holds_the_package_alone(wheel):
+    with zipfile.ZipFile(wheel[0]) as files:
+        names = files.namelist()
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {
         "microgpt",
         "microgpt_cython",
     }
     assert not {name for name in names if name.endswith((".pyx", ".pxd", ".pxi", ".c"))}
     assert any(re.match(r"microgpt/_value\..*\.so$", name) for name in names)
-    assert distributions[1].stat().st_size < 1_000_000
+    assert wheel[0].stat().st_size < 1_000_000
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [0, 1], ids=["sdist", "wheel"])
-def test_it_installs_and_works_in_an_empty_environment(distributions, empty, tmp_path, kind):
-    done = run(empty, "-m", "pip", "install", distributions[kind], cwd=tmp_path)
+def test_it_installs_and_works_in_an_empty_environment(wheel, empty, tmp_path):
+    done = install(empty, wheel[0])
     assert done.returncode == 0, done.stdout
     oracle = python(TRAIN, tmp_path, MICROGPT_ENGINE="python").stdout.split()[1]
     assert run(empty, "-c", TRAIN, cwd=tmp_path).stdout.split() == ["fused", oracle]
@@ -276,32 +303,28 @@ def test_it_installs_and_works_in_an_empty_environment(distributions, empty, tmp
 
 
 @pytest.mark.slow
-def test_a_failed_compile_fails_the_install_and_says_what_to_do(source, empty, tmp_path):
-    done = run(empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false")
-    assert done.returncode != 0
-    assert "microgpt: compiling microgpt._value failed" in done.stdout
-    assert "MICROGPT_NO_EXTENSIONS=1" in done.stdout
-    assert run(empty, "-c", "import microgpt", cwd=tmp_path).returncode != 0
+def test_a_second_build_compiles_nothing(wheel, unpacked, empty):
+    """README's second command installs what its first one compiled."""
+    done = install(empty, "--verbose", "--no-deps", unpacked)
+    assert done.returncode == 0, done.stdout
+    for sign in ("Cythonizing", "-c build/"):
+        assert sign in wheel[1]
+        assert sign not in done.stdout
+    assert run(empty, "-c", TRAIN, cwd=empty.parent).stdout.split()[0] == "fused"
 
 
 @pytest.mark.slow
-def test_a_second_install_compiles_nothing_and_another_compiler_everything(source, empty, tmp_path):
-    folder = shutil.copytree(source, tmp_path / "never built", ignore=lambda *_: ["build"])
-    install = (empty, "-m", "pip", "install", "--verbose", "--no-deps", folder)
-    first, second = run(*install, cwd=tmp_path), run(*install, cwd=tmp_path)
-    assert (first.returncode, second.returncode) == (0, 0), first.stdout + second.stdout
-    assert "Cythonizing" in first.stdout
-    assert "-c build/" in first.stdout
-    assert "Cythonizing" not in second.stdout
-    assert "-c build/" not in second.stdout
-    assert run(*install, cwd=tmp_path, CC="false").returncode != 0
+def test_another_compiler_compiles_anew_and_its_failure_says_what_to_do(wheel, unpacked, empty):
+    done = install(empty, "--no-deps", unpacked, CC="false")
+    assert done.returncode != 0
+    assert "microgpt: compiling microgpt._value failed" in done.stdout
+    assert "MICROGPT_NO_EXTENSIONS=1" in done.stdout
+    assert run(empty, "-c", "import microgpt", cwd=empty.parent).returncode != 0
 
 
 @pytest.mark.slow
 def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
-    done = run(
-        empty, "-m", "pip", "install", source, cwd=tmp_path, CC="false", MICROGPT_NO_EXTENSIONS="1"
-    )
+    done = install(empty, "--no-deps", source, CC="false", MICROGPT_NO_EXTENSIONS="1")
     assert done.returncode == 0, done.stdout
     done = run(empty, "-c", TRAIN, cwd=tmp_path)
     assert done.stdout.split()[0] == "python"  # and no line says that modules are missing
@@ -310,8 +333,8 @@ def test_the_pure_package_needs_no_compiler(source, empty, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_frozen_app_runs_the_compiled_engine(distributions, empty, tmp_path):
-    done = run(empty, "-m", "pip", "install", "pyinstaller", distributions[1], cwd=tmp_path)
+def test_a_frozen_app_runs_the_compiled_engine(wheel, empty, tmp_path):
+    done = install(empty, "pyinstaller", wheel[0])
     assert done.returncode == 0, done.stdout
     app = "from microgpt.commands import main\nmain(['train', '--num-steps', '2'])\n"
     (tmp_path / "app.py").write_text(f"{TRAIN}\n{app}")

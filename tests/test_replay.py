@@ -221,7 +221,7 @@ def test_node_of_unknown_rule_is_refused(compiled):
 def test_exception_in_a_replay_leaves_the_tape_usable(compiled):
     x = compiled.Value(1.0)
     tape = compiled.Tape(x.log() * 2, inputs=[x])
-    with pytest.raises(ValueError, match="math domain error"):
+    with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
         tape.forward([0.0])
     assert tape.forward([1.0]) == 0.0
 
@@ -571,7 +571,7 @@ def test_rows_before_one_that_raises_add_to_negative_zero_too(compiled):
     x, y = compiled.Value(2.0), compiled.Value(2.0)
     tape = compiled.Tape((x + 1.0) * -1.0 * 0.0 + y.log(), inputs=[y])
     x.grad = -0.0
-    with pytest.raises(ValueError, match="math domain error"):
+    with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
         tape.run([[2.0]] * 16 + [[-1.0]])
     assert bits(x.grad) == bits(0.0)
 
@@ -657,7 +657,7 @@ def test_rows_before_one_that_raises_count_for_an_input_that_was_a_constant(comp
         tape = compiled.Tape(w.log() + y, inputs=[w, x, c])
         rows = [[1.0 + i, 1.0 + i, 5.0] for i in range(24)]
         rows[8][0] = -1.0
-        with pytest.raises(ValueError, match="math domain error"):
+        with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
             go(tape, rows)
         return [bits(value.data, value.grad) for value in (x, w, c)]
 

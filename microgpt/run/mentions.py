@@ -168,6 +168,8 @@ def _is_plain_constant(constant: Any) -> bool:
     """Tell whether a constant can choose nothing that the probes do not try."""
     if isinstance(constant, (tuple, frozenset)):
         return all(map(_is_plain_constant, constant))
+    if isinstance(constant, slice):  # from CPython 3.14 on
+        return all(map(_is_plain_constant, (constant.start, constant.stop, constant.step)))
     if isinstance(constant, (int, float)):
         return abs(constant) <= 2
     return constant is None or constant is Ellipsis or isinstance(constant, (str, bytes))
