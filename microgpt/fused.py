@@ -30,6 +30,7 @@ __all__ = ["GPT", "Adam", "Loss", "Matrix", "Parameter", "Parameters"]
 MAX_EXACT_INT = 2**53  # to which every int is a double
 STEPS_AT_ONCE = 1024  # steps whose documents are prepared together
 POSITIONS_AT_ONCE = 512  # of an evaluation, about
+WORK_OF_A_THREAD = 1_500_000  # multiply-then-adds of a step, below which one more is no gain
 SECONDS_AT_ONCE = 0.05  # how long signals wait: Ctrl-C ends training within that and a step
 
 _LAYER = (
@@ -451,7 +452,8 @@ class GPT(ScalarGPT):
                 bos=bos,
             )  # fmt: skip
         with self.params.training:
-            trainer = _gpt.Trainer(self._network, adam._moments, threads)
+            useful = self._useful_threads(threads, batch_size)
+            trainer = _gpt.Trainer(self._network, adam._moments, useful)
             try:
                 return self._fit(trainer, documents, num_steps, batch_size, adam, on_step, bos)
             finally:
@@ -503,6 +505,11 @@ class GPT(ScalarGPT):
             if on_step is not None:
                 on_step(t, losses[-1])
         return losses
+
+    def _useful_threads(self, threads: int, batch_size: int) -> int:
+        """Return how many of the threads a step has work for, one at least."""
+        work = 3 * batch_size * self.config.block_size * self.config.num_params
+        return max(1, min(threads, work // WORK_OF_A_THREAD)) if WORK_OF_A_THREAD else threads
 
     def evaluate(
         self, documents: Sequence[Sequence[int]], *, threads: int | None = None

@@ -38,6 +38,7 @@ def fused_on(simd):
             os.environ["MICROGPT_SIMD"] = former
     if simd != module.SIMD:
         raise ImportError(f"the module for {simd} was not built")
+    module.WORK_OF_A_THREAD = 0  # all threads, however small a model is
     engine = SimpleNamespace(**vars(microgpt.engine.load("fused")))
     engine.NAME = f"fused {simd}"
     engine.SIMD = simd

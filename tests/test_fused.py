@@ -789,6 +789,15 @@ assert resident() - before < 8 * numbers + 2**21, (resident() - before, 8 * numb
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize(("n_embd", "batch_size", "useful"), [(16, 1, 1), (16, 64, 8), (64, 1, 1)])
+def test_small_steps_take_the_threads_that_they_have_work_for(n_embd, batch_size, useful):
+    from microgpt import fused
+
+    model = fused.GPT(27, n_embd)
+    assert model._useful_threads(1, batch_size) == 1
+    assert model._useful_threads(8, batch_size) == useful
+
+
 def test_threads_that_the_system_refuses_are_said(tmp_path):
     script = """
 import resource
@@ -798,6 +807,7 @@ with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 200 * 2**20,) * 2)
 model = fused.GPT(5, 4, 2)
+fused.WORK_OF_A_THREAD = 0
 try:
     model.fit([[4, 1, 4]], 3, threads=1000)
 except OSError as error:

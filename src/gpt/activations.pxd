@@ -16,36 +16,37 @@ from simd cimport PANEL, padded
 from weights cimport Sizes
 
 
-cdef struct Layer:  # (m, n_embd) unless it says otherwise
-    double *x
-    double *mean1  # (m,)
-    double *scale1
+cdef struct Layer:  # pointers of one shape follow each other: see `assign_buffers`
+    double *x  # (m, n_embd)
     double *norm1
     double *q
     double *k
     double *v
-    double *weights  # per document (n_head, n, n)
-    double *exps
-    double *totals  # per document (n_head, n)
-    double *inverses
     double *attended
     double *mid
-    double *mean2  # (m,)
-    double *scale2
     double *norm2
-    double *hidden  # (m, 4 * n_embd)
     double *dq
     double *dk
     double *dv
     double *dmid
-    double *dhidden  # (m, 4 * n_embd)
     double *dout
-    double *weights_mask  # with dropout: what each number is multiplied by, as weights
-    double *attn_mask  # (m, n_embd)
+    double *hidden  # (m, 4 * n_embd)
+    double *dhidden
+    double *mean1  # (m,)
+    double *scale1
+    double *mean2
+    double *scale2
+    double *totals  # per document (n_head, n)
+    double *inverses
+    double *weights  # per document (n_head, n, n)
+    double *exps
+    double *dropped  # with dropout: weights times their mask
+    double *weights_mask  # what each number is multiplied by
+    double *attn_mask  # with dropout: (m, n_embd)
     double *mlp_mask
-    double *dropped  # weights times their mask
     double *dattn  # gradients of both projections before dropout
     double *dmlp
+    double *end
 
 
 cdef struct Activations:
@@ -66,24 +67,24 @@ cdef struct Activations:
     Py_ssize_t arena_size
     Layer *layers
     double *embedding  # (m, n_embd)
-    double *mean  # (m,)
-    double *scale
-    double *out  # (m, n_embd)
+    double *out
+    double *dembedding
+    double *dx
+    double *dnorm
     double *logits  # (m, vocab_size)
     double *exps
     double *probs
-    double *totals  # (m,)
+    double *dlogits
+    double *mean  # (m,)
+    double *scale
+    double *totals
     double *inverses  # total ** -1, total ** -2
     double *squares
     double *losses
     double *dtargets
-    double *dlogits  # (m, vocab_size)
-    double *dembedding  # (m, n_embd)
-    double *dx
-    double *dnorm
+    double *embedding_mask  # (m, n_embd), with dropout
     double dropout
     Generator *generator
-    double *embedding_mask  # (m, n_embd), with dropout
     double *scratches  # scratch memory of each thread
     Py_ssize_t scratch_size
 
@@ -99,66 +100,40 @@ cdef inline double *arena_take(Arena *arena, Py_ssize_t n) noexcept nogil:
     return arena.start + arena.used - padded(n) if arena.start != NULL else NULL
 
 
+cdef inline void take_each(
+    Arena *arena, double **first, double **end, Py_ssize_t n
+) noexcept nogil:
+    """Point each pointer from first up to end to the next n numbers of the arena."""
+    while first < end:
+        first[0] = arena_take(arena, n)
+        first += 1
+
+
 @cython.cdivision(True)
 cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
     """Point every activation of m positions to its numbers in the arena."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t m = acts.m
+    cdef Py_ssize_t n = min(m, net.block_size)  # positions of a document, at most
     cdef Py_ssize_t maps = acts.maps[acts.n_documents]
-    cdef Py_ssize_t i, n
+    cdef Py_ssize_t i
     cdef Layer *layer
-    acts.embedding = arena_take(arena, m * net.row)
-    acts.mean = arena_take(arena, m)
-    acts.scale = arena_take(arena, m)
+    take_each(arena, &acts.embedding, &acts.logits, m * net.row)
+    take_each(arena, &acts.logits, &acts.mean, m * net.vocab_row)
+    take_each(arena, &acts.mean, &acts.embedding_mask, m)
     for i in range(net.n_layer):
         layer = &acts.layers[i]
-        layer.x = arena_take(arena, m * net.row)
-        layer.mean1 = arena_take(arena, m)
-        layer.scale1 = arena_take(arena, m)
-        layer.norm1 = arena_take(arena, m * net.row)
-        layer.q = arena_take(arena, m * net.row)
-        layer.k = arena_take(arena, m * net.row)
-        layer.v = arena_take(arena, m * net.row)
-        layer.weights = arena_take(arena, maps)
-        layer.exps = arena_take(arena, maps)
-        layer.totals = arena_take(arena, m * net.n_head)
-        layer.inverses = arena_take(arena, m * net.n_head)
-        layer.attended = arena_take(arena, m * net.row)
-        layer.mid = arena_take(arena, m * net.row)
-        layer.mean2 = arena_take(arena, m)
-        layer.scale2 = arena_take(arena, m)
-        layer.norm2 = arena_take(arena, m * net.row)
-        layer.hidden = arena_take(arena, m * net.mlp_row)
-        layer.dq = arena_take(arena, m * net.row)
-        layer.dk = arena_take(arena, m * net.row)
-        layer.dv = arena_take(arena, m * net.row)
-        layer.dmid = arena_take(arena, m * net.row)
-        layer.dhidden = arena_take(arena, m * net.mlp_row)
-        layer.dout = arena_take(arena, m * net.row)
+        take_each(arena, &layer.x, &layer.hidden, m * net.row)
+        take_each(arena, &layer.hidden, &layer.mean1, m * net.mlp_row)
+        take_each(arena, &layer.mean1, &layer.totals, m)
+        take_each(arena, &layer.totals, &layer.weights, m * net.n_head)
+        take_each(arena, &layer.weights, &layer.dropped, maps)
         layer.dropped, layer.dattn, layer.dmlp = layer.weights, layer.dmid, layer.dout
         if acts.dropout > 0.0:
-            layer.weights_mask = arena_take(arena, maps)
-            layer.attn_mask = arena_take(arena, m * net.row)
-            layer.mlp_mask = arena_take(arena, m * net.row)
-            layer.dropped = arena_take(arena, maps)
-            layer.dattn = arena_take(arena, m * net.row)
-            layer.dmlp = arena_take(arena, m * net.row)
-    acts.out = arena_take(arena, m * net.row)
-    acts.logits = arena_take(arena, m * net.vocab_row)
-    acts.exps = arena_take(arena, m * net.vocab_row)
-    acts.probs = arena_take(arena, m * net.vocab_row)
-    acts.totals = arena_take(arena, m)
-    acts.inverses = arena_take(arena, m)
-    acts.squares = arena_take(arena, m)
-    acts.losses = arena_take(arena, m)
-    acts.dtargets = arena_take(arena, m)
-    acts.dlogits = arena_take(arena, m * net.vocab_row)
-    acts.dembedding = arena_take(arena, m * net.row)
-    acts.dx = arena_take(arena, m * net.row)
-    acts.dnorm = arena_take(arena, m * net.row)
+            take_each(arena, &layer.dropped, &layer.attn_mask, maps)
+            take_each(arena, &layer.attn_mask, &layer.end, m * net.row)
     if acts.dropout > 0.0:
         acts.embedding_mask = arena_take(arena, m * net.row)
-    n = min(m, net.block_size)
     acts.scratch_size = max(
         linear_scratch(m, max(net.mlp_row, net.vocab_row), net.mlp_row),
         packed_size(n, net.n_embd // net.n_head) + n * padded(n),
