@@ -348,6 +348,17 @@ NEAR_MISSES = {
             "d = None\nprint(seen[0]() is None, seen[1]() is c)",
         ),
     ),
+    "cycles_are_collected": (
+        ('    __slots__ = ("data", "grad", "_children", "_local_grads")\n', ""),
+        ("import math\n", "import gc\nimport math\nimport weakref\n"),
+        (
+            "c.backward()",
+            "c.backward()\na.parts = []\nseen = []\nfor _ in range(3):\n    x = Value(0.5)\n"
+            "    y = x\n    for _ in range(4):\n        y = (y * 2.0 + 1.0).relu()\n"
+            "        y.below = y\n    x.above = [y]\n    seen += [weakref.ref(x), weakref.ref(y)]\n"
+            "x = y = None\ngc.collect()\nprint([r() is None for r in seen])",
+        ),
+    ),
     "gradients_beyond_53_bits": (
         (
             "c.backward()",

@@ -33,11 +33,11 @@ from make cimport (
 from node cimport (
     ADD, ATTRIBUTES_OFFSET, BOXED, CALLS, CHILDREN_BOXED, CUSTOM, DATA_BOXED, DATA_INT, EXP,
     FIRST_INT, GRAD_BOXED, GRAD_INT, IN_BLOCK, LATE, LEAF, LOG, LOGISTIC, MUL, NO_VERSION, OWNED,
-    PLAYED, POW, RELU, SECOND_INT, SLOPES_BOXED, SUM, TANH, TANH_EXP, WEAK_REFERENCES_OFFSET,
-    ClassInfo, Node, NodeFields, Op, PyType_Modified, Term, Terms, TypeSlots, children_of,
-    decref, free_memory, incref, is_int_slope, is_simple, n_allocated, n_free, new_block,
-    new_node, refcount, set_fill_info, set_grad, set_value_info, set_value_type, slopes_of,
-    type_of,
+    PLAYED, POW, RELU, SECOND_INT, SLOPES_BOXED, SUM, TANH, TANH_EXP, TRACKED,
+    WEAK_REFERENCES_OFFSET, ClassInfo, Node, NodeFields, Op, PyType_Modified, Term, Terms,
+    TypeSlots, children_of, decref, free_memory, incref, is_int_slope, is_simple, n_allocated,
+    new_block, new_node, refcount, set_fill_info, set_grad, set_value_info, set_value_type,
+    slopes_of, type_of,
 )
 from operators cimport (
     add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
@@ -53,7 +53,7 @@ import copyreg
 
 cdef extern from "Python.h":
     void PyObject_GC_Track(void *)
-    void PyObject_GC_UnTrack(void *)
+    bint PyObject_IS_GC(object)
     bint PyObject_GC_IsTracked(PyObject *)
     unsigned long Py_TPFLAGS_HAVE_GC
     Py_ssize_t PyVectorcall_NARGS(size_t)
@@ -234,9 +234,26 @@ cdef dict attributes_of(object self):
 
 cdef int box(object self, object key, object value) except -1:
     attributes_of(self)[key] = value
+    if PyObject_IS_GC(value):
+        track(self)
+    return 0
+
+
+cdef void track(object self) noexcept:
+    """Let the garbage collector know a node that may be in a cycle, and all later ones of its
+    class: it finds only cycles whose every node it knows."""
+    cdef Node *node = node_of(self)
+    cdef ClassInfo *info = info_of(node)
+    cdef ClassInfo *settings
     if not PyObject_GC_IsTracked(<PyObject *>self):
         PyObject_GC_Track(<void *>self)
-    return 0
+        node.flags |= TRACKED
+    if not info.fresh & TRACKED:
+        settings = &(<Family>info.family).settings
+        settings.fresh |= TRACKED
+        settings.fresh_sum |= TRACKED
+        info.fresh |= TRACKED
+        find_info(<PyTypeObject *>(<Family>info.family).cls).version = NO_VERSION  # to read them
 
 
 cdef object boxed(object self, object key, str name):
@@ -285,8 +302,6 @@ cdef int clear(PyObject *self) noexcept:
     if attributes is not NULL:
         node.attributes = NULL
         node.flags &= ~<uint16_t>(BOXED | CALLS)
-        if is_simple(type_of(node)):
-            PyObject_GC_UnTrack(node)  # without attributes it is in no cycle
         decref(attributes)
     return 0
 
@@ -446,8 +461,8 @@ cdef bint fill(object self, Family family, object role, PyObject *argument) exce
     if role == "data":
         return False  # a second time
     attributes_of(self)[role] = value
-    if type(value) is not str and not PyObject_GC_IsTracked(<PyObject *>self):
-        PyObject_GC_Track(<void *>self)
+    if PyObject_IS_GC(value):
+        track(self)
     return True
 
 
@@ -576,7 +591,8 @@ cdef object get_field(object self, Family family, str name):
     op = LEAF if node.op == CUSTOM else ADD if node.op == SUM else node.op
     value = by_op.get(op, MISSING)
     if type(value) in (list, dict, set):  # each node has one of its own
-        value = attributes_of(self)[name] = type(value)(value)
+        value = type(value)(value)
+        box(self, name, value)
     return value
 
 
@@ -959,11 +975,6 @@ def rmsnorm(x, double eps):
 
 # ------------------------------------------------------- adopting a class
 
-def live():
-    """Return how many nodes of replaced classes there are."""
-    return n_allocated - n_free
-
-
 def new_family():
     """Return a Family."""
     family = Family()
@@ -1002,7 +1013,8 @@ def configure(
     cdef int i
     settings.ours = native
     settings.keeps_ints = not to_float
-    settings.fresh = (GRAD_INT if grad_int else 0) | (LATE if late else 0)
+    settings.fresh &= TRACKED
+    settings.fresh |= (GRAD_INT if grad_int else 0) | (LATE if late else 0)
     settings.fresh_sum = settings.fresh | (FIRST_INT | SECOND_INT if ones_int else 0)
     settings.float_root = not root_int
     settings.float_slope = not ones_int

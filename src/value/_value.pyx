@@ -366,7 +366,7 @@ cdef int construct(object self, data, children, local_grads) except -1:
 cdef int adopt(Node *node, tuple children, tuple local_grads, bint in_block=False) except -1:
     """Give a node that has no children these."""
     cdef Py_ssize_t i, n = len(children), m = len(local_grads)
-    cdef Block *block
+    cdef Block *block = NULL
     cdef Node **nodes = node.child
     cdef double *slopes = node.slope
     cdef bint is_int

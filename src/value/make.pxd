@@ -13,10 +13,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, UNUSUAL, WHERE, Block,
-    ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref,
-    ints_of_two, is_simple, new_block, new_node, refcount, release_block, type_of, unlikely,
-    value_type,
+    MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE,
+    Block, ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref,
+    free_node, incref, ints_of_two, is_simple, new_block, new_node, refcount, release_block,
+    type_of, unlikely, value_type,
 )
 from rules cimport (
     POSITIVE, RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule, unary_name,
@@ -273,7 +273,6 @@ cdef extern from *:
     bint draining
     void PyObject_ClearWeakRefs(PyObject *) noexcept
     void PyObject_GC_UnTrack(void *) noexcept
-    bint PyObject_GC_IsTracked(PyObject *) noexcept
 
 
 cdef inline void release_children(Node *node) noexcept:
@@ -347,11 +346,10 @@ cdef inline void dealloc(PyObject *object_) noexcept:
 
 
 cdef inline void untrack(Node *node) noexcept:
-    """Take a node from the garbage collector's list, where one with attributes may stand."""
-    if (node.attributes is not NULL or not is_simple(type_of(node))) and (
-        PyObject_GC_IsTracked(<PyObject *>node)
-    ):
-        PyObject_GC_UnTrack(node)
+    """Take a node from the garbage collector's list."""
+    if node.flags & TRACKED or not is_simple(type_of(node)):
+        PyObject_GC_UnTrack(node)  # if it is there
+        node.flags &= ~<uint16_t>TRACKED
 
 
 cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:

@@ -243,6 +243,7 @@ cdef enum Flag:
     SLOPES_BOXED = 8192
     CALLS = 16384     # it has a function of its own to be called in backward
     BOXED = DATA_BOXED | GRAD_BOXED | CHILDREN_BOXED | SLOPES_BOXED
+    TRACKED = 32768   # the garbage collector knows it: nodes of its class may be in cycles
 
 
 # ------------------------------------------------------------- classes and settings
@@ -393,6 +394,7 @@ cdef extern from *:
         node->n = (uint8_t)n;
         node->flags = (uint16_t)flags;
         begin_life(node, kind);
+        if (FOR_RUN && flags & 32768 /* TRACKED */) PyObject_GC_Track(node);
         return node;
     }
 
