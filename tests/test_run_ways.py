@@ -209,3 +209,46 @@ def test_on_a_terminal_one_line_at_the_end_says_what_was_compiled(tmp_path):
 def test_in_a_pipe_nothing_is_added(tmp_path):
     (tmp_path / "script.py").write_text(IMPORT + CLASS + USE)
     assert start(["-m", "microgpt", "run", "script.py"], tmp_path).stderr == ""
+
+
+# ------------------------------------------------------------------- one changed import
+
+OWN = """
+import math
+
+
+def gelu(x):
+    t = math.tanh(0.8 * (x.data + 0.044715 * x.data**3))
+    return Value(0.5 * x.data * (1 + t), (x,), (0.5 * (1 + t),))
+
+
+def total(kind):
+    x = [kind(0.1 * k - 0.3) for k in range(6)]
+    y = sum(softmax([a.gelu() for a in x] + [1.0, 2])[:3]) + linear([*x[:2], 0.5], [[x[0], 2, x[1]]])[0]
+    y = y + rmsnorm([x[2], 1, 0.25])[0] * x[3].gelu()
+    y.backward()
+    return [y.data.hex(), *(float(a.grad).hex() for a in x)]
+
+
+class Wide(Value):
+    def gelu(self):
+        return gelu(self)
+
+
+wide = total(Wide)
+Value.gelu = gelu
+print(total(Value) == wide, *wide)
+"""
+
+
+def test_operations_of_its_own_and_plain_numbers_are_as_the_originals(tmp_path):
+    for name, imports in {
+        "one.py": "from microgpt import Value, linear, rmsnorm, softmax\n",
+        "plain.py": "from microgpt.oracle import Value\n"
+        "from microgpt import engine\nfunctions = engine.load('python').functions\n"
+        "linear, rmsnorm, softmax = functions.linear, functions.rmsnorm, functions.softmax\n",
+    }.items():
+        (tmp_path / name).write_text(imports + OWN, encoding="utf-8")
+    plain, compiled = (start([name], tmp_path) for name in ("plain.py", "one.py"))
+    assert compiled.stdout == plain.stdout
+    assert compiled.stdout.startswith("True "), compiled.stderr + plain.stderr
