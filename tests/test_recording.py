@@ -244,6 +244,23 @@ def test_the_loss_itself_runs_once_for_each_shape(compiled_scalar):
     assert [w[0][0].grad, w[1][0].grad] == [1 + 1 + 2 + 1, 1 + 2 + 4 + 1]
 
 
+def test_a_recording_of_the_loss_alone_is_replaced_where_gradients_are_asked(compiled_scalar):
+    calls = []
+
+    def loss(w, tokens):
+        calls.append(len(tokens))
+        return sum(w[t][0] * w[t][0] for t in tokens) * 0.5
+
+    w = [[compiled_scalar.Value(1.0)], [compiled_scalar.Value(3.0)]]
+    step = compile(loss, w)
+    assert [step.forward([0, 1]), step.forward([1, 1]), step([1, 1]), step.forward([0, 1])] == [
+        5.0, 9.0, 9.0, 5.0
+    ]  # fmt: skip
+    assert [step([0, 1]), step.forward([0])] == [5.0, 0.5]
+    assert calls == [2, 2, 1]
+    assert (w[0][0].grad, w[1][0].grad) == (1.0, 9.0)
+
+
 def test_many_shapes_do_not_fill_the_memory(compiled_scalar):
     w = [[compiled_scalar.Value(1.0)]]
     step = compile(lambda w, tokens: sum(w[t][0] for t in tokens) + 1, w)

@@ -70,7 +70,7 @@ class Compiled:
             self.load()
             loss = None
             if not self.has_ints:
-                program, *numbers = self._program(inputs)
+                program, *numbers = self._program(inputs, backward=False)
                 if not program.depends:
                     loss = program.run(self.numbers, *numbers)
         if loss is None:
@@ -166,19 +166,23 @@ class Compiled:
                 raise TypeError(f"the loss must return a Value, not {type(loss).__name__}")
         return losses[0] if single else (1 / len(losses)) * sum(losses)
 
-    def _program(self, inputs: Sequence[Any]) -> tuple[Any, list[int], list[float]]:
+    def _program(
+        self, inputs: Sequence[Any], backward: bool = True
+    ) -> tuple[Any, list[int], list[float]]:
         """Return the program for the shape of the inputs, and their integers and floats."""
         integers: list[int] = []
         floats: list[float] = []
-        key = tuple([_shape(x, integers, floats) for x in inputs])
-        if key not in self._recordings:
-            program = self._record(inputs)
+        shape = tuple([_shape(x, integers, floats) for x in inputs])
+        program = self._recordings.get(shape)
+        if program is None or (backward and not program.has_backward):
+            program = self._record(inputs, backward)
+            self._recordings.pop(shape, None)
             if len(self._recordings) >= MAX_RECORDINGS:
                 del self._recordings[next(iter(self._recordings))]
-            self._recordings[key] = program
-        return self._recordings[key], integers, floats
+            self._recordings[shape] = program
+        return program, integers, floats
 
-    def _record(self, inputs: Sequence[Any]) -> Any:
+    def _record(self, inputs: Sequence[Any], backward: bool) -> Any:
         recorder = Recorder(self.distinct)
         weights = recorder.mirror(self.weights)
         stand_ins = [recorder.input(x) for x in inputs]
@@ -199,7 +203,7 @@ class Compiled:
             raise RecordingError("the loss is a weight or an input itself: nothing is computed")
         from microgpt.recording.steps import Assembler  # which is compiled
 
-        return Assembler(recorder).program(out.slot)
+        return Assembler(recorder).program(out.slot, backward)
 
 
 def compile(loss: Callable[..., Any], weights: Any) -> Compiled:

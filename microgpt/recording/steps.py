@@ -197,10 +197,10 @@ class Assembler:
             self.bases[id(groups)] = len(self.table) // 2
             self.table.extend(ranges)
 
-    def program(self, root: int) -> Any:
+    def program(self, root: int, backward: bool) -> Any:
         """Return the compiled program whose last slot to be computed is root."""
         self.bases: dict[int, int] = {}
-        entries = Walk(self.recorder.nodes).entries(root)
+        entries = Walk(self.recorder.nodes).entries(root) if backward else []
         self.write_groups(entries)
         main = len(self.backward) // 8
         self.play(entries)

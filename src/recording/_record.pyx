@@ -90,6 +90,7 @@ cdef class Program:
     cdef double *g
     cdef slot *chosen      # of each integer input, the one chosen
     cdef readonly Py_ssize_t root
+    cdef readonly bint has_backward
     cdef readonly bint depends  # on the numbers: which gradients, or the loss, are ints
     cdef Py_ssize_t n_slots, n_weights, n_forward, n_backward, main, n_chosen
 
@@ -101,6 +102,7 @@ cdef class Program:
         cdef Py_ssize_t i
         cdef slot leaf
         self.depends = depends
+        self.has_backward = len(backward) > 0
         self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
         self.n_forward, self.n_backward = len(forward) // 8, len(backward) // 8
         self.n_chosen, self.choices = len(choices), choices
