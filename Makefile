@@ -31,7 +31,7 @@ docs: # the reference from the docstrings, and the pages as a site
 heavy: # the tests that need torch, ONNX or a browser
 	pytest -m heavy
 
-mutants: # edits of the source, each of which some test must notice; hours
+mutants: # edits of the source, each of which some test must notice; an hour
 	python tests/mutants
 
 fuzz: # ten minutes of random programs on all engines
