@@ -851,3 +851,13 @@ def test_last_term_of_a_sum_gets_the_roots_int_gradient_from_a_class_of_float_gr
     total.backward()
     assert (first.grad, type(first.grad)) == (1.0, float)  # through a partial sum's, a float
     assert (last.grad, type(last.grad)) == (1, int)
+
+
+def test_an_int_zero_that_is_a_product_of_a_negative_number_has_no_sign(engine):
+    zero = engine.Value(0) * -3
+    assert bits((zero + -0.0).data) == bits(0 + -0.0)
+    assert bits((zero * 0.5).data) == bits(0 * 0.5)
+    x = engine.Value(2)
+    x.grad = -0.0
+    (x * 0 * -3).backward()
+    assert bits(x.grad) == bits(-0.0 + 0 * -3)
