@@ -84,12 +84,14 @@ class Adam:
     a clip, all gradients are first multiplied by clip / (norm + 1e-6) where that is below 1;
     `sum_of_squares` gives the norm's square.
 
-    Shapes:  params (n,) of `Value`; m, v (n,), the moments; t, the steps done
+    Shapes:  params (n,) of `Value`; m, v (n,), the moments; t, the steps done; norms, None or
+             a dictionary to which step t adds the norm of its gradients before they are clipped
     Raises:  ValueError if a setting is out of its range
     Source:  arXiv:1412.6980, arXiv:1711.05101; microgpt's training loop; nanoGPT's schedule
     """
 
     _update: Callable[..., None] = staticmethod(update)
+    norms: dict[int, float] | None = None
 
     def __init__(
         self,
@@ -171,23 +173,27 @@ class Adam:
         if self.t >= self.num_steps:
             raise ValueError(f"all num_steps={self.num_steps} steps of this Adam are done")
         rate = self.rate(self.t)
-        if self.weight_decay or self.clip is not None:
+        if self.weight_decay or self.clip is not None or self.norms is not None:
             numbers = [(p.data, p.grad) for p in self.params]
             try:
-                self._clip_and_decay(rate)
+                norm = self._clip_and_decay(rate)
                 self._update_once(rate)
             except BaseException:
                 for p, (data, grad) in zip(self.params, numbers):
                     p.data, p.grad = data, grad
                 raise
+            if self.norms is not None:
+                self.norms[self.t] = norm
         else:
             self._update_once(rate)
         self.t += 1
 
-    def _clip_and_decay(self, rate: float) -> None:
-        factor = 1.0
-        if self.clip is not None:
+    def _clip_and_decay(self, rate: float) -> float:
+        """Clip the gradients and let the weights decay; return the norm, if it is used."""
+        factor, norm = 1.0, 0.0
+        if self.clip is not None or self.norms is not None:
             norm = math.sqrt(sum_of_squares([p.grad for p in self.params]))
+        if self.clip is not None:
             factor = self.clip / (norm + 1e-6)
         if factor < 1.0:
             for p in self.params:
@@ -196,6 +202,7 @@ class Adam:
             decay = 1 - rate * self.weight_decay
             for p in self.params:
                 p.data *= decay
+        return norm
 
     def _update_once(self, rate: float) -> None:
         self._update(

@@ -1,4 +1,4 @@
-"""The text of a run: its documents in the order of training, and what is held out."""
+"""The text of a run: read by `data`, shuffled, its last documents held out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from typing import Any, NamedTuple
 
 from microgpt import data
-from microgpt.settings import Settings
+from microgpt.settings import Settings, SettingsError
 
 
 class Corpus(NamedTuple):
@@ -28,9 +28,15 @@ class Corpus(NamedTuple):
 
         Order:   the documents are shuffled by random.Random(seed), then the last ones are
                  held out
-        Raises:  as `data.documents`; ValueError if nothing is left to train on
+        Raises:  as `data.documents`; SettingsError if the text is less than one window, or
+                 nothing of it is left to train on
         """
         documents = data.documents(settings.data, settings.split, settings.block_size)
+        if settings.split == "windows" and len(documents[0]) <= settings.block_size:
+            raise SettingsError(
+                f"the text of {len(documents[0])} characters is less than one window of "
+                f"block_size {settings.block_size} and 1: lower --block-size"
+            )
         rng = random.Random(settings.seed)
         rng.shuffle(documents)
         held_out: list[str] = []
@@ -39,7 +45,7 @@ class Corpus(NamedTuple):
         elif settings.val is not None:
             count = max(1, int(len(documents) * settings.val))
             if count >= len(documents):
-                raise ValueError(
+                raise SettingsError(
                     f"val {settings.val} of {len(documents)} documents leaves none to train on"
                 )
             documents, held_out = documents[:-count], documents[-count:]

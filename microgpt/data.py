@@ -14,17 +14,12 @@ What is no text is an error that names the line and the byte, never a guess.
 from __future__ import annotations
 
 import hashlib
-import http.client
 import re
 import shlex
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
-from microgpt import __version__, files, names
-from microgpt.message import one_line
+from microgpt import names
 
 SPLITS = ("lines", "paragraphs", "windows")
 # The names that the original trains on, at the commit that its script names.
@@ -33,10 +28,9 @@ ORIGINAL = (
     "#sha256=0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"
 )
 MAX_BYTES = 1 << 30
-TIMEOUT = 30.0
 _CHUNK = 1 << 20
 _NEWLINE = re.compile(rb"\r\n|\r|\n")
-_WEB = re.compile("https?://", re.IGNORECASE)
+WEB = re.compile("https?://", re.IGNORECASE)
 # How other files begin, what they are, and the command that makes text of them.
 _OTHERS = (
     (b"\x1f\x8b", "compressed with gzip", "zcat"),
@@ -56,7 +50,7 @@ def documents(source: str | None = None, split: str = "lines", block_size: int =
     """Return the documents of a source, in their order.
 
     source is a path, "-" for standard input, an http or https address (fetched
-    once, see `download`), "original" for the names that the original trains on
+    once, see `microgpt.download`), "original" for the names that the original trains on
     (the address ORIGINAL), or None for the names that ship with the package; block_size
     is the length of windows.
 
@@ -79,16 +73,18 @@ def read(source: str | None = None) -> tuple[bytes, str]:
             raise ValueError("standard input is closed: give --data a path")
         # read1: on a terminal, read would ask for a second Ctrl-D.
         read: Callable[[int], bytes] = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
-        return b"".join(_chunks(read, "standard input")), "standard input"
+        return b"".join(chunks(read, "standard input")), "standard input"
     if source == "original":
         source = ORIGINAL
-    if _WEB.match(source):
+    if WEB.match(source):
+        from microgpt.download import download  # whose imports take longer than all of these
+
         return download(source), source.partition("#")[0]
     if re.match("[a-z+]+://", source, re.IGNORECASE):
         raise ValueError(f"{source}: only http and https addresses can be fetched")
     try:
         with open(source, "rb") as file:
-            return b"".join(_chunks(file.read, source)), source
+            return b"".join(chunks(file.read, source)), source
     except OSError as error:  # an error of reading has no name, one of opening has
         error.filename = source
         raise
@@ -123,11 +119,6 @@ def cut(text: str, name: str, split: str = "lines", block_size: int = 16) -> lis
     Raises:  ValueError if there is none
     """
     if split == "windows":
-        if text.strip() and len(text) <= block_size:
-            raise ValueError(
-                f"{name}: {len(text)} characters are fewer than one window, "
-                f"block_size {block_size} and 1: lower --block-size"
-            )
         starts = range(0, len(text) - 1, block_size) if text.strip() else range(0)
         found = [text[i : i + block_size + 1] for i in starts]
     elif split == "paragraphs":
@@ -137,7 +128,8 @@ def cut(text: str, name: str, split: str = "lines", block_size: int = 16) -> lis
         found = [line.strip() for line in text.split("\n")]
     found = [document for document in found if document]
     if not found:
-        raise ValueError(f"{name}: no document in it; it needs one a line")
+        needs = {"lines": "one a line", "paragraphs": "one", "windows": "two characters"}
+        raise ValueError(f"{name}: no document in it; it needs {needs[split]}")
     return found
 
 
@@ -154,101 +146,17 @@ def checksum(documents: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(documents).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def download(url: str) -> bytes:
-    """Return what an address gives, from the user's cache directory if it is there.
+def chunks(read: Callable[[int], bytes], name: str) -> Iterator[bytes]:
+    """Yield what a function reads, piece by piece.
 
-    It is fetched once: to fetch again, delete the file. With #sha256=HEX at the
-    end of the address, the content must have that checksum.
-
-    Writes:  the whole file if it is text with a document in it, else nothing
-    Raises:  OSError if it cannot be fetched or kept; ValueError naming the address if it
-             is larger than MAX_BYTES, not text, or the checksum differs
+    Raises:  ValueError that names the source if it is larger than MAX_BYTES
     """
-    import platformdirs
-
-    url, _, fragment = url.partition("#")
-    sha256 = _checksum(fragment)
-    key = hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    path = platformdirs.user_cache_path("microgpt") / f"{key}.txt"
-    if path.is_file():
-        data = path.read_bytes()
-        if _is_usable(data) and sha256 in (None, hashlib.sha256(data).hexdigest()):
-            return data
-    data = b"".join(_fetch(url))
-    digest = hashlib.sha256(data).hexdigest()
-    if sha256 not in (None, digest):
-        raise ValueError(f"{url}: its sha256 is {digest}, not {sha256}; not kept")
-    parse(data, url)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as file:
-        file.write(data)
-    return data
-
-
-def _is_usable(data: bytes) -> bool:
-    try:
-        parse(data, "")
-    except ValueError:
-        return False
-    return True
-
-
-class _Redirect(urllib.request.HTTPRedirectHandler):
-    """Follow redirects to other http and https addresses alone."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        if not _WEB.match(newurl):
-            fp.close()
-            raise ValueError(
-                f"redirects to {one_line(newurl)}; only http and https addresses can be fetched"
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _fetch(url: str) -> Iterator[bytes]:
-    try:
-        request = urllib.request.Request(url, headers={"User-Agent": f"microgpt/{__version__}"})
-        response = urllib.request.build_opener(_Redirect).open(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise OSError(f"{url}: {error.code} {one_line(error.reason)}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise OSError(f"{url}: {_reason(error)}") from None
-    with response:
-        promised, received = response.headers.get("Content-Length", ""), 0
-        try:
-            for chunk in _chunks(response.read, url):
-                received += len(chunk)
-                yield chunk
-        except (OSError, http.client.HTTPException) as error:
-            raise OSError(f"{url}: {_reason(error)}") from None
-        if promised.isdecimal() and received != int(promised):
-            raise OSError(f"{url}: the connection ended after {received} of {promised} bytes")
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", error)
-    return one_line(getattr(reason, "strerror", None) or str(reason) or repr(reason))
-
-
-def _chunks(read: Callable[[int], bytes], name: str) -> Iterator[bytes]:
     size = 0
     while chunk := read(_CHUNK):
         size += len(chunk)
         if size > MAX_BYTES:
             raise ValueError(f"{name}: larger than {MAX_BYTES:,} bytes, the most that is read")
         yield chunk
-
-
-def _checksum(fragment: str) -> str | None:
-    if not fragment:
-        return None
-    match = re.fullmatch("sha256=([0-9a-f]{64})", fragment, re.IGNORECASE)
-    if match is None:
-        raise ValueError(f"#{fragment} is no checksum: write #sha256= and 64 hexadecimal digits")
-    return match[1].lower()
 
 
 def _place(data: bytes, offset: int) -> str:
@@ -262,6 +170,6 @@ def _command(command: str, name: str) -> str:
         command = "funzip"
     if name == "standard input":
         return f"... | {command} | microgpt train --data -"
-    if _WEB.match(name):
+    if WEB.match(name):
         return f"curl -L {shlex.quote(name)} | {command} | microgpt train --data -"
     return f"{command} {shlex.quote(name)} | microgpt train --data -"

@@ -66,11 +66,26 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
+    _flush_directory(path.parent)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing; flush their names to the disk.
+
+    Raises:  OSError naming the directory that cannot be made
+    """
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        _flush_directory(path.parent)
+
+
+def _flush_directory(path: Path) -> None:
+    """Flush a directory: only then do the names in it last through a power cut."""
     if not _flushes():
         return
-    # The rename itself lasts through a power cut only once its directory is flushed.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path.parent, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # no file system needs to offer that
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

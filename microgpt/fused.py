@@ -4,6 +4,7 @@ The surface is that of `microgpt.gpt` and `microgpt.adam`; the weights lie in on
 buffer, and a step over them makes no Python object. What the scalar graph would
 hold can still be seen: a `Loss` shows the activations of its documents, a
 `Matrix` its weights and gradients, all as buffers that numpy takes without a copy.
+It has more than 500 lines because each class repeats a surface that `gpt` and `adam` define.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The model, written once over any `Value`.
 
-`gpt` is the original's function; `GPT` holds its pieces (configuration,
-weights) for those who don't want to. Whatever the engine, this file and
-`functions` are what is computed, and in which order.
+`gpt` is the original's function; `GPT` is a model as an object, with its configuration and
+its weights. On every engine this file and `functions` say what is computed, and in which order.
 """
 
 from __future__ import annotations

@@ -1,9 +1,14 @@
-"""The log of a run: written a line a step, read without what a crash left half written."""
+"""The log of a run, log.jsonl: a JSON object a step, with losses, rate, norm and speed.
+
+`Training` writes it, and flushes it to the disk before each checkpoint; `log`, `plot`, `report`
+and `verify` read it, without a line that a crash left half written.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,12 +23,12 @@ class Log:
     """The log of a run: a JSON object a step, in lines that all have the same keys.
 
     step counts from 1; loss, and val_loss where it was evaluated, in nats per token; rate,
-    the learning rate; norm, of the gradient before clipping, at the steps after which the
-    run is saved or evaluated; tokens, those that the step predicted; seconds of training.
+    the learning rate; norm, of the gradient before clipping, null beyond the largest float;
+    tokens, those that the step predicted; seconds of training.
     """
 
     def __init__(self, path: Path, lines: int, seconds: float) -> None:
-        self._path = path
+        self.path = path
         self._file: BinaryIO = open(path, "r+b" if lines else "wb")  # noqa: SIM115
         if lines:
             for _ in range(lines):
@@ -48,7 +53,7 @@ class Log:
         speed = round(tokens / took) if took > 0 else "null"
         self._line = (
             f'{{"step": {t + 1}, "loss": {loss!r}, "val_loss": null, "rate": {rate!r}, '
-            f'"norm": {"null" if norm is None else repr(norm)}, '
+            f'"norm": {"null" if norm is None or not math.isfinite(norm) else repr(norm)}, '
             f'"tokens": {tokens}, "tokens_per_second": {speed}, "seconds": {seconds:.6f}}}\n'
         )
         if seconds - self._flushed > 1:
@@ -80,7 +85,7 @@ class Log:
         try:  # not `_named`, which costs more than a line
             self._file.write(line.encode())
         except OSError as error:
-            error.filename = str(self._path)
+            error.filename = str(self.path)
             raise
 
     @contextlib.contextmanager
@@ -88,14 +93,17 @@ class Log:
         try:
             yield
         except OSError as error:
-            error.filename = str(self._path)
+            error.filename = str(self.path)
             raise
 
 
 def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dict[str, Any]]:
     """Return the lines of a log up to a step, without what a crash left half written.
 
-    Raises:  OSError if it cannot be read; ValueError naming a line that is none
+    A log that was deleted during a run begins at a later step.
+
+    Raises:  OSError if it cannot be read; ValueError naming a line that is none, or whose
+             step does not come after that of the line before
     """
     lines: list[dict[str, Any]] = []
     try:
@@ -112,8 +120,8 @@ def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dic
                 known = False
             if not known and not text.endswith("\n"):
                 break
-            if not known or number != len(lines) + 1:
-                raise ValueError(f"{path}: line {len(lines) + 1} is not of step {len(lines) + 1}")
+            if not known or number <= (lines[-1]["step"] if lines else 0):
+                raise ValueError(f"{path}: line {len(lines) + 1} is not of a step after the last")
             if steps is not None and number > steps:
                 break
             lines.append(line)

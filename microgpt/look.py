@@ -197,18 +197,6 @@ class Look:
         return {name: _array(rows) for name, rows in found.items()}
 
 
-def text_tokens(tokenizer: CharTokenizer, text: str, split: str = "lines") -> list[int]:
-    """Return the tokens of a text as a model trained on such a split of documents reads it.
-
-    Windows have no BOS: there a text starts after a newline, as sampling does.
-
-    Raises:  ValueError if a character is not in the vocabulary
-    """
-    if split != "windows":
-        return tokenizer.encode_document(text)
-    return tokenizer.encode("\n" * ("\n" in tokenizer.chars) + text)
-
-
 def predictions(model: Model, text: str | Sequence[int]) -> Iterator[tuple[int, list[float]]]:
     """Yield each token of a text after the first with the probabilities of all at its place.
 

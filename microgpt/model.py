@@ -242,7 +242,8 @@ class Model:
         Without a length that is block_size. A token is drawn after the last block_size
         tokens, BOS before the prompt included, whose positions begin at 0. stop ends
         generation once the tokens drawn end with it. Without bos nothing stands before
-        the prompt, which must have a token then.
+        the prompt, which must have a token then, and BOS is no token to draw: the length
+        or stop ends generation.
 
         Shapes:  prompt (n,) without BOS; returns (at most length,) without BOS
         Order:   one draw of rng.choices a token, over the probabilities of
@@ -272,7 +273,7 @@ class Model:
             for pos_id in range(read, len(context)):
                 logits = self._logits(context[pos_id], pos_id, memory, self.state_dict)
             read = len(context)
-            token = self._draw(logits, temperature, top_k, top_p, rng)
+            token = self._draw(logits[: end + bos], temperature, top_k, top_p, rng)
             if token == end:
                 break
             tokens.append(token)
@@ -475,6 +476,8 @@ class Model:
             raise ValueError(f"a prompt of {len(prompt)} tokens leaves no room: {name} is {length}")
         if not (bos or prompt):
             raise ValueError("without bos, generation needs a prompt of at least one token")
+        if not bos and self.config.vocab_size == 1:
+            raise ValueError("without bos, there is no token to draw: the vocabulary has no other")
         return length
 
     @contextmanager

@@ -18,9 +18,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, curves, extras, pages
+from microgpt import checkpoint, curves, extras, pages, sampling
 from microgpt.corpus import Corpus
-from microgpt.look import Look, text_tokens
+from microgpt.look import Look
 from microgpt.message import label
 from microgpt.pictures import COLORS
 from microgpt.settings import FIELDS, Settings
@@ -64,7 +64,7 @@ class Report:
         documents = self.documents()
         tokens = documents[0] if documents else [self.tokenizer.BOS, self.tokenizer.BOS]
         if text is not None:
-            tokens = text_tokens(self.tokenizer, text, self.split)
+            tokens = sampling.text_tokens(self.tokenizer, text, self.split)
         self.look = self.model.look(tokens)
         self.looks = [self.model.look(document) for document in documents]
 
@@ -188,12 +188,10 @@ class Report:
         windows = self.split == "windows"
         if self.corpus is not None and not windows:
             known = {"train": set(self.corpus.training), "held out": set(self.corpus.held_out)}
-        # Windows have no BOS: there a text starts after a newline.
-        prompt = (text_tokens(self.tokenizer, "", self.split) or [0]) if windows else []
-        rng, items = random.Random(42), []
-        for _ in range(MANY if self.model.config.block_size <= SHORT else FEW):
-            tokens = self.model.generate(prompt, temperature=0.5, bos=not windows, rng=rng)
-            text = self.tokenizer.decode(tokens[len(prompt) :])
+        count = MANY if self.model.config.block_size <= SHORT else FEW
+        settings = Settings(split=self.split, num_samples=count)
+        items = []
+        for text, _ in sampling.samples(self.model, self.tokenizer, random.Random(42), settings):
             shown = "\n".join(_visible(line) for line in text.split("\n"))
             items.append(f"<li>{shown} {_tag(text, known)}</li>")
         note = "Temperature 0.5, seed 42."

@@ -1,4 +1,7 @@
-"""New documents from a trained model."""
+"""New documents from a trained model, drawn as its settings say.
+
+Here too is where a text begins: at BOS, or in windows, which have none, after a newline.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from microgpt.model import Model
-from microgpt.settings import Settings
+from microgpt.settings import Settings, SettingsError
 from microgpt.tokenizer import CharTokenizer
 
 
@@ -18,20 +21,56 @@ class Sample(NamedTuple):
     ended_by: str
 
 
+def start(tokenizer: CharTokenizer, split: str) -> str:
+    """Return what stands before a text in place of BOS, which windows do not have.
+
+    A newline, so that the text begins like a line; where the vocabulary has none, the first
+    of its characters.
+    """
+    if split != "windows":
+        return ""
+    return "\n" if "\n" in tokenizer.chars else tokenizer.chars[0]
+
+
+def text_tokens(tokenizer: CharTokenizer, text: str, split: str) -> list[int]:
+    """Return the tokens of a text as a model trained on such a split of documents reads it.
+
+    Raises:  ValueError if a character is not in the vocabulary
+    """
+    if split != "windows":
+        return tokenizer.encode_document(text)
+    return tokenizer.encode(start(tokenizer, split) + text)
+
+
+def check(model: Model, tokenizer: CharTokenizer, settings: Settings) -> None:
+    """Refuse what `samples` would, before the time that training takes.
+
+    Raises:  SettingsError naming the setting
+    """
+    for name in ("prompt", "stop"):
+        try:
+            tokens = tokenizer.encode(getattr(settings, name))
+        except ValueError as error:
+            raise SettingsError(f"{name}: {error}") from None
+        most = settings.length or model.config.block_size
+        if name == "prompt" and len(tokens) >= most:
+            raise SettingsError(
+                f"a prompt of {len(tokens)} characters leaves no room for more: a sample has at "
+                f"most {most}; raise --length"
+            )
+
+
 def samples(
     model: Model, tokenizer: CharTokenizer, rng: random.Random, settings: Settings
 ) -> Iterator[Sample]:
     """Yield as many samples as settings say, drawn one after the other from rng.
 
-    A model of windows knows no beginning: without a prompt it goes on from a newline,
-    which is left out, or from the first of its characters if it knows no newline.
+    Without a prompt a model of windows goes on from `start`, which is left out.
 
     Raises:  ValueError that says what may help
     """
     windows = settings.split == "windows"
-    implied = ""
-    if windows and not settings.prompt:
-        implied = "\n" if "\n" in tokenizer.chars else tokenizer.chars[0]
+    implied = "" if settings.prompt else start(tokenizer, settings.split)
     length = settings.length
     if implied:
         length = 1 + (length or model.config.block_size)

@@ -25,6 +25,10 @@ from microgpt.model import MAX_THREADS, Sizes
 from microgpt.models import MODELS
 
 
+class SettingsError(ValueError):
+    """Settings that do not go together, or not with the text or the run that they are for."""
+
+
 def _setting(default: Any, text: str, group: str, **rules: Any) -> Any:
     """Return a field of `Settings`.
 
@@ -359,6 +363,7 @@ def checked(field: dataclasses.Field[Any], value: Any) -> Any:
         return None
     if wanted is object:  # a share or a file
         rules, wanted = SHARE if isinstance(value, (int, float)) else {}, type(value)
+        wanted = object if wanted is bool else wanted
         wanted = float if wanted is int else wanted
     if wanted is float and isinstance(value, int) and not isinstance(value, bool):
         value = _float(value)
@@ -397,26 +402,26 @@ def parsed(field: dataclasses.Field[Any], text: str) -> Any:
 def from_mapping(values: Any, name: str) -> dict[str, Any]:
     """Return the settings that a mapping holds, checked one by one; name is its source's.
 
-    Raises:  ValueError that names the source and the setting
+    Raises:  SettingsError that names the source and the setting
     """
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name}: {quoted(values)} is not a table")
+        raise SettingsError(f"{name}: {quoted(values)} is not a table")
     found = {}
     for key, value in values.items():
         spelled = str(key).replace("-", "_")
         if spelled not in FIELDS:
-            raise ValueError(f"{name}: no setting {quoted(key)}{suggestion(spelled, FIELDS)}")
+            raise SettingsError(f"{name}: no setting {quoted(key)}{suggestion(spelled, FIELDS)}")
         try:
             found[spelled] = checked(FIELDS[spelled], value)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}: {spelled} {error}") from None
+            raise SettingsError(f"{name}: {spelled} {error}") from None
     return found
 
 
 def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the settings that a TOML file holds.
 
-    Raises:  OSError if it cannot be read; ValueError that names the file and what is wrong
+    Raises:  OSError if it cannot be read; SettingsError that names the file and what is wrong
     """
     return from_mapping(read_toml(path), os.fsdecode(path))
 
@@ -424,7 +429,7 @@ def from_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
 def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Return the table that a TOML file holds.
 
-    Raises:  OSError if it cannot be read; ValueError that names the file
+    Raises:  OSError if it cannot be read; SettingsError that names the file
     """
     if sys.version_info >= (3, 11):
         import tomllib
@@ -435,7 +440,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         try:
             return tomllib.load(file)
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{os.fsdecode(path)}: no TOML: {one_line(error)}") from None
+            raise SettingsError(f"{os.fsdecode(path)}: no TOML: {one_line(error)}") from None
 
 
 SHARE = {"above": 0, "below": 1}

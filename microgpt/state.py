@@ -1,4 +1,7 @@
-"""The state of a run as its checkpoint has it: JSON of unknown origin, checked value by value."""
+"""What a checkpoint says of its run beside the numbers: settings, steps, random streams.
+
+It is JSON of unknown origin, so each value is checked before it is used.
+"""
 
 from __future__ import annotations
 

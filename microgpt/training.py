@@ -26,13 +26,12 @@ from microgpt import __version__, checkpoint, files, memory, sampling
 from microgpt import engine as engines
 from microgpt import settings as table
 from microgpt import state as states
-from microgpt.adam import sum_of_squares
 from microgpt.corpus import Corpus
 from microgpt.log import LOG, Log, read_log
 from microgpt.message import quoted
 from microgpt.model import Model
 from microgpt.sampling import Sample
-from microgpt.settings import FIELDS, Settings
+from microgpt.settings import FIELDS, Settings, SettingsError
 from microgpt.tokenizer import CharTokenizer
 
 RECENT = 100  # losses of the running mean
@@ -97,7 +96,6 @@ class Training:
         self.stale = 0  # evaluations since the best
         self.recent: deque[float] = deque(maxlen=RECENT)
         self.seconds = 0.0
-        self.norm: float | None = None  # of the last step's gradient, where it was computed
         self._saved: int | None = None
         self.held_out = self._encoded(corpus.held_out)
         self._prepare()
@@ -115,33 +113,34 @@ class Training:
         where the text is now, and num_steps.
 
         Raises:  OSError if a file cannot be read; ValueError naming what is wrong in the
-                 checkpoint, or what differs from the saved run; as `Training`
+                 checkpoint; SettingsError naming what differs from the saved run; as `Training`
         """
         path = checkpoint.file_in(directory, best=False)
-        content = checkpoint.read(path)
-        if content.run is None or content.moments is None:
-            raise ValueError(f"{path}: holds a model without a run, which cannot be resumed")
+        content, settings, state = _read(path)
+        best_weights = None
+        best = path.with_name(checkpoint.BEST)
+        if best.exists():
+            other = _read(best)
+            if other[2]["step"] > state["step"]:  # the process ended between the two files
+                content, settings, state = other
+            if state["best"] is not None and state["best"][0] == other[2]["step"]:
+                best_weights = other[0].weights
         changes = dict(changes or {})
-        try:
-            settings, state = states.checked(content.run)
-            num_steps = changes.pop("num_steps", settings.num_steps)
-            _check_changes(settings, changes)
-            settings = settings.replaced(**changes, out=os.fspath(directory))
-            if settings.config(content.tokenizer.vocab_size) != content.config:
-                raise ValueError("its model is not the one that its settings describe")
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: {_reason(error)}") from None
+        num_steps = changes.pop("num_steps", settings.num_steps)
+        _check_changes(path, settings, changes)
+        settings = settings.replaced(**changes, out=os.fspath(path.parent))
         corpus = corpus or Corpus.of(settings)
         if corpus.sha256 != state["sha256"]:
-            raise ValueError(
-                f"{path}: the run has another text than {settings.data or 'the package'}: the "
-                f"sha256 of its documents is {quoted(state['sha256'])}, not {corpus.sha256}"
+            raise SettingsError(
+                f"{path}: the run was trained on another text than "
+                f"{settings.data or 'that of the package'} with {_how(settings)}"
             )
         run = cls(settings.replaced(num_steps=state["history"][0][1]), corpus)
         if run.tokenizer.chars != content.tokenizer.chars:
             raise ValueError(f"{path}: its vocabulary is not the one of its text")
         run.settings = settings
         run.model.set_weights(content.weights)
+        assert content.moments is not None
         run.adam.m[:], run.adam.v[:] = content.moments
         run.adam.t, run.history = state["step"], state["history"]
         run.adam.num_steps = settings.num_steps
@@ -149,8 +148,7 @@ class Training:
         run.model.dropout_rng.setstate(state["dropout_rng"])
         run.best, run.stale = state["best"], state["stale"]
         run._saved = state["step"]
-        if run.best is not None and (Path(directory) / checkpoint.BEST).exists():
-            run.best_weights = checkpoint.read(directory).weights
+        run.best_weights = best_weights
         run.same_libm = state["libm"] == checkpoint.libm()
         run._prepare()
         if num_steps != settings.num_steps:
@@ -178,10 +176,10 @@ class Training:
     def extend(self, num_steps: int) -> None:
         """Set the number of steps anew; the schedule of the learning rate follows it.
 
-        Raises:  ValueError if more are already done
+        Raises:  SettingsError if more are already done
         """
         if num_steps < self.step:
-            raise ValueError(
+            raise SettingsError(
                 f"{self.step:,} steps are done: num_steps must be at least that, not {num_steps:,}"
             )
         if num_steps != self.history[-1][1]:
@@ -203,6 +201,8 @@ class Training:
         watch = watch or Watch()
         losses: list[float] = []
         log = self._open_log()
+        norms: dict[int, float] = {}
+        self.adam.norms = None if log is None else norms
         begin = time.monotonic() - self.seconds
         failure: BaseException | None = None
 
@@ -213,7 +213,8 @@ class Training:
             self.recent.append(loss)
             self.seconds = (now or time.monotonic()) - begin
             if log is not None:
-                log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds, self.norm)
+                norm = norms.pop(t, None)
+                log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds, norm)
             watch.step(t, loss)
 
         try:
@@ -222,10 +223,8 @@ class Training:
                 stop = self._next_stop()
                 try:
                     if together:
-                        self._fit_together(stop - (log is not None), on_step)
-                    self._fit_to(stop - (log is not None), on_step)
-                    if log is not None:
-                        self._step_with_norm(on_step)
+                        self._fit_together(stop, on_step)
+                    self._fit_to(stop, on_step)
                 except Stop:
                     stopped = True
                 self._pause(watch, log)  # what is due after the last step, stopped or not
@@ -259,7 +258,7 @@ class Training:
             if self.settings.out is None:
                 raise ValueError("the run has no directory: give a path, or the setting out")
             path = Path(self.settings.out) / checkpoint.FILENAME
-            path.parent.mkdir(parents=True, exist_ok=True)
+            files.make_directory(path.parent)
         moments = (self.adam.m, self.adam.v)
         saved = checkpoint.save(path, self.model, self.tokenizer, moments, self._as_json())
         if own:
@@ -351,21 +350,6 @@ class Training:
         self.model.set_weights(weights)
         self.model.dropout_rng.setstate(dropout)
 
-    def _step_with_norm(self, on_step: OnStep) -> None:
-        """Take one step as `fit` does, and compute the norm of its gradient on the way."""
-        t, size, model = self.step, self.settings.batch_size, self.model
-        batch = [self.tokens[(t * size + b) % len(self.tokens)] for b in range(size)]
-        with model._draws_for_a_step():
-            loss = model.loss(batch[0]) if size == 1 else model.batch_loss(batch)
-            loss.backward()
-            norm = math.sqrt(sum_of_squares(model.gradients()))
-            self.adam.step()
-        self.norm = norm if math.isfinite(norm) else None
-        try:
-            on_step(t, loss.data)
-        finally:
-            self.norm = None
-
     def _next_stop(self) -> int:
         """Return the step after which something else than training is to be done."""
         every = [self._save_every(), self._eval_every(), self.settings.sample_every]
@@ -382,22 +366,23 @@ class Training:
         """Evaluate, log, save and sample after the steps where that is due."""
         step, last = self.step, self.step == self.settings.num_steps
         every = self._eval_every()
+        best = False
         if every is not None and (step % every == 0 or last):
             loss = self.evaluate()
-            better = self.best is None or loss < self.best[1]
+            best = self.best is None or loss < self.best[1]
             if log is not None:
                 log.held_out(loss)
-            if better:
+            if best:
                 self.best, self.stale = (step, loss), 0
                 if self.settings.keeps_best:
                     self.best_weights = array("d", self.model.weights())
-                    if self.settings.out is not None:
-                        self.save(Path(self.settings.out) / checkpoint.BEST)
             else:
                 self.stale += 1
-            watch.evaluated(step, loss, better)
+            watch.evaluated(step, loss, best)
         if log is not None:
             log.flush()
+            if best and self.settings.keeps_best:
+                self.save(log.path.with_name(checkpoint.BEST))
         every = self._save_every()
         if every is not None and (step % every == 0 or self.is_finished):
             self.save()
@@ -452,7 +437,7 @@ class Training:
             return None
         directory = Path(self.settings.out)
         if self._saved is None:
-            directory.mkdir(parents=True, exist_ok=True)
+            files.make_directory(directory)
             (directory / checkpoint.BEST).unlink(missing_ok=True)
             self.save()
         for name in (checkpoint.FILENAME, checkpoint.BEST):
@@ -495,8 +480,28 @@ def _cause(error: Exception) -> str:
     return "the loss is no longer a number"
 
 
-def _reason(error: Exception) -> str:
-    return f"its run has no {error}" if isinstance(error, KeyError) else str(error)
+def _read(path: Path) -> tuple[checkpoint.Content, Settings, dict[str, Any]]:
+    """Return what the checkpoint of a run holds, its settings and its state.
+
+    Raises:  as `Training.load`
+    """
+    content = checkpoint.read(path)
+    if content.run is None or content.moments is None:
+        raise ValueError(f"{path}: holds a model without a run, which cannot be resumed")
+    try:
+        settings, state = states.checked(content.run)
+        if settings.config(content.tokenizer.vocab_size) != content.config:
+            raise ValueError("its model is not the one that its settings describe")
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"its run has no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: {reason}") from None
+    return content, settings, state
+
+
+def _how(settings: Settings) -> str:
+    """Return the settings that cut a text, beside the text itself."""
+    val = "" if settings.val is None else f" and val {settings.val}"
+    return f"split {settings.split}{val}"
 
 
 def _positions(documents: Sequence[str], settings: Settings) -> int:
@@ -508,12 +513,12 @@ def _positions(documents: Sequence[str], settings: Settings) -> int:
     return rounds * sum(lengths) + sum(lengths[:rest])
 
 
-def _check_changes(settings: Settings, changes: dict[str, Any]) -> None:
+def _check_changes(path: Path, settings: Settings, changes: dict[str, Any]) -> None:
     for name, value in changes.items():
         saved = getattr(settings, name)
         decides = table.scope(FIELDS[name]) == "bits" and name not in ("data", "val")
         if decides and value != saved:
-            raise ValueError(
-                f"the run has {name} {quoted(saved)}, not {quoted(value)}: of the settings that "
-                "decide its numbers only num_steps can change"
+            raise SettingsError(
+                f"{path}: the run has {name} {quoted(saved)}, not {quoted(value)}: of the settings "
+                "that decide its numbers only num_steps can change"
             )

@@ -64,9 +64,13 @@ def compare(
 
 
 class Again(NamedTuple):
-    """What training a saved run again came to; difference is None if all was equal."""
+    """What training a saved run again came to; difference is None if all was equal.
+
+    losses, of the log, were compared; the run has as many steps.
+    """
 
     losses: int
+    steps: int
     weights: int
     difference: Difference | None
 
@@ -78,30 +82,27 @@ def again(
 ) -> Again:
     """Train a saved run again from nothing and compare losses and last weights by bits.
 
-    Raises:  as `Training.load`; ValueError if there is no log
+    Raises:  as `Training.load`, `read_log`
     """
     saved = Training.load(directory, {"engine": engine_name})
-    lines = read_log(Path(directory) / LOG, saved.step)
-    if len(lines) < saved.step:
-        raise ValueError(
-            f"{Path(directory) / LOG}: has the losses of {len(lines)} steps, not of {saved.step}"
-        )
+    logged = {line["step"]: line["loss"] for line in read_log(Path(directory) / LOG, saved.step)}
     run = Training(saved.settings.replaced(num_steps=saved.history[0][1], out=None), saved.corpus)
 
     def compare(t: int, loss: float) -> None:
-        logged = float(lines[t]["loss"])
-        if logged.hex() != loss.hex():
-            raise _FoundError(Difference(f"step {t + 1}, loss", logged.hex(), loss.hex()))
+        expected = logged.get(t + 1, loss)
+        if expected.hex() != loss.hex():
+            raise _FoundError(Difference(f"step {t + 1}, loss", expected.hex(), loss.hex()))
         on_step(t, loss)
 
     try:
         run.replay(saved.history, saved.step, compare)
     except _FoundError as error:
-        return Again(run.step, 0, error.difference)
+        return Again(0, run.step, 0, error.difference)
     weights = array("d", saved.model.weights())
     expected: Observed = {"weight": weights}
     found: Observed = {"weight": array("d", run.model.weights())}
-    return Again(saved.step, len(weights), difference(expected, found, saved.model.config))
+    differs = difference(expected, found, saved.model.config)
+    return Again(len(logged), saved.step, len(weights), differs)
 
 
 class _FoundError(Exception):

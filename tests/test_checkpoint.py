@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,12 +19,15 @@ import safetensors
 import safetensors.numpy
 from bits import bits
 from command import environment
+from golden.original import libm_fingerprint
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from microgpt import checkpoint, memory
+from microgpt import checkpoint, memory, sampling
 from microgpt.engine import names
+from microgpt.settings import Settings
 from microgpt.tokenizer import CharTokenizer
+from microgpt.training import Training
 
 
 def made(engine, chars="ab", **sizes):
@@ -66,6 +70,33 @@ def test_weights_come_back_to_the_last_bit_on_every_engine(engine, oracle, tmp_p
         assert loaded.config == model.config
         assert characters.chars == tokenizer.chars
     assert saved == tmp_path / "model.safetensors"
+
+
+FIRST = Path(__file__).with_name("golden") / "first_version.safetensors"
+# Made at commit 08efef8, with these names a line each:
+#   MICROGPT_ENGINE=python microgpt train --data names --n-embd 4 --n-head 2 --num-steps 5 --out old
+FIRST_NAMES = "ada grace alan edsger barbara donald tony john björn".split()
+FIRST_SAMPLES = ["oaedrrtbladnadrn", "dotatrgc", "gbcyotrn", "gnöoyoraegbebgrh", "gdeörodrdh"]
+
+
+def test_checkpoint_of_the_first_version_is_read_and_sampled_as_by_it(engine):
+    model, tokenizer = checkpoint.load(FIRST, engine.NAME)
+    assert tokenizer.chars == sorted(set("".join(FIRST_NAMES)))
+    drawn = sampling.samples(model, tokenizer, random.Random(42), Settings(num_samples=5))
+    assert [text for text, _ in drawn] == FIRST_SAMPLES
+    with pytest.raises(ValueError, match="holds a model without a run, which cannot be resumed"):
+        Training.load(FIRST)
+
+
+def test_run_of_today_comes_to_the_weights_of_the_first_version(tmp_path):
+    (tmp_path / "names").write_text("\n".join(FIRST_NAMES), "utf-8")
+    run = Training(Settings(data=str(tmp_path / "names"), n_embd=4, n_head=2, num_steps=5))
+    run.fit()
+    saved = checkpoint.read(FIRST).weights
+    if libm_fingerprint() == (FIRST.parent / "libm.txt").read_text().split("\n")[1]:
+        assert bits(*run.model.weights()) == bits(*saved)
+    else:
+        assert list(run.model.weights()) == pytest.approx(list(saved))
 
 
 def test_load_takes_the_file_as_well_as_its_directory(oracle, tmp_path):

@@ -15,8 +15,10 @@ from microgpt import engine
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-RUN = ["tutorial.md", "look.md", "sweeps.md"]
+RUN = ["tutorial.md", "text.md", "runs.md", "look.md", "sweeps.md"]
 HEAVY = re.compile(r"--to (torch|onnx)")
+LONG = re.compile(r"curl|head|.*--n-layer 4")  # of text.md: .github/workflows/pages.yml runs them
+WORDS = "ada grace alan edsger barbara donald tony john frances adele radia lynn".split()
 
 
 def commands(page):
@@ -54,7 +56,9 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("page", RUN)
 def test_every_command_of_a_page_runs(folder, tmp_path, page):
     folder = folder if page == "look.md" else tmp_path  # which begins with nothing
-    lines = [line for line in commands(page) if not HEAVY.search(line)]
+    (folder / "words.txt").write_text("\n".join([*WORDS, "xqzt"]))
+    (folder / "book.txt").write_text((ROOT / "README.md").read_text("utf-8"), "utf-8")
+    lines = [line for line in commands(page) if not (HEAVY.search(line) or LONG.match(line))]
     assert len(lines) > 3
     run_all(lines, folder)
 

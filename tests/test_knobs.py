@@ -69,6 +69,24 @@ def test_all_knobs_together_are_the_oracles(engine):
     assert trained(engine, threads=2, **settings) == specified(**settings)
 
 
+class OwnRandom(random.Random):
+    """A class that may do anything: its state is read and set by its methods alone."""
+
+
+def test_dropout_draws_from_any_generator(engine):
+    ends = []
+    for rng in (random.Random(9), OwnRandom(9)):
+        model = engine.GPT(*SHAPE, rng=random.Random(3), dropout=0.4)
+        model.dropout_rng = rng
+        rng.gauss(0, 1)  # the other half of a pair of normal numbers is kept for the next call
+        seen = []
+        model.fit(
+            DOCUMENTS, 2, on_step=lambda t, loss, rng=rng, seen=seen: seen.append(rng.random())
+        )
+        ends.append((bits(*model.weights()), seen, rng.getstate()))
+    assert ends[0] == ends[1]
+
+
 def test_losses_and_gradients_with_dropout_are_the_oracles(engine, oracle):
     shown = []
     for made in (oracle, engine):
@@ -156,6 +174,47 @@ def test_clipped_gradients_have_the_norm(engine, oracle):
     assert bits(adam.m[0]) == bits((1 - 0.85) * first)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_norms_are_those_of_the_gradients_before_they_are_clipped(engine, batch_size, threads):
+    for clip in (None, 0.01):
+        model = engine.GPT(*SHAPE, rng=random.Random(3))
+        adam = engine.Adam(model.params, clip=clip)
+        expected = {}
+        for t in range(5):
+            batch = [DOCUMENTS[(t * batch_size + b) % 4] for b in range(batch_size)]
+            model.batch_loss(batch).backward() if batch_size > 1 else model.loss(*batch).backward()
+            expected[t] = math.sqrt(adam_module.sum_of_squares(model.gradients()))
+            adam.norms = {}
+            adam.step()
+            assert adam.norms == {t: expected[t]}
+        for on_step in (None, lambda t, loss: None):
+            fitted = engine.GPT(*SHAPE, rng=random.Random(3))
+            adam = engine.Adam(fitted.params, clip=clip)
+            adam.norms = {}
+            fitted.fit(DOCUMENTS, 5, batch_size, adam=adam, on_step=on_step, threads=threads)
+            assert list(adam.norms) == list(expected)
+            assert bits(*adam.norms.values()) == bits(*expected.values())
+            assert bits(*fitted.weights()) == bits(*model.weights())
+
+
+def test_norm_may_be_beyond_the_largest_float_and_a_failed_step_has_none(engine, oracle):
+    shown = []
+    for made in (oracle, engine):
+        model = made.GPT(*SHAPE, rng=random.Random(3))
+        adam = made.Adam(model.params)
+        adam.norms = {}
+        for p in model.params:
+            p.grad = 1e153
+        adam.step()
+        model.params[7].grad = 1e200
+        with pytest.raises(OverflowError):
+            adam.step()
+        shown.append((bits(*model.weights(), *adam.m, *adam.v), adam.norms))
+    assert shown[0] == shown[1]
+    assert list(shown[0][1]) == [0]
+
+
 @pytest.mark.parametrize(
     ("settings", "named"),
     [
@@ -166,6 +225,7 @@ def test_clipped_gradients_have_the_norm(engine, oracle):
         ({"min_lr": math.nan}, "min_lr must be a finite number"),
         ({"weight_decay": -0.1}, "weight_decay must be a finite number of at least 0, not -0.1"),
         ({"clip": 0}, "clip must be a finite number above 0, or None, not 0"),
+        ({"clip": math.nan}, "clip must be a finite number above 0, or None, not nan"),
     ],
 )
 def test_knobs_out_of_range_are_named(engine, settings, named):
@@ -250,7 +310,7 @@ def samples(name, items):
     "arguments",
     [
         {"length": 30, "temperature": 3.0},
-        {"length": 30, "bos": False, "prompt": [2], "temperature": 3.0},
+        {"length": 9, "bos": False, "prompt": [2], "temperature": 3.0},
         {"length": 12, "prompt": [1, 2, 3, 4, 5, 0, 1], "temperature": 2.0},
         {"temperature": 0},
         {"temperature": 0.0, "length": 20},
@@ -260,6 +320,9 @@ def samples(name, items):
         {"top_p": 0.7, "top_k": 3, "temperature": 1.5, "length": 25},
         {"stop": [3], "length": 40, "temperature": 3.0},
         {"stop": [3, 1], "length": 60, "temperature": 3.0},
+        {"bos": False, "prompt": [2], "length": 9, "temperature": 0},
+        {"bos": False, "prompt": [2], "length": 9, "temperature": 9.0, "top_k": 6},
+        {"bos": False, "prompt": [2], "length": 9, "temperature": 9.0, "top_p": 0.9},
     ],
     ids=str,
 )
@@ -271,6 +334,8 @@ def test_samples_are_the_oracles(engine, arguments):
     assert all(len(tokens) <= length for tokens in drawn)
     if arguments.get("temperature") == 3.0:
         assert max(map(len, drawn)) > 5
+    if not arguments.get("bos", True):  # BOS is never drawn
+        assert {len(tokens) for tokens in drawn} == {9}
     if arguments.get("temperature") == 0:
         assert after == random.Random(2).random()
     for stop in [arguments["stop"]] if "stop" in arguments else []:
@@ -303,11 +368,14 @@ def test_nucleus_takes_the_fewest_of_the_largest(engine):
         ({"length": 0}, "leaves no room: length is 0"),
         ({"prompt": [1, 2], "length": 2}, "a prompt of 2 tokens leaves no room: length is 2"),
         ({"bos": False}, "without bos, generation needs a prompt of at least one token"),
+        ({"bos": False, "prompt": [0], "sizes": [1]}, "without bos, there is no token to draw"),
     ],
 )
 def test_sampling_refuses_what_it_cannot_do(engine, arguments, named):
+    sizes = arguments.get("sizes", [4])
+    arguments = {name: value for name, value in arguments.items() if name != "sizes"}
     with pytest.raises(ValueError, match=named):
-        engine.GPT(4, n_embd=4, n_head=2).generate(**arguments)
+        engine.GPT(*sizes, n_embd=4, n_head=2).generate(**arguments)
 
 
 def test_a_length_is_a_whole_number(engine):

@@ -79,6 +79,13 @@ def test_import_takes_no_third_party_package():
     assert (done.returncode, done.stdout) == (0, "[]\n")
 
 
+def test_commands_import_nothing_of_the_web():
+    done = python(
+        "import microgpt.training, sys; print({'urllib.request', 'ssl'} & set(sys.modules))"
+    )
+    assert (done.returncode, done.stdout) == (0, "set()\n")
+
+
 def test_unset_takes_the_compiled_engine(compiled):
     assert python(WHICH).stdout == "fused microgpt._value\n"
 

@@ -92,6 +92,12 @@ RUN_BY = {
     "[docs/models.md] microgpt": ".github/workflows/pages.yml",
     "[docs/run.md] microgpt run": "tests/test_run.py",
     "[docs/sweeps.md] microgpt": "tests/test_docs.py",
+    "[docs/runs.md] microgpt": "tests/test_docs.py",
+    "[docs/text.md] curl": ".github/workflows/pages.yml",
+    "[docs/text.md] head": ".github/workflows/pages.yml",
+    "[docs/text.md] microgpt train --data train.txt": ".github/workflows/pages.yml",
+    "[docs/text.md] microgpt train --data original": ".github/workflows/pages.yml",
+    "[docs/text.md] microgpt": "tests/test_docs.py",
     "[docs/tutorial.md] microgpt": "tests/test_docs.py",
     "[README.md] pip install": ".ci/run",  # which reads them there
     "[README.md] pytest --benchmark-only": ".ci/run",

@@ -190,6 +190,28 @@ def test_score_shows_each_character_also_beyond_the_block(folder):
     )
 
 
+def test_score_and_look_read_a_text_of_windows_as_samples_begin(folder):
+    """A score is what a sample of that text costs, the newline before it not counted."""
+    content = checkpoint.read(folder / "book")
+    model = checkpoint.model_of(content)
+    nats = model.evaluate([content.tokenizer.encode("\nto be")]).nats
+    line = run("score", "book", "to be", cwd=folder)[1]
+    assert line.split("\t")[0] == f"{nats:.4f} nats"
+    assert "5 tokens" in line
+    seen = json.loads(run("look", "book", "to be", "--json", cwd=folder)[1])
+    assert sum(seen["bits"]) * math.log(2) == pytest.approx(nats)
+    assert run("score", "book", "", cwd=folder)[::2] == (
+        1,
+        "microgpt: an empty text has no tokens to score\n",
+    )
+
+
+def test_text_of_less_than_a_window_is_evaluated(folder):
+    (folder / "short").write_text("to")
+    out = run("eval", "book", "--data", "short", cwd=folder)[1]
+    assert "tokens:           1\n" in out
+
+
 def test_log_is_a_table_of_all_steps(folder):
     out = run("log", "names", "--csv", cwd=folder)[1]
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -199,9 +221,7 @@ def test_log_is_a_table_of_all_steps(folder):
         assert {k: "" if v is None else str(v) for k, v in line.items()} == row
     held = [line["val_loss"] for line in lines if line["val_loss"] is not None]
     assert len(held) == 10
-    norms = [line["norm"] for line in lines if line["norm"] is not None]
-    assert len(norms) == 10
-    assert all(norm > 0 for norm in norms)
+    assert all(line["norm"] > 0 for line in lines)
     tail = run("log", "names", "--lines", 3, cwd=folder)[1]
     assert [json.loads(line) for line in tail.splitlines()] == lines[-3:]
     status, _, err = run("log", "old", cwd=folder)
@@ -286,16 +306,20 @@ def test_settings_that_do_not_go_together_are_named(folder, flags, complaint):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        (["--data", "one", "--val", "0.99"], "val 0.99 of 1 documents leaves none to train on"),
-        (["--data", "book.txt", "--split", "windows", "--block-size", "500"], "fewer than one win"),
-        (["--val", "missing"], "missing: No such file"),
+        (["--data=one", "--val=0.99"], "val 0.99 of 1 documents leaves none to train on"),
+        (["--data=book.txt", "--split=windows", "--block-size=500"], "is less than one window of"),
+        (["--prompt=ad0"], "prompt: character '0' is not in the vocabulary"),
+        (["--stop=0"], "stop: character '0' is not in the vocabulary"),
+        (["--prompt=adaadaadaadaadaa"], "a prompt of 16 characters leaves no room for more"),
+        (["--prompt=ad", "--length=2"], "a prompt of 2 characters leaves no room for more"),
     ],
 )
-def test_text_that_does_not_suffice_is_named(folder, flags, complaint):
+def test_settings_that_do_not_fit_the_text_are_named(folder, flags, complaint):
     (folder / "one").write_text("ada\n")
-    status, _, err = run("train", *flags, cwd=folder)
-    assert (status, err.count("\n")) == (1, 1)
+    status, out, err = run("train", *flags, "--out", "none", cwd=folder)
+    assert (status, out, err.count("\n")) == (2, "", 1)
     assert complaint in err
+    assert not list((folder / "none").iterdir())
 
 
 def test_event_files_have_the_losses(folder, tmp_path):

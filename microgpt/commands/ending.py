@@ -38,7 +38,10 @@ def failed(error: BaseException) -> int:
         complain(f"{error} (see MICROGPT_ENGINE, MICROGPT_SIMD)")
         return 2 if isinstance(error, ValueError) else 1
     elif isinstance(error, (ArithmeticError, ImportError, ValueError)):
+        from microgpt.settings import SettingsError
+
         complain(str(error))
+        return 2 if isinstance(error, SettingsError) else 1
     else:
         raise error
     return 1

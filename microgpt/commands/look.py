@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from microgpt import checkpoint, files
 from microgpt.commands import flags
 from microgpt.commands.terminal import console
-from microgpt.look import Look, bits, predictions, text_tokens
+from microgpt.look import Look, bits, predictions
 from microgpt.message import label
+from microgpt.sampling import text_tokens
 
 if TYPE_CHECKING:
     from microgpt.model import Model

@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Iterator, Sequence
 
-from microgpt import checkpoint
+from microgpt import checkpoint, sampling
 from microgpt.commands import flags, saved
 from microgpt.commands.terminal import is_terminal, note
 from microgpt.message import one_line
@@ -21,8 +21,9 @@ examples:
   microgpt score names < words.txt              a text a line from standard input
 
 The columns are nats and bits of the whole text, perplexity a token, tokens, and the text; the
-end of a text is a token too. Beyond the model's block size each character is predicted
-from the last ones, as sampling does.
+end of a text is a token too. A model of windows knows no end, and reads a text as the
+beginning of a line. Beyond the model's block size each character is predicted from the
+last ones, as sampling does.
 """
 
 
@@ -42,13 +43,13 @@ def run(options: argparse.Namespace) -> int:
     content = checkpoint.read(
         saved.file(options.directory, given.get("keep", "best")), given.get("engine")
     )
-    windows = saved.settings(content).split == "windows"
+    split = saved.settings(content).split
     model = checkpoint.model_of(content, given.get("engine"))
     tokenizer = content.tokenizer
     for text in options.texts or _lines():
-        tokens = tokenizer.encode(text) if windows else tokenizer.encode_document(text)
+        tokens = sampling.text_tokens(tokenizer, text, split)
         if len(tokens) < 2:
-            raise ValueError("a text of a model of windows needs two characters at least")
+            raise ValueError("an empty text has no tokens to score")
         losses = list(token_losses(model, tokens))
         if options.characters:
             for token, nats in zip(tokens[1:], losses):

@@ -6,11 +6,12 @@ import argparse
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, extras, sampling
+from microgpt import checkpoint, extras, files, sampling
 from microgpt import settings as table
 from microgpt.commands import flags
 from microgpt.commands.signals import Boundary
@@ -66,6 +67,9 @@ def run(options: argparse.Namespace) -> int:
         given = {**table.from_toml(options.config), **given}
     if options.resume is not None:
         training = _resumed(options.parser, options.resume, given)
+        if options.print_config:
+            print(training.settings.to_toml(), end="")
+            return 0
     else:
         settings = flags.settings(options.parser, given)
         if options.print_config:
@@ -74,6 +78,7 @@ def run(options: argparse.Namespace) -> int:
         check_files(options.parser, settings, options.config)
         check_out(options.parser, settings)
         training = Training(settings)
+    sampling.check(training.model, training.tokenizer, training.settings)
     return _train(training)
 
 
@@ -102,7 +107,7 @@ def check_out(command: flags.Parser, settings: Settings) -> None:
             f"{directory / there[0]} is there already: name another --out, go on with "
             f"--resume {settings.out}, or give --overwrite"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make_directory(directory)
     if not os.access(directory, os.W_OK | os.X_OK):
         raise PermissionError(f"{settings.out}: no permission to write there")
 
@@ -142,7 +147,7 @@ def _train(training: Training) -> int:
     check_threads(settings, training.engine.NAME)
     with Boundary() as boundary:
         report = Report(training, boundary)
-        begun, seconds = training.step, training.seconds
+        begun, start = training.step, time.monotonic()
         try:
             with report:
                 training.fit(report)
@@ -156,7 +161,7 @@ def _train(training: Training) -> int:
             note(f"stopped after {steps}; {_kept(training)}")
             return 128 + boundary.signum
     if not settings.quiet:
-        _conclude(training, training.step - begun, training.seconds - seconds)
+        _conclude(training, training.step - begun, time.monotonic() - start)
         if settings.num_samples:
             kind = "new, hallucinated names" if settings.data in (None, "original") else "new text"
             print(f"\n--- inference ({kind}) ---")
@@ -186,6 +191,10 @@ def _introduce(training: Training) -> None:
         )
     if training.step:
         print(f"resumed after {training.step} steps")
+    if training.ran_out_of_patience:
+        note(f"the run has run out of its patience {settings.patience}: raise --patience")
+    elif training.is_finished:
+        note(f"all {training.step} steps are done: give --num-steps for more")
 
 
 def _conclude(training: Training, steps: int, seconds: float) -> None:

@@ -106,7 +106,8 @@ def _verify_run(directory: str, engine_name: str | None, quiet: bool) -> int:
         print(f"different: {place}: {expected} was saved, {found} comes out now")
         return 1
     if not quiet:
-        print(f"identical: {result.losses:,} losses, {result.weights:,} weights")
+        some = "" if result.losses == result.steps else f" of {result.steps:,}"
+        print(f"identical: {result.losses:,}{some} losses, {result.weights:,} weights")
     return 0
 
 

@@ -6,7 +6,7 @@ are in its L1 cache. No sum is divided between threads.
 """
 
 cimport cython
-from libc.math cimport pow
+from libc.math cimport pow, sqrt
 
 from activations cimport Activations, begin_batch, draw_masks, scratch_of
 from barrier cimport barrier_wait
@@ -38,6 +38,7 @@ cdef struct Job:
     double t  # the optimizer's steps before these
     const double *rates  # (n_steps,)
     double *squares  # (n_params / SQUARES,) of the gradients, by block, if they are clipped
+    double *norms  # (n_steps,) of the gradients, with squares
     Generator before  # the generator before this step
     double *data  # (n_params,)
     double *grad
@@ -204,6 +205,8 @@ cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
         job.failed = True
     barrier_wait(&job.acts.barrier)
     if not job.failed:
+        if thread == 0:
+            job.norms[job.done] = sqrt(squares)
         if factor != 1.0:
             multiply(job.grad + start, factor, n)
         if decay != 1.0:
