@@ -861,3 +861,11 @@ def test_an_int_zero_that_is_a_product_of_a_negative_number_has_no_sign(engine):
     x.grad = -0.0
     (x * 0 * -3).backward()
     assert bits(x.grad) == bits(-0.0 + 0 * -3)
+
+
+@pytest.mark.parametrize("x", [1, -1, 0])
+@pytest.mark.parametrize("k", [54, 55, 1001])
+def test_ints_that_no_power_makes_large_stay_ints(engine, x, k):
+    power = engine.Value(x) ** k
+    assert repr(power.data) == repr(x**k)
+    assert repr(power._local_grads) == repr((k * x ** (k - 1),))
