@@ -36,7 +36,7 @@ MUTANTS = [
         ),
         ("job.add = job.done == 0 and not are_zero(job.grad, n_params)", "job.add = False"),
         ("        any_bit |= bits[i]", "        any_bit |= bits[i] << 1", RAISES),
-        ("    if not job.failed:\n        if factor", "    if True:\n        if factor", RAISES),
+        ("    if not job.failed:\n        if thread", "    if True:\n        if thread", RAISES),
         ("if factor != 1.0:", "if False:", "test_knobs.py -k knob_is"),
         (
             "if decay != 1.0:\n            multiply(job.data",
