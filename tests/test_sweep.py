@@ -11,7 +11,7 @@ import pytest
 from command import run, running
 from sweeping import FIXED, FLAGS, TEXT, VARIES, Here, children, content, stored, swept, wait_for
 
-from microgpt import commands, verify
+from microgpt import commands, engine, verify
 from microgpt.settings import FIELDS
 from microgpt.sweep import Results, space, trial
 from microgpt.sweep.search import Sweep
@@ -243,6 +243,8 @@ LONG = [
 @pytest.fixture(scope="module")
 def long(tmp_path_factory):
     """What the sweep of LONG comes to."""
+    if engine.NAME == "python":
+        pytest.skip("its trainings take minutes there")
     folder = tmp_path_factory.mktemp("long")
     (folder / "text").write_text(TEXT)
     flags = [flag for flag in FLAGS if "num-steps" not in flag]

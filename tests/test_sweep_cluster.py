@@ -12,6 +12,7 @@ import pytest
 from command import environment, interruptible, run, running
 from sweeping import FIXED, FLAGS, TEXT, VARIES, Here, content, stored, swept, wait_for
 
+from microgpt import engine
 from microgpt.sweep import Results, trial
 from microgpt.sweep.search import Sweep
 from microgpt.sweep.space import Space
@@ -81,6 +82,8 @@ def dask(tmp_path):
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """What the sweep of LONG comes to here."""
+    if engine.NAME == "python":
+        pytest.skip("its trainings take minutes there")
     folder = tmp_path_factory.mktemp("here")
     (folder / "text").write_text(TEXT)
     assert run("sweep", *LONG_FLAGS, *LONG, "--out=out", "--jobs=2", cwd=folder)[0] == 0
