@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, overload
 
-from microgpt import _gpt, _value, pickles
+import microgpt._gpt as _gpt
+from microgpt import _value, pickles
 from microgpt.adam import Adam as ScalarAdam
 from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
 from microgpt.gpt import Config

@@ -365,6 +365,8 @@ def test_every_flag_refuses_every_kind_of_nonsense_in_one_line(
     before = sorted(trained.rglob("*"))
     given = ["sample", "model"] if command == "sample" else [command, *SMALL, "--num-steps", "1"]
     for value in NONSENSE.get(flag, NO_NUMBER):
+        if value in TAKES.get(flag, ()) and command in ("sweep", "scale", "gradcheck"):
+            continue  # no nonsense, and work that other tests do
         status = main([*given, flag, value])
         _, err = capsys.readouterr()
         if value in TAKES.get(flag, ()):

@@ -37,6 +37,9 @@ from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
 from training cimport Job, gradients_size
 from weights cimport Sizes, matrix_count
 
+cdef extern from "Python.h":
+    int PyObject_GenericSetAttr(object, object, object) except -1
+
 
 def runs(str simd):
     """Return whether this processor runs the kernels of an instruction set."""
@@ -447,7 +450,7 @@ cdef int take_step(
         raise_at(data[raises], grad[raises] * factor, m[raises], v[raises], &step)
     if adam.norms is not None:
         adam.norms[adam.t] = sqrt(squares)
-    adam.t += 1
+    advance(adam, 1)
     return 0
 
 
@@ -603,7 +606,7 @@ cdef class Trainer:
         if job.acts.dropout > 0.0:
             load_generator(&self.generator, rng)
         self.run_job(documents, batch_size, copied.n, seconds)
-        adam.t += job.done
+        advance(adam, job.done)
         if adam.norms is not None:
             for i in range(job.done):
                 adam.norms[adam.t - job.done + i] = norms.at[i]
@@ -666,6 +669,11 @@ cdef class Trainer:
         if job.out_of_memory:
             raise MemoryError()
         return 0
+
+
+cdef int advance(adam, Py_ssize_t steps) except -1:
+    """Count steps whose weights are written; no Python code runs, which a signal could end."""
+    return PyObject_GenericSetAttr(adam, "t", adam.t + steps)
 
 
 cdef int fill_rates(double *rates, Py_ssize_t n, adam) except -1:
