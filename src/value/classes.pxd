@@ -51,7 +51,7 @@ cdef extern from *:
     """
     static PyObject *forever(PyObject *x) { Py_INCREF(x); return x; }
 
-    static inline ClassInfo *known_info(PyTypeObject *kind) {
+    static INLINED ClassInfo *known_info(PyTypeObject *kind) {
         ClassInfo *info = value_info;
         if (kind != value_type) {
             info = *bucket_of(kind);

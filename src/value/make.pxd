@@ -19,8 +19,8 @@ from node cimport (
     type_of, unlikely, value_type,
 )
 from rules cimport (
-    POSITIVE, RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule, unary_name,
-    where_rule,
+    POSITIVE, RAISES_NUMBER, RECTIFIES, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule,
+    unary_name, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
 from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
@@ -205,12 +205,15 @@ cdef inline Node *make_relu(ClassInfo *info, Node *a) except NULL:
     cdef Node *node
     cdef double y, slope
     cdef uint32_t ints
-    if unlikely(info.relu != POSITIVE):
-        return make_unary(RECTIFY, info, a, 0.0, False)
+    cdef bint rectifies = info.relu != POSITIVE
     sync_node(a)
     ints = (a.flags & DATA_INT) << 2  # FIRST_INT
-    relu_rule(&y, &slope, a.data, &ints, False, POSITIVE)
-    node = new_node(info, info.fresh | kept_ints(info, ints), RELU, 1)
+    if rectifies:
+        relu_rule(&y, &slope, a.data, &ints, False, RECTIFIES)
+    else:
+        relu_rule(&y, &slope, a.data, &ints, False, POSITIVE)
+    ints = kept_ints(info, ints)
+    node = new_node(info, info.fresh | ints, RECTIFY if rectifies else RELU, 1)
     node.data = y
     node.slope[0] = slope
     incref(a)

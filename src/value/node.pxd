@@ -383,9 +383,10 @@ cdef inline void release_block(Block *block) noexcept:
 
 cdef extern from *:
     """
+    #define INLINED __attribute__((always_inline)) inline
     /* C, which gcc inlines: called, with Cython's way to report an error, this is a tenth of the
        time in which a graph is built. */
-    static inline Node *begin_node(
+    static INLINED Node *begin_node(
         Node *node, PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
     ) {
         node->grad = 0.0;
@@ -399,7 +400,7 @@ cdef extern from *:
     }
 
     /* Return memory for a node of a simple class, or NULL. Runs no Python code, raises nothing. */
-    static inline Node *node_memory(void) {
+    static INLINED Node *node_memory(void) {
         char *memory;
         if (n_free > 0) return free_nodes[--n_free];
         memory = (char *)PyObject_Malloc(NODE_HEAD + sizeof(Node));
@@ -410,7 +411,7 @@ cdef extern from *:
     }
 
     /* Return a new reference to a node of a simple class, data and n children not set; or NULL. */
-    static inline Node *take_node(
+    static INLINED Node *take_node(
         PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
     ) {
         Node *node = node_memory();
@@ -435,7 +436,7 @@ cdef extern from *:
     }
 
     /* Return a new reference to a node of the class of an operand's results, as `take_node`. */
-    static inline Node *new_node(
+    static INLINED Node *new_node(
         ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
     ) {
         Node *node;
