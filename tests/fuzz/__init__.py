@@ -62,7 +62,7 @@ def compare(subject: ModuleType, program: Program) -> tuple[int, str | None]:
     compared = 0
     wide = subject is models and models.is_wide(program)
     expected = _shown(subject, program, engines.load(COMPILED if wide else ORACLE))
-    for engine in candidates(subject):
+    for engine in candidates(subject)[wide:]:  # without the judge
         found = _shown(subject, program, engine)
         if found != expected:
             return compared, f"{engine.NAME}: {_first_difference(expected, found)}"

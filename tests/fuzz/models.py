@@ -184,7 +184,7 @@ def program(rng: Random) -> Program:
             return rng.choice(EXTREME)
         return rng.choice([rng.uniform(0.5, 2.0), rng.gauss(0, 1), 10.0])
 
-    shape = rng.randrange(len(SHAPES)) if rng.random() < 0.8 else FIRST_WIDE + rng.randrange(100)
+    shape = rng.randrange(len(SHAPES)) if rng.random() < 0.96 else FIRST_WIDE + rng.randrange(100)
     steps: Program = [("shape", shape, rng.randrange(100), 1.0)]
     for _ in range(rng.randint(1, 8)):
         steps.append((rng.choice(names), rng.randrange(100), rng.randrange(100), number()))

@@ -133,6 +133,20 @@ MUTANTS = [
         ),
     ),
     *of(
+        "src/shared/exponential.pxd",
+        TESTING,
+        "test_certificates.py -k two_million and avx512",
+        ("((1.0 - 2.0 * 0.02) * 0.5 * DBL_EPSILON)", "((1.0 - 2.0 * 0.002) * 0.5 * DBL_EPSILON)"),
+        ("vec_exceeds(vec_set(-708.0), x)", "vec_exceeds(vec_set(-800.0), x)"),
+    ),
+    *of(
+        "src/shared/exponential.h",
+        TESTING,
+        "test_certificates.py -k two_million and avx512",
+        ("- n * 0x1.cf79abc9e3b3ap-47", ""),
+        ("vec_gather(power_low, index)", "vec_set(0.0)"),
+    ),
+    *of(
         "src/shared/powers.pxd",
         SET,
         "test_certificates.py -k two_million and avx512",
