@@ -11,7 +11,7 @@ lint: # ruff, cython-lint, the workflows' schema
 	ruff check . && ruff format --check . && cython-lint src && check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 type: # mypy --strict, and the stubs against the compiled modules
-	mypy && stubtest microgpt._value microgpt._gpt microgpt._record --allowlist tests/stubtest.txt --ignore-disjoint-bases
+	mypy && stubtest microgpt._value microgpt._gpt microgpt._kernels microgpt._record microgpt._script --allowlist tests/stubtest.txt --ignore-disjoint-bases
 
 test: # the tests, in a few minutes
 	pytest
