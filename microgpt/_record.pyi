@@ -17,7 +17,7 @@ class Program:
     @property
     def has_backward(self) -> bool: ...
     @property
-    def depends(self) -> bool: ...
+    def depends(self) -> int: ...
     def __new__(
         cls,
         n_slots: int,
@@ -33,7 +33,7 @@ class Program:
         choices: array[int],
         constants: list[tuple[int, float]],
         inputs: list[int],
-        depends: bool,
+        depends: int,
         int_only: list[int],
     ) -> Program: ...
     def run(

@@ -180,6 +180,11 @@ INTS = {  # losses whose gradients, or numbers, are ints in part
     "power": lambda f, w, i, x: (w["a"][0][0] + 2) ** 2 + (w["a"][0][1] * x).relu() ** 0,
     "power of relu": lambda f, w, i, x: (w["a"][0][1] * x).relu() ** 2 + (w["a"][0][2]) ** 2,
     "relu to the power of 1": lambda f, w, i, x: (w["a"][0][1] + w["words"][i][0]).relu() ** 1,
+    "minus relu": lambda f, w, i, x: (w["words"][i][0] * -0.0 - w["a"][0][0].relu()) * x,
+    "twice": lambda f, w, i, x: w["words"][i][0].relu() * -2 * 3 * w["a"][0][1],
+    "of a difference": lambda f, w, i, x: -(w["a"][0][0].relu() - w["a"][0][1].relu()) * x,
+    "of relus": lambda f, w, i, x: w["a"][0][0].relu() * -1 * w["words"][i][0].relu() * x,
+    "of a sum": lambda f, w, i, x: (w["a"][0][0].relu() - 3) * w["words"][i][1].relu() * x,
     "dot": lambda f, w, i, x: f.dot(w["words"][i], [1, 2.0, 3]) + f.dot(w["a"][0], w["a"][0]),
     "larger": lambda f, w, i, x: f.maximum(w["a"][0][0], f.where(w["a"][0][1], w["a"][0][2], 0)),
 }
@@ -196,6 +201,24 @@ def test_ints_stay_ints_where_the_oracles_do(compiled_scalar, oracle, name):
     rows = [(i, x) for i in range(3) for x in (0.5, -0.5, 0.0)]
     judged, shown = twice(make, loss, compiled_scalar, oracle, rows)
     assert shown == judged
+
+
+@pytest.mark.parametrize("name", INTS)
+def test_an_int_zero_has_no_sign(compiled_scalar, oracle, name):
+    for numbers_of_a in ((-1.0, 2.0, 3.0), (-1.0, -2.0, 3.0), (1.0, 1.0, -3.0), (0.0, -0.0, 0.0)):
+        shown = []
+        for engine in (oracle, compiled_scalar):
+            w = {
+                "a": [[engine.Value(x) for x in numbers_of_a]],
+                "words": [[engine.Value(x) for x in row] for row in ((-2.0, 2.0, 1.0), (0.0,) * 3)],
+            }
+            step = compile(lambda w, i, x, f=engine.functions: INTS[name](f, w, i, x), w)
+            if name.startswith("a row's sum with"):
+                w["words"].append([engine.Value(1.0) for _ in range(3)])
+            losses = [result(step, i, x) for i in (0, 1) for x in (1.0, 0.0)]
+            losses.append(result(step.mean, [(0, 1.0), (1, 2.0)]))
+            shown.append((losses, numbers(w)))
+        assert shown[0] == shown[1]
 
 
 def test_weights_that_are_ints_equal_the_graphs(compiled_scalar, oracle):

@@ -127,7 +127,7 @@ class Compiled:
             return None
         n = len(rows)
         programs = [self._program(inputs) for inputs in rows]
-        if single and programs[0][0].depends:
+        if max(program.depends for program, *_ in programs) > (not single):
             return None
         before = None if single else (self.numbers.grads[:], self.numbers.int_grads[:])
         losses = [0.0] * n

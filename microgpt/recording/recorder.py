@@ -15,6 +15,7 @@ MAX_EXACT_INT = 2**53
 LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT = range(14)
 # Only forward: a row of the weights into slots, minus the largest, the rows of a matrix.
 GATHER, LARGEST, LINEAR = range(14, 17)
+UNSIGNED = 19  # only forward: a product whose zero has no sign, as an int's
 # Only backward: the groups below a softmax, and a segment of the target's group.
 GROUPS, SEGMENT = range(17, 19)
 
@@ -235,6 +236,10 @@ class Recorder:
         self.constants: dict[tuple[bool, bytes], int] = {}
         # The slots that may hold an int: constants, and what is computed of such alone.
         self.ints: set[int] = set()
+        # Of these, those that are zero as an int alone: relus, and products of them and constants.
+        self.zeros: set[int] = set()
+        self.unsigned: set[int] = set()  # the products
+        self.is_uncertain = False  # whether some zero's sign depends on what is an int
         self.choices: list[int] = []  # of each integer input: how many it can choose from
         self.numbers: list[int] = []  # slots of the float inputs
         self.gathered: dict[int, int] = {}  # slot: the first slot of its row
@@ -245,7 +250,23 @@ class Recorder:
         self.order.append((op, slot, *args))
         if op == RELU or (self.ints and op in _KEEPS_INTS and self._of_ints(op, args)):
             self.ints.add(slot)
+            if op == RELU:
+                self.zeros.add(slot)
+            elif op == MUL:
+                self._product_of_ints(slot, *args)
         return Recorded(self, slot)
+
+    def _product_of_ints(self, slot: int, a: int, b: int) -> None:
+        """See to the sign of a product's zero, which an int has not."""
+        if a in self.zeros and b in self.zeros:
+            return  # an int only of two zeros, whose double is positive
+        numbers = {i: array("d", x)[0] for (_, x), i in self.constants.items()}
+        factor = numbers.get(a) if b in self.zeros else numbers.get(b)
+        if factor is None or not (a in self.zeros or b in self.zeros):
+            self.is_uncertain = True
+        elif factor:
+            self.zeros.add(slot)
+            self.unsigned.add(slot)
 
     def _of_ints(self, op: int, args: tuple[Any, ...]) -> bool:
         """Return whether a node may be an int: as the oracle's rule for its operation says."""

@@ -19,6 +19,7 @@ from microgpt.recording.recorder import (
     SEGMENT,
     SELECT,
     SUM,
+    UNSIGNED,
     WHERE,
     Recorder,
 )
@@ -38,7 +39,7 @@ class Assembler:
         self.table = array("q")
         self.vectors: dict[int, list[tuple[int, int]]] = {}  # of a tuple by id: (slot, n) runs
         for op, out, *args in recorder.order:
-            self._step(op, out, args)
+            self._step(UNSIGNED if out in recorder.unsigned else op, out, args)
 
     def _step(self, op: int, out: int, args: list[Any]) -> None:
         """Write a step forward, or let the last one do it too."""
@@ -219,7 +220,7 @@ class Assembler:
             array("q", self.recorder.choices),
             [(slot, array("d", x)[0]) for (_, x), slot in self.recorder.constants.items()],
             self.recorder.numbers,
-            ints is None,
+            2 if self.recorder.is_uncertain else int(ints is None),
             ints or [],
         )
 

@@ -23,7 +23,7 @@ ctypedef long long slot
 # As in microgpt.recording.
 cdef enum Op:
     LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT
-    GATHER, LARGEST, LINEAR, GROUPS, SEGMENT
+    GATHER, LARGEST, LINEAR, GROUPS, SEGMENT, UNSIGNED
 
 cdef enum:
     ROWS = 8  # of a matrix whose products are summed side by side: as many as hide an addition
@@ -91,13 +91,15 @@ cdef class Program:
     cdef slot *chosen      # of each integer input, the one chosen
     cdef readonly Py_ssize_t root
     cdef readonly bint has_backward
-    cdef readonly bint depends  # on the numbers: which gradients, or the loss, are ints
+    # 1 where the numbers decide whether the loss or a gradient is an int, unless the root's
+    # gradient is a float; 2 where they decide the sign of a zero.
+    cdef readonly int depends
     cdef Py_ssize_t n_slots, n_weights, n_forward, n_backward, main, n_chosen
 
     def __cinit__(
         self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
         array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
-        array choices, list constants, list inputs, bint depends, list int_only,
+        array choices, list constants, list inputs, int depends, list int_only,
     ):
         cdef Py_ssize_t i
         cdef slot leaf
@@ -307,6 +309,9 @@ cdef bint compute(Program p) noexcept nogil:
         elif step.op == MUL:
             for i in range(step.n):
                 y[i] = a[i * step.a_step] * b[i * step.b_step]
+        elif step.op == UNSIGNED:
+            for i in range(step.n):
+                y[i] = a[i * step.a_step] * b[i * step.b_step] + 0.0
         elif step.op == LINEAR:
             matrix(y, a, step.a_step, step.n, p.runs + step.b, p.runs + step.c, x)
         elif step.op == DOT:
