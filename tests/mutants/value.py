@@ -51,7 +51,7 @@ MUTANTS = [
         (
             "        y[0] = c_sigmoid(x)\n    slope[0] = y[0] * (1.0 - y[0])",
             "        y[0] = c_sigmoid(x)\n    slope[0] = y[0] - y[0] * y[0]",
-            "test_functions.py test_replay.py test_micrograd.py",
+            "test_value.py -k each_function",
         ),
         ("cdef bint first = a >= b", "cdef bint first = a > b"),
         ("cdef bint first = condition > 0.0", "cdef bint first = condition >= 0.0"),
