@@ -75,7 +75,8 @@ def make_directory(path: Path) -> None:
     Raises:  OSError naming the directory that cannot be made
     """
     if not path.is_dir():
-        make_directory(path.parent)
+        if not path.parent.exists():
+            make_directory(path.parent)
         path.mkdir(exist_ok=True)
         _flush_directory(path.parent)
 
