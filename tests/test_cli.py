@@ -1,5 +1,6 @@
 """The command line as real processes: what it prints, keeps, and says when things go wrong."""
 
+import contextlib
 import pathlib
 import random
 import re
@@ -21,6 +22,9 @@ from microgpt.commands import main, parser
 from microgpt.engine import NAME, load
 from microgpt.tokenizer import CharTokenizer
 from microgpt.training import Training
+
+with contextlib.suppress(ImportError):
+    import optuna  # noqa: F401 (what imports it first is kept alive by an exception that it keeps)
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 TEXT = "ada\ngrace\nalan\nedsger\nbarbara\ndonald\n"
