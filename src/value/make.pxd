@@ -127,7 +127,7 @@ cdef inline Node *make_maximum(ClassInfo *info, Node *a, Node *b) except NULL:
 
 cdef inline Node *make_where(ClassInfo *info, Node *condition, Node *a, Node *b) except NULL:
     cdef Node *node
-    cdef Block *block
+    cdef Block *block = NULL
     sync_node(condition)
     sync_both(a, b)
     block = new_block(3, 3)
