@@ -17,7 +17,7 @@ test: # the tests, in a few minutes
 	pytest
 
 pure: # what the default engine decides, where it is pure Python; tests.yml runs all so
-	cd tests && MICROGPT_ENGINE=python pytest -q $(addprefix test_,$(addsuffix .py,adam checkpoint cli data functions gpt micrograd oracle package pickles public resume streams tokenizer training value))
+	cd tests && MICROGPT_ENGINE=python pytest -q $(addprefix test_,$(addsuffix .py,adam checkpoint cli data functions oracle package pickles public resume streams tokenizer))
 
 bench: # the benchmarks, README's and docs' tables, the plot
 	pytest --benchmark-only --benchmark-json=build/benchmarks.json && python benchmarks/report.py build/benchmarks.json --all docs/speed.md --readme README.md --ways docs/which.md --plot docs/benchmarks.svg
@@ -31,7 +31,7 @@ docs: # the reference from the docstrings, and the pages as a site
 heavy: # the tests that need torch, ONNX or a browser
 	pytest -m heavy
 
-mutants: # edits of the source, each of which some test must notice; an hour
+mutants: # edits of the source, each of which some test must notice; hours
 	python tests/mutants
 
 fuzz: # ten minutes of random programs on all engines

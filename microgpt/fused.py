@@ -15,6 +15,7 @@ import operator
 import os
 import random
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from types import MappingProxyType
@@ -108,11 +109,15 @@ class Turns:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._process = 0  # of the thread that took it last
+        self._process = os.getpid()  # of the thread that took it last
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            if self._process != os.getpid():
+            for _ in range(100):  # a thread of this fork that has it says so at once
+                if self._process == os.getpid():
+                    break
+                time.sleep(0.001)
+            else:
                 raise RuntimeError(
                     "another thread was training this model when the process was forked: its "
                     "weights may be those of half a step, so train a model of your own"

@@ -140,9 +140,10 @@ def test_two_quick_signals_end_with_the_signals_own_status(folder, signum):
 def test_threads_that_the_system_refuses_are_one_line(folder, compiled):
     if compiled.NAME != "fused":
         pytest.skip("has one thread")
-    command = [*COMMANDS["train"], "--threads", "1000", "--batch-size", "2", "--quiet"]
+    much = ["--n-embd", "64", "--block-size", "16", "--batch-size", "256"]  # work for 200 threads
+    command = [*COMMANDS["train"], *much, "--threads", "1000", "--quiet"]
     done = subprocess.run(
-        ["bash", "-c", f"ulimit -v 600000; {subprocess.list2cmdline([*COMMAND, *command])}"],
+        ["bash", "-c", f"ulimit -v 300000; {subprocess.list2cmdline([*COMMAND, *command])}"],
         capture_output=True,
         cwd=folder,
         env=environment(),
