@@ -226,7 +226,7 @@ class Assembler:
 
 
 def _skip(runs: Iterator[tuple[int, int]], count: int) -> tuple[int, int]:
-    """Return what is left of the run in which item number count lies."""
+    """Return the run that holds item number count, from that item on."""
     slot, n = next(runs)
     while count >= n:
         count -= n

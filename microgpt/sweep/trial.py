@@ -1,4 +1,4 @@
-"""One trial of a sweep: a training in a directory of its own, whoever runs it and where.
+"""One trial of a sweep: a training in a directory of its own, on this machine or another.
 
 A worker trains in an attempt, the directory `.0007-` and eight letters, and writes
 `trial.json` there last. The client renames it to `0007`. So an attempt that another worker
