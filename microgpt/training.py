@@ -117,7 +117,7 @@ class Training:
         """
         path = checkpoint.file_in(directory, best=False)
         content, settings, state = _read(path)
-        best_weights = None
+        saved, best_weights = state["step"], None
         best = path.with_name(checkpoint.BEST)
         if best.exists():
             other = _read(best)
@@ -147,7 +147,7 @@ class Training:
         run.rng.setstate(state["rng"])
         run.model.dropout_rng.setstate(state["dropout_rng"])
         run.best, run.stale = state["best"], state["stale"]
-        run._saved = state["step"]
+        run._saved = saved
         run.best_weights = best_weights
         run.same_libm = state["libm"] == checkpoint.libm()
         run._prepare()

@@ -290,7 +290,7 @@ MUTANTS = [
         Equivalent(
             "        os.fsync(file.fileno())\n",
             "        pass\n",
-            "shows after a power cut alone",
+            "shows after a power cut alone: tests/power_cut.py",
         ),
     ),
     *of(
