@@ -543,6 +543,20 @@ NEAR_MISSES = {
         ),
     ),
     "deletes": (("c.backward()", "c.backward()\ndel a.grad\nprint(hasattr(a, 'grad'))"),),
+    "method_with_a_harmless_name": (
+        (
+            "    def backward(self):",
+            "    def count(self):\n        print('counted')\n\n    def backward(self):",
+        ),
+        ("reversed(topo):\n", "reversed(topo):\n            v.count()\n"),
+    ),
+    "backward_returns_the_order": (
+        (
+            "child.grad += local_grad * v.grad\n",
+            "child.grad += local_grad * v.grad\n        return topo\n",
+        ),
+        ("c.backward()", "print(len(c.backward()))"),
+    ),
     "no_class_of_that_kind": (
         (CLASS, "class Value(float):\n    data = property(float)\n"),
         (SHOW, "print(Value(1.5).data)\n"),
@@ -580,6 +594,8 @@ def test_formula_of_the_scripts_own_stays_its_own(name):
 
 # The classes whose meaning is another.
 LEFT = {
+    "method_with_a_harmless_name": "mentions print",
+    "backward_returns_the_order": "probe backward",
     "swapped_derivatives": "",
     "swapped_children": "probe __add__",
     "clears_gradients": "probe backward",
@@ -592,7 +608,7 @@ LEFT = {
     "root_gradient_two": "probe backward",
     "root_gradient_added": "probe backward",
     "grad_starts_as_one": "probe constructor",
-    "data_rounded": "__init__ mentions 6",
+    "data_rounded": "__init__ mentions round",
     "counts_nodes": "__init__ mentions COUNT",
     "own_metaclass": "metaclass",
     "slot_that_is_set_later": "does not set its slot tag",

@@ -71,7 +71,7 @@ MUTANTS = [
     ("self._children = children", "self._children = children[:1]", None),
     ("self._children = children", "self._children = ()", None),
     ("self._local_grads = local_grads", "self._local_grads = local_grads[::-1]", None),
-    ("self._local_grads = local_grads", "self._local_grads = [*local_grads]", None),
+    ("self._local_grads = local_grads", "self._local_grads = [*local_grads]", ""),
     ("(other * self.data ** (other - 1),)", "(other * self.data ** other,)", "__pow__"),
     ("(other * self.data ** (other - 1),)", "(self.data ** (other - 1) * other + 0.0,)", "__pow__"),
     ("(other * self.data ** (other - 1),)", "(float(other) * self.data ** (other - 1),)", "__pow__"),

@@ -21,7 +21,7 @@ y = total(x) * 0.5 + x[0].exp()
 y.backward()
 print(y.data, [v.grad for v in x])
 """
-IS_COMPILED = "print(Value.__mro__[1].__module__)\n"
+IS_COMPILED = "print(Value.data.__objclass__.__module__)\n"
 COMPILED = "microgpt._script\n"
 SHELL = """
 import sys

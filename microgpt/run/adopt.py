@@ -8,15 +8,17 @@ tell from the script's.
 from __future__ import annotations
 
 import dis
+import functools
 import itertools
 import math
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+from weakref import getweakrefs
 
 from microgpt import _script
-from microgpt.run import loops, probes
+from microgpt.run import attributes, loops, probes
 from microgpt.run.mentions import Mentions
 
 FORBIDDEN = (
@@ -47,6 +49,10 @@ METHODS: dict[str, Any] = {
     "tanh_exp": lambda x: (math.exp(2 * x) - 1) / (math.exp(2 * x) + 1),
     "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
 }
+REPLACED = {
+    "__dict__": property(attributes.Attributes, attributes.replace),
+    "__weakref__": property(lambda node: next(iter(getweakrefs(node)), None)),
+}
 _HEAP_TYPE = 1 << 9
 _OTHER_WALK = "probe graphs: gradients differ: another order of the walk or of sums"
 
@@ -70,7 +76,7 @@ class Adoption:
         """Let everything be the script's own code: what it mentions means something else now."""
         for name in self.native:
             if not name.startswith("__"):
-                setattr(self.cls, name, self.family.originals[name])
+                setattr(self.cls, name, self.cls.__dict__[name].__wrapped__)
         _script.configure(self.family, native=0, **self.settings)
 
 
@@ -99,6 +105,8 @@ def adopted(original: type, name: str, scope: dict[str, Any], bound: Any) -> Ado
 
     Raises:  Refused with the reason
     """
+    if issubclass(original, _script.NodeBase):
+        raise Refused("it is a subclass of a class that is replaced")
     if type(original) is not type:
         raise Refused(f"its metaclass is {type(original).__name__}")
     owners, bases = members_of(original), original.__mro__[1:-1]
@@ -111,24 +119,34 @@ def adopted(original: type, name: str, scope: dict[str, Any], bound: Any) -> Ado
             raise Refused(f"it has {forbidden}")
     if "__init__" not in members:
         raise Refused("it has no __init__ of its own")
-    with _bound(original, original, name, scope):
-        mentions = Mentions(original.__name__, owners, _stored(original, members), bound)
-        for base in bases:  # whose functions `super()` may call
-            for member, function in base.__dict__.items():
-                if isinstance(function, types.FunctionType) and members[member] is not function:
-                    _require(mentions, member, function)
-        for member in ("__init__", *REQUIRED):
-            _require(mentions, member, members[member])
+    mentions = Mentions(original.__name__, owners, _stored(original, members), bound)
+    try:
+        return _judged(original, members, mentions, (name, scope))
+    finally:
+        for where, early in mentions.early:
+            del where[early]
+
+
+def _judged(
+    original: type, members: dict[str, Any], mentions: Mentions, place: tuple[str, dict[str, Any]]
+) -> Adoption:
+    with _bound(original, original, *place):
+        for base in original.__mro__[1:-1]:  # whose functions `super()` may call
+            for name, function in base.__dict__.items():
+                if isinstance(function, types.FunctionType) and members[name] is not function:
+                    _require(mentions, name, function)
+        for name in ("__init__", *REQUIRED):
+            _require(mentions, name, members[name])
         observed = _Observed(original, members)
         mentions.known.clear()
         mentions.hidden = set(observed.others)
-        for member in REQUIRED:
-            _require(mentions, member, members[member])
+        for name in REQUIRED:
+            _require(mentions, name, members[name])
     family, cls = _made(original, members, observed)
     family.guards = _guards(mentions, original, cls)
     adoption = Adoption(original, cls, family)
-    with _bound(original, cls, name, scope):
-        _Choice(adoption, members, observed, mentions, (name, scope)).run()
+    with _bound(original, cls, *place):
+        _Choice(adoption, members, observed, mentions, place).run()
     family.guards = _guards(mentions, original, cls)
     if len(family.guards) > 8:
         raise Refused("it reads more than 8 variables")
@@ -259,8 +277,11 @@ class _Observed:
         if self.leaf_container not in (tuple, list, set, frozenset):
             raise Refused(f"its objects without children have no empty {self.children}")
         self.slopes = next(
-            (n for n, v in kept.items() if type(v) is tuple and v == (-0.5, 1.5)), None
+            (n for n, v in kept.items() if v == (-0.5, 1.5) or v == [-0.5, 1.5]), None
         )
+        if self.slopes:
+            self.slopes_container = type(kept[self.slopes])
+            self.leaf_slopes_container = type(getattr(leaf, self.slopes))
         self.closure = next((n for n, v in kept.items() if isinstance(v, types.FunctionType)), None)
         roles = {"data", "grad", self.children, self.slopes, self.closure}
         self.others = tuple(name for name in kept if name not in roles)
@@ -367,7 +388,7 @@ class _Observed:
             kept = getattr(node, self.children)
             if trial == (child,) and type(kept) is self.container and list(kept) == [child]:
                 return "children"
-            if trial == (0.5,) and self.slopes and getattr(node, self.slopes) == trial:
+            if trial == (0.5,) and self.slopes and list(getattr(node, self.slopes)) == [0.5]:
                 return "slopes"
             if trial == "a name":
                 return next((other for other in self.others if getattr(node, other) is trial), None)
@@ -392,52 +413,78 @@ def _is_unary(name: str, member: Any) -> bool:
 def _made(original: type, members: dict[str, Any], observed: _Observed) -> tuple[Any, type]:
     """Return the family and the class, whose operators are all still the script's own code."""
     family = _script.new_family()
-    family.originals, family.init = dict(members), members["__init__"]
+    family.init = members["__init__"]
     family.children, family.container = observed.children, observed.container
     family.leaf_container = observed.leaf_container
-    family.slopes, family.backward = observed.slopes, observed.closure
+    family.slopes = observed.slopes
+    if observed.slopes:
+        family.slopes_container = observed.slopes_container
+        family.leaf_slopes_container = observed.leaf_slopes_container
+    family.backward = observed.closure
     family.defaults, family.order = observed.defaults, observed.names
     family.positional, family.keywords = observed.positional, observed.keywords
     family.has_slots, family.guards = observed.has_slots, []
     namespace = {
-        name: member
-        for name, member in members.items()
-        if name not in ("__dict__", "__weakref__", "__slots__")
-        and not isinstance(member, (types.MemberDescriptorType, _script.Field))
+        name: REPLACED.get(name, member)
+        for name, member in vars(original).items()
+        if name != "__slots__" and not isinstance(member, types.MemberDescriptorType)
     }
+    fields: dict[str, Any] = {}
     for name in observed.names:
-        if name in ("data", "grad"):
-            namespace[name] = _script.NodeBase.__dict__[name]
-        else:
-            namespace[name] = _script.Field(family, name, namespace.get(name, _script.MISSING))
-    if not observed.has_slots:
-        namespace["__dict__"] = property(_script.Attributes)
-    bases = original.__mro__[1:-1]
-    kind: Any = type
-    if bases:
-        kind = type("type", (type,), {"mro": lambda cls: _mro(cls, kind, bases)})
+        fallback = namespace.pop(name, members.get(name, _script.MISSING))
+        fields[name] = vars(_script.NodeBase).get(name) or _script.Field(family, name, fallback)
+    if observed.has_slots:
+        namespace.update(fields)
+        fields = {}
+    else:
+        fields.update(REPLACED)
+    base = type(original.__name__, (_script.Base,), {**fields, "__slots__": ()})
+    kind = _metaclass(original, base)
     try:
-        cls = kind(original.__name__, (_script.Base,), {**namespace, "__slots__": ()})
+        cls = kind(original.__name__, (base,), {**namespace, "__slots__": ()})
     except TypeError as error:
         raise Refused(f"its bases: {error}") from None
     if "__slots__" in original.__dict__:
         setattr(cls, "__slots__", original.__dict__["__slots__"])  # noqa: B010
     else:
         delattr(cls, "__slots__")
+    delattr(base, "__slots__")
     cls.__qualname__ = original.__qualname__
     _script.adopt(family, cls, **observed.settings)
     return family, cls
 
 
-def _mro(cls: Any, kind: Any, bases: tuple[type, ...]) -> list[type]:
-    """Return the order of lookup of a class whose original has these bases of its own.
+def _metaclass(original: type, base: type) -> Any:
+    """Return the metaclass of the class that takes another one's place: it has its bases.
 
-    They are no bases in the sense of memory: a Node has no room for what their objects keep.
+    The bases are looked up, but they are no bases in the sense of memory: a Node has no room for
+    what their objects keep.
     """
-    usual = type.mro(cls)
-    if any(isinstance(base, kind) for base in cls.__bases__):
-        return usual  # of a subclass
-    return [cls, *bases, *usual[1:]]
+    hidden = {base, _script.Base, _script.NodeBase}
+
+    def of_class(name: str) -> property:
+        return property(
+            lambda cls: (
+                getattr(original, name)
+                if base in vars(type)["__bases__"].__get__(cls)
+                else vars(type)[name].__get__(cls)
+            )
+        )
+
+    def mro(cls: Any) -> list[type]:
+        usual = type.mro(cls)
+        if vars(type)["__mro__"].__get__(cls):  # it is not being made
+            return [c for c in usual if c not in hidden]
+        is_subclass = any(isinstance(base, kind) for base in vars(type)["__bases__"].__get__(cls))
+        return usual if is_subclass else [cls, base, *original.__mro__[1:-1], *usual[2:]]
+
+    def shown(cls: Any) -> tuple[type, ...]:
+        return tuple(c for c in vars(type)["__mro__"].__get__(cls) if c not in hidden)
+
+    members = {"mro": mro, "__mro__": property(shown), "__module__": "builtins"}
+    members |= {name: of_class(name) for name in ("__bases__", "__base__")}
+    kind = type("type", (type,), members)
+    return kind
 
 
 class _Choice:
@@ -482,7 +529,7 @@ class _Choice:
     def run(self) -> None:
         adoption, observed = self.adoption, self.observed
         own_backward = self.cls.backward
-        self.cls.backward = _script.NodeBase.__dict__["_native_backward"]
+        self.cls.backward = _calling(_script.backward, own_backward, self.result_of_backward())
         reasons = self.reasons()
         constructor = observed.positional or ("data",), observed.keywords
         if observed.positional is None or not self.equal(probes.constructor, *constructor):
@@ -514,6 +561,13 @@ class _Choice:
             raise Refused("probe constructor: it does more than keep what it is given")
         adoption.own += [(name, reason) for name, reason in reasons.items() if reason]
         adoption.native = [*sorted(operators), *methods, "backward"]
+
+    def result_of_backward(self) -> str:
+        with self.by_itself(), suppress(Exception):
+            leaf = self.original(1.5)
+            if leaf.backward() is leaf:
+                return "self"
+        return "None"
 
     def reasons(self) -> dict[str, str | None]:
         """Let all operators be compiled of which probes can speak; return why others are not."""
@@ -568,8 +622,7 @@ class _Choice:
         family, before = self.adoption.family, dict(self.settings)
         for attribute in self.observed.others:
             family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
-        family.originals[op] = self.members[name]
-        setattr(self.cls, name, _script.NodeBase.__dict__[f"_native_{op}"])
+        setattr(self.cls, name, _calling(getattr(_script, op), self.members[name]))
         for choice in choices:
             self.settings.update(choice)
             self.configure()
@@ -582,13 +635,30 @@ class _Choice:
         return False
 
 
+def _calling(compiled: Any, own: Any, result: str = "found") -> Any:
+    """Return a method that calls a compiled function, or the script's own if that gives None."""
+    code = own.__code__
+    is_plain = code.co_argcount == 1 and not code.co_kwonlyargcount and not code.co_flags & 0x0C
+    arguments = "self" if is_plain else "self, *args, **kwargs"
+    condition = "" if is_plain else "not (args or kwargs) and "
+    name = code.co_name if code.co_name.isidentifier() else "method"
+    text = (
+        f"def {name}({arguments}):\n"
+        f" if {condition}(found := compiled(self)) is not None: return {result}\n"
+        f" return own({arguments})"
+    )
+    scope = {"compiled": compiled, "own": own}
+    exec(compile(text, _script.__name__ + ".pyx", "exec", dont_inherit=True), scope)
+    return functools.update_wrapper(scope[name], own)
+
+
 def _name_powers(observed: _Observed, original: Any) -> None:
     """Find how other attributes of a power, such as its name, follow from the exponent."""
     nodes = {k: original(1.5) ** k for k in (2, 0.5, -1)}
     for name in observed.others:
         values = {k: getattr(node, name) for k, node in nodes.items()}
         rule: Any = values[2]
-        if len(set(values.values())) > 1 and isinstance(values[2], str) and "2" in values[2]:
+        if isinstance(values[2], str) and "2" in values[2] and values[-1] != values[2]:
             before, after = values[2].split("2", 1)
 
             def rule(k: Any, before: str = before, after: str = after) -> str:

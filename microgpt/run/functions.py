@@ -15,7 +15,7 @@ from typing import Any
 
 from microgpt import _script
 from microgpt.run import probes
-from microgpt.run.mentions import short
+from microgpt.run.mentions import early, short
 
 NAMES = frozenset("sum zip max len range enumerate data exp append float list map pow min".split())
 replaced: list[tuple[str, str, str]] = []  # place, name, what by
@@ -24,7 +24,8 @@ _adoptions: list[Any] = []
 
 
 def seen(function: Any) -> Any:
-    """Judge a function that has just been defined; return it."""
+    """Judge a function that has just been defined; return it, or the same made before."""
+    function = early.pop(id(getattr(function, "__code__", None)), function)
     if isinstance(function, types.FunctionType) and _may_match(function):
         if _adoptions:
             _judge(function, _adoptions[-1])

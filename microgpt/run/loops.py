@@ -23,6 +23,7 @@ import operator
 import sys
 import types
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn, cast
 
 from microgpt import _script
@@ -411,6 +412,8 @@ class Rewriter(ast.NodeTransformer):
         self.functions = 0  # around this place
         self.loops: dict[str, Loop] = {}
         self.bound: dict[str, set[object]] = {}  # global names: what gives them a meaning
+        self.mentioned: set[str] = set()  # by classes that are judged
+        self.below: dict[str, ast.FunctionDef] = {}  # functions that they mention, below them
 
     def binds(self, name: str, *meanings: object) -> None:
         self.bound.setdefault(name, set()).update(meanings)
@@ -433,6 +436,7 @@ class Rewriter(ast.NodeTransformer):
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
         if methods & {"__add__", "__mul__"}:
+            self.mentioned |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
             return node  # it is judged as it stands
         self.depth += 1
         self.generic_visit(node)
@@ -448,8 +452,11 @@ class Rewriter(ast.NodeTransformer):
         self.generic_visit(node)
         self.functions -= 1
         small = len(node.args.args) in (1, 2) and len(node.body) < 10
-        if not self.depth and small and not node.decorator_list:
+        below = not self.functions and node.name in self.mentioned
+        if not self.depth and (small or below) and not node.decorator_list:
             node.decorator_list = [self.attribute(FUNCTION, "seen", node)]
+            if below and not node.args.kw_defaults:
+                self.below[node.name] = node
         return node
 
     def visit_For(self, node: ast.For) -> ast.AST:
@@ -464,6 +471,15 @@ class Rewriter(ast.NodeTransformer):
     def attribute(self, marker: str, name: str, place: ast.AST) -> ast.expr:
         found = ast.copy_location(self.reference(marker), place)
         return ast.copy_location(ast.Attribute(found, name, ast.Load()), place)
+
+    def bind_functions_below(self, code: types.CodeType) -> None:
+        """Let what gives such functions a meaning be their code and defaults."""
+        for part in code.co_consts:
+            node = self.below.get(part.co_name) if isinstance(part, types.CodeType) else None
+            if node is not None and self.bound[node.name] == {node}:
+                with suppress(ValueError):  # a default that is not a constant
+                    defaults = tuple(map(ast.literal_eval, node.args.defaults))
+                    self.bound[node.name] = {(part, defaults)}
 
 
 def _may_be_elementwise(loop: ast.For) -> bool:

@@ -15,6 +15,8 @@ import types
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from microgpt.run.loops import Loop
+
 SAFE_BUILTINS = frozenset(
     (
         "isinstance int float bool complex str set frozenset list tuple dict reversed zip max "
@@ -27,15 +29,17 @@ SAFE_BUILTINS = frozenset(
 SAFE_ATTRIBUTES = frozenset(
     "add append appendleft pop popleft reverse extend insert update discard remove union copy "
     "get items keys values index count is_integer __class__ __init__ __name__ "
-    "__add__ __mul__ __radd__ __rmul__ __sub__ __neg__ __pow__ __truediv__".split()
+    "__add__ __mul__ __radd__ __rmul__ __sub__ __neg__ __pow__ __truediv__ over seen".split()
 )
 SIMPLE = (bool, int, float, str, type(None))
+MARKS = (types.CodeType, types.ModuleType, Loop)  # constants that are code, or stand for ours
+early: dict[int, types.FunctionType] = {}  # made before their `def` runs, by the id of their code
 GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
+CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
 REFUSED = {
     "STORE_GLOBAL": "sets the global {}",
     "DELETE_GLOBAL": "deletes the global {}",
     "DELETE_ATTR": "deletes {}",
-    "YIELD_VALUE": "is a generator",
     "LOAD_BUILD_CLASS": "makes a class",
 }
 
@@ -60,6 +64,7 @@ class Mentions:
         self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.guards: list[tuple[Any, str, Any]] = []
         self.known: dict[Any, str | None] = {}
+        self.early: list[tuple[dict[str, Any], str]] = []
 
     def reason(self, function: Any) -> str | None:
         """Return why a function cannot be judged by probes, or None."""
@@ -78,20 +83,20 @@ class Mentions:
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 yield from self._reasons(function, constant)
-            elif not _is_plain_constant(constant):
-                yield f"mentions {constant!r}"
-        for instruction in dis.get_instructions(code):
+        instructions = list(dis.get_instructions(code))
+        for number, instruction in enumerate(instructions):
             name = instruction.argval
-            if instruction.opname in REFUSED and (
-                instruction.opname != "YIELD_VALUE" or code.co_name != "<genexpr>"
-            ):
+            if instruction.opname in REFUSED:
                 yield REFUSED[instruction.opname].format(name)
             elif instruction.opname in GLOBALS:
                 yield from self._global(function, name)
             elif instruction.opname == "IMPORT_NAME" and name != "math":
                 yield f"imports {name}"
-            elif instruction.opname == "LOAD_SMALL_INT" and not _is_plain_constant(name):
-                yield f"mentions {name!r}"
+            elif instruction.opname in CONSTANTS:
+                following = [other.opname for other in instructions[number + 1 : number + 3]]
+                is_kept = following[-1:] == ["STORE_ATTR"] and following[0].startswith("LOAD_FAST")
+                if not (is_kept or isinstance(name, MARKS) or _is_plain_constant(name)):
+                    yield f"mentions {name!r}"
             elif instruction.opname == "STORE_ATTR":
                 if name not in self.attributes:
                     yield f"sets {name}"
@@ -110,9 +115,10 @@ class Mentions:
     def _attribute(self, name: str) -> Iterator[str]:
         if name in self.hidden:
             yield f"reads {name}"
-        if name in self.attributes or name in SAFE_ATTRIBUTES or hasattr(math, name):
-            return
         owner, member = self.members.get(name, (None, None))
+        safe = name in SAFE_ATTRIBUTES or hasattr(math, name)
+        if name in self.attributes or (safe and owner is None):
+            return
         function = getattr(member, "__func__", member)
         if isinstance(function, types.FunctionType):
             reason = self.reason(function)
@@ -127,6 +133,8 @@ class Mentions:
         if name == self.name:
             return
         meanings = len(self.bound.get(name, ()))
+        if meanings == 1 and name not in function.__globals__:
+            self._make_early(function.__globals__, name, *self.bound[name])
         if name in function.__globals__:
             value = function.__globals__[name]
             if meanings > 1 and type(value) not in SIMPLE:  # which are watched
@@ -138,6 +146,14 @@ class Mentions:
             yield f"mentions {name}"
         else:
             self.builtins.add(name)
+
+    def _make_early(self, scope: dict[str, Any], name: str, meaning: object) -> None:
+        """Let a function that the script defines below exist while the class is judged."""
+        if isinstance(meaning, tuple) and isinstance(meaning[0], types.CodeType):
+            code, defaults = meaning
+            scope[name] = early[id(code)] = types.FunctionType(code, scope, name, defaults)
+            self.early.append((scope, name))
+            self.guards.append((scope, name, scope[name]))
 
     def _value(self, name: str, value: Any, scope: dict[str, Any] | None = None) -> Iterator[str]:
         """Judge what a name outside the function stands for."""

@@ -14,6 +14,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from microgpt import _script
+
 INF, NAN = math.inf, math.nan
 
 
@@ -76,6 +78,8 @@ class Probe:
     def __init__(self, cls: type, names: tuple[str, ...], closure: str | None, sets: bool) -> None:
         self.cls: Any = cls
         self.names, self.closure, self.sets = names, closure, sets
+        # Without telling the node that its list or set of children is in the script's hands.
+        self.get: Any = _script.peek if issubclass(cls, _script.NodeBase) else getattr
 
     def outcome(self, program: Callable[[], Any], *operands: Any) -> Any:
         """Return what can be seen after a program and after one and two backwards of its result."""
@@ -86,7 +90,7 @@ class Probe:
             result.append(seen([*operands, root]))
             if type(root) is self.cls:
                 for _ in range(2):
-                    root.backward()
+                    result.append(seen(root.backward()))
                     result.append([number(node.grad) for node in seen.keep])
         except Exception as error:
             result.append((type(error).__name__, str(error)))
@@ -97,7 +101,7 @@ class Seen:
     """Describes graphs of one class, nodes numbered in the order in which they are met."""
 
     def __init__(self, probe: Probe) -> None:
-        self.cls = probe.cls
+        self.cls, self.get = probe.cls, probe.get
         self.names = [name for name in probe.names if name != probe.closure]
         self.numbers: dict[int, int] = {}
         self.keep: list[Any] = []
@@ -108,7 +112,7 @@ class Seen:
                 return "node", self.numbers[id(x)]
             self.numbers[id(x)] = len(self.numbers)
             self.keep.append(x)
-            values = [(name, self(getattr(x, name, "nothing"))) for name in self.names]
+            values = [(name, self(self.attribute(x, name))) for name in self.names]
             return "new", type(x) is self.cls, values
         if isinstance(x, (set, frozenset)):
             # A set of nodes has no order: old ones by number, then new ones by what they keep.
@@ -121,8 +125,14 @@ class Seen:
             return "dict", [(key, self(value)) for key, value in x.items()]
         return number(x)
 
+    def attribute(self, node: Any, name: str) -> Any:
+        try:
+            return self.get(node, name)
+        except AttributeError:
+            return "nothing"
+
     def kept(self, node: Any) -> str:
-        values = (getattr(node, name, None) for name in self.names)
+        values = (self.attribute(node, name) for name in self.names)
         sizes = (set, frozenset, list, tuple)
         return repr([len(v) if isinstance(v, sizes) else number(v) for v in values])
 

@@ -57,7 +57,16 @@ class Watch:
         setattr(SourceFileLoader, "get_code", self._get_code)  # noqa: B010
 
     def _built(self, body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
-        cls = self._build_class(body, name, *bases, **keywords)
+        try:
+            cls = self._build_class(body, name, *bases, **keywords)
+        except TypeError as error:
+            if "metaclass conflict" not in str(error):
+                raise
+            # Of a replaced class, which has one that is hidden, and of another.
+            kinds = [keywords.pop("metaclass", type), *map(type, bases)]
+            last = [k for k in kinds if not any(k is not o and issubclass(o, k) for o in kinds)]
+            kind = type("metaclass", tuple(dict.fromkeys(last)), {})
+            cls = self._build_class(body, name, *bases, metaclass=kind, **keywords)
         if not adopt.is_candidate(cls):
             return cls
         place = f"{self.short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
@@ -114,7 +123,9 @@ class Watch:
                 tree = ast.fix_missing_locations(rewriter.visit(ast.parse(source, filename)))
                 self.bound[filename] = rewriter.bound
                 code = compile(tree, filename, "exec", dont_inherit=True)
-                return loops.with_objects(code, {**rewriter.loops, loops.FUNCTION: functions})
+                code = loops.with_objects(code, {**rewriter.loops, loops.FUNCTION: functions})
+                rewriter.bind_functions_below(code)
+                return code
             except RecursionError:  # it is nested too deep for a walk of its tree
                 pass
         return compile(source, filename, "exec", dont_inherit=True)

@@ -56,6 +56,7 @@ cdef extern from "Python.h":
     bint PyObject_IS_GC(object)
     bint PyObject_GC_IsTracked(PyObject *)
     unsigned long Py_TPFLAGS_HAVE_GC
+    unsigned long Py_TPFLAGS_HAVE_VECTORCALL
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyTuple_CheckExact(PyObject *)
     PyObject **PySequence_Fast_ITEMS(object)
@@ -90,12 +91,13 @@ cdef class Family:
     """What belongs to one replaced class."""
 
     cdef public object cls
-    cdef public dict originals     # its own functions, by name
     cdef public object init        # its own __init__
     cdef public object children    # name of the attribute that holds children
     cdef public object container   # tuple, set or list
     cdef public object leaf_container  # the same, of a node without children
     cdef public object slopes      # name of the attribute that holds local gradients, or None
+    cdef public object slopes_container  # tuple or list
+    cdef public object leaf_slopes_container
     cdef public object backward    # name of the attribute that holds closures, or None
     cdef public dict defaults      # other attributes: {name: {op: value}}
     cdef public tuple order        # all attributes in the order in which __init__ sets them
@@ -168,29 +170,6 @@ cdef class NodeBase:
         attributes_of(self).pop(1, None)
         node_of(self).flags |= GRAD_BOXED
 
-    def _native_backward(self, *args, **kwargs):
-        if not args and not kwargs and backward(self):
-            return None
-        return original(self, "backward")(self, *args, **kwargs)
-
-    def _native_exp(self, *args, **kwargs):
-        return method(self, EXP, "exp", args, kwargs)
-
-    def _native_log(self, *args, **kwargs):
-        return method(self, LOG, "log", args, kwargs)
-
-    def _native_relu(self, *args, **kwargs):
-        return method(self, RELU, "relu", args, kwargs)
-
-    def _native_tanh(self, *args, **kwargs):
-        return method(self, TANH, "tanh", args, kwargs)
-
-    def _native_tanh_exp(self, *args, **kwargs):
-        return method(self, TANH_EXP, "tanh_exp", args, kwargs)
-
-    def _native_sigmoid(self, *args, **kwargs):
-        return method(self, LOGISTIC, "sigmoid", args, kwargs)
-
 
 class Base(NodeBase):
     """The base of all replaced classes: their subclasses' operators come here first too."""
@@ -206,8 +185,18 @@ class Base(NodeBase):
 
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
-        if family_of(cls) is not None:
+        family = family_of(cls)
+        if family is not None:
             take_slots(cls)
+            own = family.cls.__dict__.get("__dict__", MISSING)
+            found = next((vars(c)["__dict__"] for c in cls.__mro__ if "__dict__" in vars(c)), own)
+            if own is not found and own is not MISSING:
+                # A base's own is found before it; setattr would set the class's.
+                (<dict>(<TypeSlots *><PyObject *>cls).tp_dict)["__dict__"] = own
+                PyType_Modified(<PyTypeObject *><PyObject *>cls)
+
+
+del Base.__slots__
 
 
 cdef object family_of(object cls):
@@ -216,10 +205,6 @@ cdef object family_of(object cls):
         if id(base) in by_class:
             return by_class[id(base)]
     return None
-
-
-cdef object original(object self, str name):
-    return (<Family>info_of(node_of(self)).family).originals[name]
 
 
 cdef dict attributes_of(object self):
@@ -319,20 +304,45 @@ cdef inline ClassInfo *native(void *node, const uint32_t members) noexcept:
     return info
 
 
-cdef object method(object self, Op op, str name, tuple args, dict kwargs):
-    cdef ClassInfo *info = native(node_of(self), 0)
+cdef inline bint is_node(PyObject *x) noexcept:
+    return PyObject_TypeCheck(x, <PyTypeObject *>NodeBase)
+
+
+cdef object unary(object self, Op op):
+    """Return what a method without arguments makes, or None where its own code has to."""
+    cdef ClassInfo *info = native(node_of(self), 0) if is_node(<PyObject *>self) else NULL
     cdef Node *node
-    if info is not NULL and not args and not kwargs:
+    if info is not NULL:
         node = make_unary(
             op, info, node_of(self), info.relu if op == RELU else info.tanh_square, False
         )
         if node is not NULL:
             return OWNED(node)
-    return original(self, name)(self, *args, **kwargs)
+    return None
 
 
-cdef inline bint is_node(PyObject *x) noexcept:
-    return PyObject_TypeCheck(x, <PyTypeObject *>NodeBase)
+def exp(self):
+    return unary(self, EXP)
+
+
+def log(self):
+    return unary(self, LOG)
+
+
+def relu(self):
+    return unary(self, RELU)
+
+
+def tanh(self):
+    return unary(self, TANH)
+
+
+def tanh_exp(self):
+    return unary(self, TANH_EXP)
+
+
+def sigmoid(self):
+    return unary(self, LOGISTIC)
 
 
 cdef PyObject *generic(PyObject *left, PyObject *right, str name, str reflected) except NULL:
@@ -545,6 +555,7 @@ cdef class Field:
             raise AttributeError(f"type object '{owner.__name__}' has no attribute '{self.name}'")
         value = get_field(instance, self.family, self.name)
         if value is not MISSING:
+            lend(instance, self.family, self.name, value)
             return value
         if self.fallback is not MISSING:
             return self.fallback
@@ -554,18 +565,79 @@ cdef class Field:
         set_field(instance, self.family, self.name, value)
 
     def __delete__(self, instance):
-        cdef Node *node = node_of(instance)
-        if node.attributes is NULL or self.name not in <dict>node.attributes:
-            raise AttributeError(self.name)
-        del (<dict>node.attributes)[self.name]
+        if get_field(instance, self.family, self.name) is MISSING:
+            kind = type(instance).__name__
+            raise AttributeError(f"'{kind}' object has no attribute '{self.name}'")
+        set_field(instance, self.family, self.name, MISSING)
 
 
 MISSING = object()
 
 
+def peek(self, name):
+    """Return an attribute of a node, which nothing is going to change."""
+    value = get_field(self, <Family>info_of(node_of(self)).family, name)
+    if value is MISSING:
+        raise AttributeError(name)
+    return value
+
+
+cdef list lent = []  # nodes whose children or slopes the script has been given in a list or set
+
+
+cdef int lend(object self, Family family, str name, object value) except -1:
+    """Keep a list or set that the script is given, for it may change it."""
+    if type(value) is not list and type(value) is not set:
+        return 0
+    if name == family.children:
+        box(self, 2, value)
+        node_of(self).flags |= CHILDREN_BOXED
+    elif name == family.slopes:
+        box(self, 3, value)
+        node_of(self).flags |= SLOPES_BOXED
+    else:
+        return 0
+    lent.append(self)
+    if len(lent) > 100_000:
+        take_back()
+    return 0
+
+
+cdef int take_back() except -1:
+    """Forget what was lent if the script has dropped it, unchanged."""
+    cdef Node *node
+    cdef dict kept
+    global lent
+    nodes, lent = lent, []
+    for self in nodes:
+        node = node_of(self)
+        kept = attributes_of(self)
+        if node.flags & CHILDREN_BOXED:
+            value = kept[2]
+            ids = sorted(map(id, value)) if type(value) is set else list(map(id, value))
+            own = list(map(id, children_tuple(self)))
+            if refcount(<Node *><PyObject *>value) == 2 and (
+                ids == (sorted(own) if type(value) is set else own)
+            ):
+                del kept[2]
+                node.flags &= ~<uint16_t>CHILDREN_BOXED
+        if node.flags & SLOPES_BOXED and 3 in kept:
+            value = kept[3]
+            if refcount(<Node *><PyObject *>value) == 2 and (
+                list(map(repr, value)) == list(map(repr, slopes_tuple(self)))
+            ):
+                del kept[3]
+                node.flags &= ~<uint16_t>SLOPES_BOXED
+    return 0
+
+
 cdef object get_field(object self, Family family, str name):
     cdef Node *node = node_of(self)
     cdef dict kept = <dict>node.attributes if node.attributes is not NULL else None
+    if name == "data":
+        return kept.get(0, MISSING) if node.flags & DATA_BOXED else self.data
+    if name == "grad":
+        return kept.get(1, MISSING) if node.flags & GRAD_BOXED else self.grad
     if name == family.children:
         if node.flags & CHILDREN_BOXED:
             return kept[2]
@@ -574,8 +646,10 @@ cdef object get_field(object self, Family family, str name):
         return children if container is tuple else container(children)
     if name == family.slopes:
         if node.flags & SLOPES_BOXED:
-            return kept.get(3, MISSING) if kept is not None else MISSING
-        return slopes_tuple(self)
+            return kept[3] if kept is not None and 3 in kept else family.leaf_slopes_container()
+        slopes = slopes_tuple(self)
+        container = family.slopes_container if slopes else family.leaf_slopes_container
+        return slopes if container is tuple else container(slopes)
     if name == family.backward:
         if node.flags & CALLS:
             return kept[4]
@@ -601,15 +675,18 @@ cdef int set_field(object self, Family family, str name, value) except -1:
     if name == family.children:
         sync_children(node)
         container = family.container if value else family.leaf_container
-        if type(value) is container and (
-            container is not list and set_children(self, family, tuple(value))
+        if (
+            type(value) is container and container is not list
+            and (node.op == LEAF or node.op == CUSTOM and family.slopes is None)
+            and set_children(self, family, tuple(value))
         ):
             return 0
         box(self, 2, value)
         node.flags |= CHILDREN_BOXED
     elif name == family.slopes:
         sync_children(node)
-        if type(value) is tuple and set_slopes(self, value):
+        container = family.slopes_container if value else family.leaf_slopes_container
+        if type(value) is container is tuple and set_slopes(self, value):
             return 0
         box(self, 3, value)
         node.flags |= SLOPES_BOXED
@@ -669,6 +746,12 @@ cdef class Backward:
     def __deepcopy__(self, memo):
         return self  # as a function
 
+    def __eq__(self, other):
+        return type(other) is Backward and (<Backward>other).node is self.node
+
+    def __hash__(self):
+        return object.__hash__(self.node)
+
     def __reduce_ex__(self, protocol):
         name = type(self.node).__qualname__
         raise AttributeError(f"Can't pickle local object '{name}.__init__.<locals>.<lambda>'")
@@ -679,41 +762,19 @@ cdef class Backward:
             play_any(node_of(self.node), 0, 0)
 
 
-class Attributes(dict):
-    """The `__dict__` of a node, a copy: what is set in it is set on the node."""
-
-    def __init__(self, node):
-        super().__init__(state_of(node))
-        self.__node = node
-
-    def __setitem__(self, name, value):
-        super().__setitem__(name, value)
-        setattr(self.__node, name, value)
-
-    def __delitem__(self, name):
-        super().__delitem__(name)
-        delattr(self.__node, name)
-
-    def update(self, *arguments, **keywords):
-        for name, value in dict(*arguments, **keywords).items():
-            self[name] = value
-
-
 def state_of(NodeBase self):
     """Return all attributes of a node by name, in the order in which its class sets them."""
     cdef Node *node = node_of(self)
     cdef Family family = <Family>info_of(node).family
     state = {}
     for name in family.order:
-        value = (
-            self.data if name == "data" else self.grad if name == "grad"
-            else get_field(self, family, name)
-        )
+        value = get_field(self, family, name)
         if value is not MISSING:
+            lend(self, family, name, value)
             state[name] = value
     if node.attributes is not NULL:
         for name, value in (<dict>node.attributes).items():
-            if type(name) is str and name not in state:
+            if type(name) is str and name not in state and value is not MISSING:
                 state[name] = value
     return state
 
@@ -723,21 +784,25 @@ def state_of(NodeBase self):
 cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
 
 
-cdef int backward(object self) except -1:
-    """Do a backward; return 0, with nothing changed, where the script's own function has to."""
+def backward(self):
+    """Do a backward; return None, with nothing changed, where its own code has to."""
     global scratch
     cdef Node *root = node_of(self)
-    cdef ClassInfo *info = info_of(root)
+    cdef ClassInfo *info
     cdef Py_ssize_t i
     cdef Entry *entry
     cdef bint calls, careful
     cdef Walked walked
     cdef Walk w
-    if not guards_hold(info):
-        return 0
+    if not is_node(<PyObject *>self) or not guards_hold(info_of(root)):
+        return None
+    info = info_of(root)
     walked = walk(root, &scratch, FOR_BACKWARD)
+    if walked == FOUND_STALE and lent:
+        take_back()
+        walked = walk(root, &scratch, FOR_BACKWARD)
     if walked == FOUND_STALE:
-        return 0
+        return None
     if walked != DONE:
         raise_unwalked(walked, scratch.n)
     unmark(&scratch, 0)
@@ -760,7 +825,7 @@ cdef int backward(object self) except -1:
                 (<dict>entry.node.attributes)[4]()
             else:
                 play_any(entry.node, entry.start, entry.stop)
-        return 1
+        return True
     finally:
         if calls:
             for i in range(w.n):
@@ -988,7 +1053,7 @@ def adopt(Family family, cls, **choices):
     cdef Kind *kind = <Kind *><PyObject *>cls
     family.cls = cls
     by_class[id(cls)] = family
-    family.operators = {name: cls.__dict__[name] for name in NATIVE if name in cls.__dict__}
+    family.operators = {name: getattr(cls, name) for name in NATIVE if hasattr(cls, name)}
     slots.tp_alloc = alloc
     slots.tp_dealloc = dealloc_node
     kind.tp_traverse = traverse
@@ -999,6 +1064,8 @@ def adopt(Family family, cls, **choices):
         slots.tp_dictoffset = ATTRIBUTES_OFFSET
         slots.tp_weaklistoffset = WEAK_REFERENCES_OFFSET
     slots.tp_vectorcall = call
+    # A metaclass inherits it only from CPython 3.12 on.
+    (<TypeSlots *>type_of(<Node *><PyObject *>cls)).tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL
     PyType_Modified(<PyTypeObject *>slots)
     configure(family, **choices)
 
@@ -1127,7 +1194,7 @@ cdef Node **distinct_nodes = NULL
 cdef Py_ssize_t n_distinct = 0
 
 
-def run_loop(list sequences, type kind, Py_ssize_t n, list loads, bytes program, list constants,
+def run_loop(list sequences, kind, Py_ssize_t n, list loads, bytes program, list constants,
              list stores, bint ints_allowed):
     """Run a program over elements 0 to n - 1; return whether it ran, else nothing is changed.
 
@@ -1187,7 +1254,7 @@ def run_loop(list sequences, type kind, Py_ssize_t n, list loads, bytes program,
         PyMem_Free(memory)
 
 
-cdef bint are_loop_sequences(list sequences, type kind, Py_ssize_t n) except -1:
+cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -1:
     """Return whether a run can change the sequences as the loop would: nodes, distinct nodes
     of one class in lists or tuples, and lists of floats; each (nodes or not, the sequence).
     """

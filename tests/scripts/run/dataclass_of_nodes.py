@@ -11,7 +11,7 @@ class Value:
     _children: tuple = ()
     _local_grads: tuple = ()
     grad: float = 0
-    label: str = field(default='')
+    label: str = field(default="")
 
     def __add__(self, other):
         other = other if isinstance(other, Value) else Value(other)

@@ -85,10 +85,31 @@ for step in range(4):
 a = Value(1.5)
 b = a * a
 b.note = "square"
-print(list(vars(b)), vars(b)["note"], b.__dict__["data"], hasattr(a, "note"), hasattr(b, "note"), sorted(vars(a)))
+print(
+    list(vars(b)),
+    vars(b)["note"],
+    b.__dict__["data"],
+    hasattr(a, "note"),
+    hasattr(b, "note"),
+    sorted(vars(a)),
+)
 vars(a)["data"] = 2.5
 a.__dict__.update(grad=0.5)
-print(a.data, a.grad, type(a) is Value, type(a).__name__, Value.__name__, Value.__module__ == __name__, Value.__doc__)
-print([name for name in dir(a) if not name.startswith("_")], callable(a.relu), a == a, a != b, len({a, b, a}))
+print(
+    a.data,
+    a.grad,
+    type(a) is Value,
+    type(a).__name__,
+    Value.__name__,
+    Value.__module__ == __name__,
+    Value.__doc__,
+)
+print(
+    [name for name in dir(a) if not name.startswith("_")],
+    callable(a.relu),
+    a == a,
+    a != b,
+    len({a, b, a}),
+)
 del b.note
 print(hasattr(b, "note"), isinstance(b, object), type(Value))

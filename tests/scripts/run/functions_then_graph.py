@@ -107,7 +107,10 @@ shown(loss)
 loss.backward()
 shown(loss)
 print([n.grad for n in x], [[n.grad for n in row] for row in w])
-print([n.data for n in softmax([Value(1), Value(2)])], linear([Value(1), Value(2)], [[Value(3), Value(4)]])[0].data)
+print(
+    [n.data for n in softmax([Value(1), Value(2)])],
+    linear([Value(1), Value(2)], [[Value(3), Value(4)]])[0].data,
+)
 print(linear([0.5, 0.25], [[2.0, 4.0]]), linear(x, []), softmax([Value(3.0)])[0].data)
 for bad in ([], [Value(1e9), Value("a")]):
     try:

@@ -80,5 +80,8 @@ print(type(c.data), type(a.grad), type((a + 0.5).data), (a**-1).data, (b**3).dat
 d = (a + 1) * (a + 1)
 d.backward()
 print(a.grad, [x.grad for x in d._children], d._local_grads, sum([a, b, a]).data)
-print(json.dumps([a.data, a.grad, d.data, Value(0).relu().data, float(b.data)]), f"{a.grad:>5}|{d.data:d}")
+print(
+    json.dumps([a.data, a.grad, d.data, Value(0).relu().data, float(b.data)]),
+    f"{a.grad:>5}|{d.data:d}",
+)
 print((Value(10**20) * 3).data, (Value(2**53) + 1).data, Value(True).data, (Value(True) + 1).data)

@@ -7,7 +7,13 @@ import random
 class Value:
     __slots__ = ("data", "grad", "_children", "_local_grads", "label", "name")
 
-    def __init__(self, data, children=(), local_grads=(), label="", ):
+    def __init__(
+        self,
+        data,
+        children=(),
+        local_grads=(),
+        label="",
+    ):
         self.data = data
         self.grad = 0
         self._children = children

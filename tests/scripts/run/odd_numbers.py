@@ -78,7 +78,14 @@ for x in (Fraction(1, 3), Decimal("0.5"), 2j, True, 10**30, float("inf")):
         a, b = Value(x), Value(3)
         c = a * b + a + b
         c.backward()
-        print(repr(c.data), repr(a.grad), repr(b.grad), repr((a * 2).data), repr((-a).data), len(c._children))
+        print(
+            repr(c.data),
+            repr(a.grad),
+            repr(b.grad),
+            repr((a * 2).data),
+            repr((-a).data),
+            len(c._children),
+        )
     except Exception as error:
         print(type(error).__name__, error)
 a = Value(1.5)

@@ -104,7 +104,15 @@ for step in range(4):
     print(step, loss.data, [p.data for p in w[:3]])
 
 z = Value.zeros(3)
-print(len(z), z[0].is_leaf, (z[0] + 1).is_leaf, Value.mean(w).data, min(w).data, sorted(w)[1].data, float(w[0]))
+print(
+    len(z),
+    z[0].is_leaf,
+    (z[0] + 1).is_leaf,
+    Value.mean(w).data,
+    min(w).data,
+    sorted(w)[1].data,
+    float(w[0]),
+)
 heap = list(w)
 heapq.heapify(heap)
 print(heapq.heappop(heap).data, max(w, key=float).data, w[0] < w[1])

@@ -93,5 +93,19 @@ class Plain(Value):
 a, b, c = Named(1.5, "a"), Value(-2.0), Plain(0.5)
 d = (a * b + b * a) * c + c + a + 2 * c + (b - c) + (c - b) + sum([a, b, c])
 d.backward()
-print(d.data, a.grad, b.grad, c.grad, c.double, type(d).__name__, type(c + 1).__name__, a.name, vars(a)["name"])
-print(isinstance(a, Value), [type(x).__name__ for x in (b + c)._children], [type(x).__name__ for x in (c + b)._children])
+print(
+    d.data,
+    a.grad,
+    b.grad,
+    c.grad,
+    c.double,
+    type(d).__name__,
+    type(c + 1).__name__,
+    a.name,
+    vars(a)["name"],
+)
+print(
+    isinstance(a, Value),
+    [type(x).__name__ for x in (b + c)._children],
+    [type(x).__name__ for x in (c + b)._children],
+)
