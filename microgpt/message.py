@@ -44,10 +44,56 @@ def label(character: str, *, ascii_only: bool = False) -> str:
     return character if not ascii_only else character.encode("ascii", "backslashreplace").decode()
 
 
+# What nanoGPT, makemore and PyTorch call a setting or flag, and what it is called here.
+_ELSEWHERE = {
+    "block": "block_size",
+    "context": "block_size",
+    "context_length": "block_size",
+    "dataset": "data",
+    "decay_lr": "schedule",
+    "embd": "n_embd",
+    "epochs": "num_steps",
+    "eval_interval": "eval_every",
+    "file": "data",
+    "grad_clip": "clip",
+    "heads": "n_head",
+    "hidden": "n_hidden",
+    "init_from": "resume",
+    "input": "data",
+    "input_file": "data",
+    "iters": "num_steps",
+    "layers": "n_layer",
+    "log_interval": "log_every",
+    "lr": "learning_rate",
+    "max_iters": "num_steps",
+    "max_new_tokens": "length",
+    "max_steps": "num_steps",
+    "min_learning_rate": "min_lr",
+    "o": "out",
+    "out_dir": "out",
+    "output": "out",
+    "save": "out",
+    "start": "prompt",
+    "temp": "temperature",
+    "type": "model",
+    "warmup_iters": "warmup",
+    "wd": "weight_decay",
+    "work_dir": "out",
+}
+
+
 def suggestion(word: str, words: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the most similar of words, or an empty string."""
-    similar = difflib.get_close_matches(word[:100], list(words), n=1, cutoff=0.7)
-    return f"; did you mean {similar[0]}?" if similar else ""
+    """Return "; did you mean X?" for the one of words that is meant, or an empty string."""
+    names = {_name(known): known for known in words}
+    meant = names.get(_ELSEWHERE.get(_name(word), ""))
+    similar = difflib.get_close_matches(word[:100], names.values(), n=1, cutoff=0.7)
+    close = [meant] if meant else similar
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _name(word: str) -> str:
+    """Return a flag's name as that of a setting."""
+    return word.lstrip("-").replace("-", "_")
 
 
 def _escape(match: re.Match[str]) -> str:

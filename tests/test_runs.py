@@ -511,6 +511,7 @@ def test_settings_are_printed_as_toml_and_read_back(folder):
     ("toml", "complaint"),
     [
         ("n_embed = 4", "run.toml: no setting 'n_embed'; did you mean n_embd?"),
+        ("lr = 0.1", "run.toml: no setting 'lr'; did you mean learning_rate?"),
         ("n_embd = 4.0", "run.toml: n_embd must be a whole number, not 4.0"),
         ("seed = true", "run.toml: seed must be a whole number, not True"),
         ("quiet = 1", "run.toml: quiet must be true or false, not 1"),
