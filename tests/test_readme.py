@@ -105,6 +105,7 @@ RUN_BY = {
     "[HACKING.md] p": ".github/workflows/pages.yml",  # pip, pytest
     "[docs/roofline.md] pip install": ".github/workflows/pages.yml",
     "[docs/roofline.md] python benchmarks/roofline.py": ".github/workflows/pages.yml",
+    "[docs/roofline.md] python benchmarks/growth.py": ".github/workflows/pages.yml",
     "[docs/roofline.md] python benchmarks/nanogpt.py": ".github/workflows/pages.yml",
     "[docs/roofline.md] MICROGPT_SIMD=avx2 python benchmarks/nanogpt.py": (
         ".github/workflows/pages.yml"
