@@ -33,6 +33,8 @@ def pytest_configure(config):
     # Not registered where pytest-benchmark is not installed.
     if config.getoption("benchmark_only", False) and config.args == config.getini("testpaths"):
         config.args = ["benchmarks"]
+    # pytest-xdist would begin with the files of many tests, and end with the long files of few.
+    config.option.loadscopereorder = False
 
 
 def pytest_sessionstart(session):
