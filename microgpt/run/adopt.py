@@ -8,7 +8,6 @@ tell from the script's.
 from __future__ import annotations
 
 import dis
-import functools
 import itertools
 import math
 import types
@@ -19,6 +18,7 @@ from weakref import getweakrefs
 
 from microgpt import _script
 from microgpt.run import attributes, loops, probes
+from microgpt.run.functions import calling
 from microgpt.run.mentions import Mentions
 
 FORBIDDEN = (
@@ -529,7 +529,9 @@ class _Choice:
     def run(self) -> None:
         adoption, observed = self.adoption, self.observed
         own_backward = self.cls.backward
-        self.cls.backward = _calling(_script.backward, own_backward, self.result_of_backward())
+        self.cls.backward = calling(
+            own_backward, _script.backward, result=self.result_of_backward()
+        )
         reasons = self.reasons()
         constructor = observed.positional or ("data",), observed.keywords
         if observed.positional is None or not self.equal(probes.constructor, *constructor):
@@ -622,7 +624,7 @@ class _Choice:
         family, before = self.adoption.family, dict(self.settings)
         for attribute in self.observed.others:
             family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
-        setattr(self.cls, name, _calling(getattr(_script, op), self.members[name]))
+        setattr(self.cls, name, calling(self.members[name], getattr(_script, op)))
         for choice in choices:
             self.settings.update(choice)
             self.configure()
@@ -633,23 +635,6 @@ class _Choice:
         setattr(self.cls, name, self.members[name])
         self.configure()
         return False
-
-
-def _calling(compiled: Any, own: Any, result: str = "found") -> Any:
-    """Return a method that calls a compiled function, or the script's own if that gives None."""
-    code = own.__code__
-    is_plain = code.co_argcount == 1 and not code.co_kwonlyargcount and not code.co_flags & 0x0C
-    arguments = "self" if is_plain else "self, *args, **kwargs"
-    condition = "" if is_plain else "not (args or kwargs) and "
-    name = code.co_name if code.co_name.isidentifier() else "method"
-    text = (
-        f"def {name}({arguments}):\n"
-        f" if {condition}(found := compiled(self)) is not None: return {result}\n"
-        f" return own({arguments})"
-    )
-    scope = {"compiled": compiled, "own": own}
-    exec(compile(text, _script.__name__ + ".pyx", "exec", dont_inherit=True), scope)
-    return functools.update_wrapper(scope[name], own)
 
 
 def _name_powers(observed: _Observed, original: Any) -> None:

@@ -9,14 +9,17 @@ calls the compiled function, and the script's own where that finds something unu
 from __future__ import annotations
 
 import builtins
+import functools
 import types
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, cast
 
 from microgpt import _script
 from microgpt.run import probes
 from microgpt.run.mentions import early, short
 
+Compiled = Callable[..., Any]
+FOUND = "_microgpt_found"
 NAMES = frozenset("sum zip max len range enumerate data exp append float list map pow min".split())
 replaced: list[tuple[str, str, str]] = []  # place, name, what by
 _pending: list[types.FunctionType] = []
@@ -71,12 +74,12 @@ def _judge(function: types.FunctionType, adoption: Any) -> None:
             code = function.__code__
             place = f"{code.co_filename}:{code.co_firstlineno}"
             own = types.FunctionType(code, function.__globals__, function.__name__)
-            function.__code__ = _code(code, compiled, own)
+            functools.update_wrapper(own, function)
+            function.__code__ = calling(own, compiled, sorted(_builtin_names(code))).__code__
+            own.__dict__.pop("__wrapped__")
+            function.__wrapped__ = own  # type: ignore[attr-defined]  # for inspect
             replaced.append((short(place), function.__name__, f"the compiled {what}"))
             return
-
-
-Compiled = Callable[..., Any]
 
 
 def _templates(
@@ -137,29 +140,41 @@ def _equal(
     return True
 
 
-def _code(code: types.CodeType, compiled: Compiled, own: types.FunctionType) -> types.CodeType:
-    """Return code with a function's parameters that calls the compiled one, or its own.
+def calling(
+    own: types.FunctionType, compiled: Compiled, names: Collection[str] = (), result: str = FOUND
+) -> types.FunctionType:
+    """Return a function like one of the script's that calls a compiled one first.
 
-    It is the own one while a name such as `sum` means another function than it did.
+    It calls its own where the compiled one gives None, is given more than a node, or one of
+    some built-in names, such as `sum`, means another function than it did.
     """
-    arguments = ", ".join(code.co_varnames[: code.co_argcount])
-    names = sorted(_builtin_names(code))
+    code = own.__code__
+    is_plain = not (own.__defaults__ or code.co_kwonlyargcount or code.co_flags & 0x0C)
+    given = ", ".join(code.co_varnames[: code.co_argcount if is_plain else 1])
+    rest, condition = ("", "") if is_plain else (", *args, **kwargs", "not (args or kwargs) and ")
+    if names:
+        condition += f"({', '.join([*names, ''])}) == '\\0names' and "
+    # What is called would be a constant, which Python warns of.
+    text = (
+        f"def {code.co_name if code.co_name.isidentifier() else 'f'}({given}{rest}):\n"
+        f" if {condition}({FOUND} := ('\\0compiled' if 1 else 0)({given})) is not None:\n"
+        f"  return {result}\n"
+        f" return ('\\0own' if 1 else 0)({given}{rest})"
+    )
     marks = {
         "\0compiled": compiled,
         "\0own": own,
         "\0names": tuple(getattr(builtins, name) for name in names),
     }
-    text = (
-        f"def {code.co_name if code.co_name.isidentifier() else 'f'}({arguments}):\n"
-        f" if ({', '.join([*names, ''])}) == '\\0names':\n"
-        f"  {_FREE} = '\\0compiled'.__call__({arguments})\n"
-        f"  if {_FREE} is not None: return {_FREE}\n"
-        f" return '\\0own'.__call__({arguments})"
-    )
-    module = compile(text, code.co_filename, "exec", dont_inherit=True)
+    # Frames of that file are taken out of tracebacks (execution).
+    module = compile(text, f"{_script.__name__}.pyx", "exec", dont_inherit=True)
     made = next(part for part in module.co_consts if isinstance(part, types.CodeType))
     constants = tuple(marks.get(c, c) if isinstance(c, str) else c for c in made.co_consts)
-    return made.replace(co_consts=constants, co_firstlineno=code.co_firstlineno)
+    made = made.replace(co_consts=constants)
+    return cast(
+        types.FunctionType,
+        functools.update_wrapper(types.FunctionType(made, own.__globals__, own.__name__), own),
+    )
 
 
 def _builtin_names(code: types.CodeType) -> set[str]:
@@ -167,6 +182,3 @@ def _builtin_names(code: types.CodeType) -> set[str]:
     return found.union(
         *(_builtin_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
     )
-
-
-_FREE = "_microgpt_found"

@@ -78,7 +78,7 @@ class Mentions:
 
     def _reasons(self, function: types.FunctionType, code: types.CodeType) -> Iterator[str]:
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            if not _is_plain_constant(default) and default not in ((), "", None):
+            if not _is_plain_constant(default) and type(default).__module__ != "dataclasses":
                 yield f"has the default {default!r}"
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
@@ -175,7 +175,7 @@ class Mentions:
                 and value.__module__ in ("builtins", "numbers", "collections")
             )
             and not (isinstance(value, tuple) and all(isinstance(part, type) for part in value))
-            and type(value).__module__ != "typing"
+            and type(value).__module__ not in ("typing", "dataclasses")
         ):
             yield f"mentions {name}"
 

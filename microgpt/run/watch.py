@@ -70,7 +70,12 @@ class Watch:
         if not adopt.is_candidate(cls):
             return cls
         place = f"{self.short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
-        if "__init__" not in adopt.members_of(cls) and "dataclasses" in sys.modules:
+        members = adopt.members_of(cls)
+        if "__init__" not in vars(cls) and (
+            "__dataclass_fields__" in members
+            if "__init__" in members
+            else "dataclasses" in sys.modules
+        ):
             _await_dataclass(cls, lambda made: self.judged(made, place, body))
             return cls
         return self.judged(cls, place, body)

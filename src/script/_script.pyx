@@ -177,11 +177,17 @@ class Base(NodeBase):
     __slots__ = ()
 
     def __reduce_ex__(self, protocol):
-        return copyreg.__newobj__, (type(self),), state_of(self)
+        state = state_of(self)
+        if (<Family>info_of(node_of(self)).family).has_slots:
+            names = copyreg._slotnames(type(self))
+            slots = {name: state.pop(name) for name in names if name in state}
+            state = state or None, slots
+        return copyreg.__newobj__, (type(self),), state
 
     def __setstate__(self, state):
-        for name, value in state.items():
-            setattr(self, name, value)
+        for part in state if type(state) is tuple else (state,):
+            for name, value in (part or {}).items():
+                setattr(self, name, value)
 
     def __init_subclass__(cls, **keywords):
         super().__init_subclass__(**keywords)
@@ -297,7 +303,7 @@ cdef inline ClassInfo *native(void *node, const uint32_t members) noexcept:
     """Return what is known of a node's class if it is a replaced one itself, with these
     operators here, and the node has a usual number; else NULL."""
     cdef ClassInfo *info = ours(node, members)
-    if info is NULL or info.result is NULL or (<Node *>node).flags & DATA_BOXED or (
+    if info is NULL or not info.makes_ours or (<Node *>node).flags & DATA_BOXED or (
         not guards_hold(info)
     ):
         return NULL
@@ -1123,8 +1129,8 @@ cdef void fill_info(ClassInfo *info) noexcept:
             info.makes_ours = info.is_simple and found == <PyObject *>family.init
             if info.is_simple:
                 info.result = known.type
-            else:
-                info.ours = 0
+            if not info.makes_ours:
+                info.ours = 0  # a subclass, or another constructor has been set
             for name, member in family.operators.items():
                 if _PyType_Lookup(known.type, <PyObject *>name) != <PyObject *>member:
                     info.ours = 0  # set since
