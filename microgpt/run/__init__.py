@@ -111,6 +111,8 @@ def run_program(
     report: str | None = None,
 ) -> int:
     """Run a script; say on stderr what stays as it is, and on a terminal what was compiled."""
+    # With -m it is the current directory, whose modules may have names of the library.
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     from microgpt.run.execution import execute
     from microgpt.run.watch import Watch
 

@@ -207,8 +207,10 @@ def _bound(original: type, cls: type, name: str, scope: dict[str, Any]) -> Itera
 
 def _guards(mentions: Mentions, original: type, cls: type) -> list[tuple[Any, str, Any]]:
     unique = {(id(where), name): (where, name, value) for where, name, value in mentions.guards}
+    instead = {id(original): cls}
     return [
-        (cls if where is original else where, name, value) for where, name, value in unique.values()
+        (instead.get(id(where), where), name, instead.get(id(value), value))
+        for where, name, value in unique.values()
     ]
 
 

@@ -12,6 +12,12 @@ from typing import Any
 
 from microgpt.run.watch import Watch
 
+AT_START = {
+    *sys.builtin_module_names,
+    *"__main__ _collections_abc _sitebuiltins abc codecs encodings genericpath importlib".split(),
+    *"io ntpath os posixpath site sitecustomize stat usercustomize zipimport".split(),
+}
+
 
 def execute(path: str, source: bytes, args: list[str], watch: Watch) -> int:
     """Run a script as __main__, with its own argv, path and tracebacks; return its exit status."""
@@ -74,13 +80,17 @@ def _forget_own_frames(error: BaseException | None) -> None:
 
 
 def _make_way(directory: str) -> None:
-    """Let a script's own module of our name be found: what runs here is imported already."""
-    if any(
-        os.path.exists(os.path.join(directory, name))
-        for name in ("microgpt.py", "microgpt/__init__.py")
-    ):
-        for name in [name for name in sys.modules if name.split(".")[0] == "microgpt"]:
-            del sys.modules[name]
+    """Let modules beside a script be found whose names are of modules that are imported here.
+
+    That is our own, and those of Python's library which it does not import by itself.
+    """
+    beside = {
+        name.removesuffix(".py")
+        for name in os.listdir(directory)
+        if name.endswith(".py") or os.path.exists(os.path.join(directory, name, "__init__.py"))
+    }
+    for name in [name for name in sys.modules if name.split(".")[0] in beside - AT_START]:
+        del sys.modules[name]
 
 
 def _exit_status(error: SystemExit) -> int:

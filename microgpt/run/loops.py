@@ -434,6 +434,8 @@ class Rewriter(ast.NodeTransformer):
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        if not self.functions + self.depth:
+            self.binds(node.name, node)
         methods = {part.name for part in node.body if isinstance(part, ast.FunctionDef)}
         if methods & {"__add__", "__mul__"}:
             self.mentioned |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

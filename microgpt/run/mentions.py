@@ -130,9 +130,11 @@ class Mentions:
             yield f"mentions {name}"
 
     def _global(self, function: types.FunctionType, name: str) -> Iterator[str]:
-        if name == self.name:
-            return
         meanings = len(self.bound.get(name, ()))
+        if name == self.name:
+            if meanings > 1:
+                self.guards.append((function.__globals__, name, function.__globals__[name]))
+            return
         if meanings == 1 and name not in function.__globals__:
             self._make_early(function.__globals__, name, *self.bound[name])
         if name in function.__globals__:
