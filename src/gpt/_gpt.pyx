@@ -24,18 +24,18 @@ from libc.math cimport INFINITY, pow, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from activations cimport Activations, Layer, free_buffers, scratch_of
+from activations cimport Activations, Layer, free_buffers
 from barrier cimport Barrier, barrier_wait, getpid, pthread_join, pthread_t, start_thread
 from clock cimport now
 from generator cimport WORDS, Generator
 from kernels cimport Kernels
 from memory cimport free_zeros, zeros
-from model cimport Matrix, loss_forward, matrix_of
+from model cimport loss_forward
 from optimizer cimport SQUARES, AdamStep, clip_factor
 from scalar cimport floats
 from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
 from training cimport Job, gradients_size
-from weights cimport Sizes, matrix_count
+from weights cimport Sizes
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, object) except -1
@@ -161,6 +161,7 @@ cdef class Network:
         sizes.inverse_n = pow(<double>sizes.n_embd, -1.0)
         sizes.inverse_root = pow(pow(<double>config.head_dim, 0.5), -1.0)
         sizes.row = self.kernels.padded(sizes.n_embd)
+        sizes.qkv_row = self.kernels.padded(3 * sizes.n_embd)
         sizes.mlp_row = self.kernels.padded(4 * sizes.n_embd)
         sizes.vocab_row = self.kernels.padded(sizes.vocab_size)
         self.data = Buffer(sizes.n_params)
@@ -348,11 +349,14 @@ cdef class Pass:
             )
         if name == "mlp_hidden":
             return as_memoryview(self, at.hidden, (acts.m, 4 * net.n_embd), (net.mlp_row,))
+        if name in ("q", "k", "v"):
+            return as_memoryview(
+                self, at.qkv + "qkv".index(name) * net.n_embd, (acts.m, net.n_embd), (net.qkv_row,)
+            )
         return as_memoryview(
             self,
             acts.embedding if name == "embedding" else acts.out if name == "output"
             else at.x if name == "input" else at.norm1 if name == "attn_norm"
-            else at.q if name == "q" else at.k if name == "k" else at.v if name == "v"
             else at.attended if name == "attended" else at.mid if name == "mlp_input" else at.norm2,
             (acts.m, net.n_embd), (net.row,),
         )
@@ -375,17 +379,10 @@ cdef class Pass:
     def backward(self):
         """Add the gradients of the loss to the network's."""
         cdef Activations *acts = &self.acts
-        cdef const Kernels *kernels = self.network.kernels
-        cdef Matrix matrix
-        cdef Py_ssize_t i
         with nogil:
-            kernels.backward_inputs(acts, self.copied.at, 0, acts.m, 0)
-            for i in range(matrix_count(&acts.sizes)):
-                matrix = matrix_of(acts, i)
-                kernels.backward_weights(
-                    acts, &matrix, self.network.grad.at + matrix.shape.start, scratch_of(acts, 0),
-                    0, matrix.shape.n_out, True,
-                )
+            self.network.kernels.backward(
+                acts, self.copied.at, self.network.grad.at, True, 0, acts.m, 0
+            )
 
 
 cdef class Moments:

@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from activations cimport begin_batch, draw_masks
 from kernels cimport Kernels
 from layers cimport softmax_forward
-from model cimport backward_inputs, backward_weights, forward, losses_forward
+from model cimport backward, forward, losses_forward
 from optimizer cimport adam_step, first_that_raises, multiply, sum_of_squares
 from simd cimport divisor_of, padded
 from training cimport worker_loop
@@ -18,8 +18,7 @@ KERNELS.draw_masks = draw_masks
 KERNELS.forward = forward
 KERNELS.losses_forward = losses_forward
 KERNELS.softmax_forward = softmax_forward
-KERNELS.backward_inputs = backward_inputs
-KERNELS.backward_weights = backward_weights
+KERNELS.backward = backward
 KERNELS.sum_of_squares = sum_of_squares
 KERNELS.first_that_raises = first_that_raises
 KERNELS.multiply = multiply

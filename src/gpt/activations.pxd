@@ -19,19 +19,11 @@ from weights cimport Sizes
 cdef struct Layer:  # pointers of one shape follow each other: see `assign_buffers`
     double *x  # (m, n_embd)
     double *norm1
-    double *q
-    double *k
-    double *v
     double *attended
     double *mid
     double *norm2
-    double *dq
-    double *dk
-    double *dv
-    double *dmid
-    double *dout
+    double *qkv  # (m, 3 * n_embd): queries, keys, values
     double *hidden  # (m, 4 * n_embd)
-    double *dhidden
     double *mean1  # (m,)
     double *scale1
     double *mean2
@@ -44,9 +36,13 @@ cdef struct Layer:  # pointers of one shape follow each other: see `assign_buffe
     double *weights_mask  # what each number is multiplied by
     double *attn_mask  # with dropout: (m, n_embd)
     double *mlp_mask
+    double *dmid  # (m, n_embd)
+    double *dout
+    double *dqkv  # (m, 3 * n_embd)
+    double *dhidden  # (m, 4 * n_embd)
     double *dattn  # gradients of both projections before dropout
     double *dmlp
-    double *end
+    double *dx  # the layer's below dout
 
 
 cdef struct Activations:
@@ -62,6 +58,7 @@ cdef struct Activations:
     Py_ssize_t *positions
     double loss
     bint failed  # whether a logarithm would have raised
+    bint reuses  # whether all layers have their gradients in the same buffers, one after the other
     Barrier barrier  # of the threads that share the positions
     double *arena
     Py_ssize_t arena_size
@@ -69,7 +66,6 @@ cdef struct Activations:
     double *embedding  # (m, n_embd)
     double *out
     double *dembedding
-    double *dx
     double *dnorm
     double *logits  # (m, vocab_size)
     double *exps
@@ -109,6 +105,27 @@ cdef inline void take_each(
         first += 1
 
 
+cdef inline void assign_gradients(Activations *acts, Arena *arena, Py_ssize_t i) noexcept nogil:
+    """Point the gradients of a layer's activations to their numbers in the arena."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Layer *layer = &acts.layers[i]
+    cdef const Layer *below = &acts.layers[i - 1]
+    if i and acts.reuses:
+        layer.dmid, layer.dqkv, layer.dhidden = below.dmid, below.dqkv, below.dhidden
+        layer.dout, layer.dx = below.dx, below.dout
+        layer.dattn, layer.dmlp = below.dattn, layer.dout
+        if acts.dropout > 0.0:
+            layer.dmlp = below.dmlp
+        return
+    take_each(arena, &layer.dmid, &layer.dqkv, acts.m * net.row)
+    layer.dqkv = arena_take(arena, acts.m * net.qkv_row)
+    layer.dhidden = arena_take(arena, acts.m * net.mlp_row)
+    layer.dattn, layer.dmlp = layer.dmid, layer.dout
+    if acts.dropout > 0.0:
+        take_each(arena, &layer.dattn, &layer.dx, acts.m * net.row)
+    layer.dx = below.dout if i else arena_take(arena, acts.m * net.row)
+
+
 @cython.cdivision(True)
 cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
     """Point every activation of m positions to its numbers in the arena."""
@@ -123,15 +140,17 @@ cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
     take_each(arena, &acts.mean, &acts.embedding_mask, m)
     for i in range(net.n_layer):
         layer = &acts.layers[i]
-        take_each(arena, &layer.x, &layer.hidden, m * net.row)
-        take_each(arena, &layer.hidden, &layer.mean1, m * net.mlp_row)
+        take_each(arena, &layer.x, &layer.qkv, m * net.row)
+        layer.qkv = arena_take(arena, m * net.qkv_row)
+        layer.hidden = arena_take(arena, m * net.mlp_row)
         take_each(arena, &layer.mean1, &layer.totals, m)
         take_each(arena, &layer.totals, &layer.weights, m * net.n_head)
         take_each(arena, &layer.weights, &layer.dropped, maps)
-        layer.dropped, layer.dattn, layer.dmlp = layer.weights, layer.dmid, layer.dout
+        layer.dropped = layer.weights
         if acts.dropout > 0.0:
             take_each(arena, &layer.dropped, &layer.attn_mask, maps)
-            take_each(arena, &layer.attn_mask, &layer.end, m * net.row)
+            take_each(arena, &layer.attn_mask, &layer.dmid, m * net.row)
+        assign_gradients(acts, arena, i)
     if acts.dropout > 0.0:
         acts.embedding_mask = arena_take(arena, m * net.row)
     acts.scratch_size = max(
@@ -172,6 +191,7 @@ cdef inline bint begin_batch(
         acts.starts[d + 1] = acts.starts[d] + n
         acts.maps[d + 1] = acts.maps[d] + acts.sizes.n_head * n * padded(n)
     acts.m = acts.starts[n_documents]
+    acts.reuses = acts.m > acts.sizes.n_embd  # else the weights are more than the activations
     acts.tokens = acts.maps + n_documents + 1
     acts.targets = acts.tokens + acts.m
     acts.positions = acts.targets + acts.m

@@ -18,7 +18,8 @@ from simd cimport LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_s
 cdef struct Head:  # one attention head of one document
     Py_ssize_t m  # positions
     Py_ssize_t head_dim
-    Py_ssize_t row  # between positions of q, k, v, y and their gradients
+    Py_ssize_t row  # between positions of q, k, v and their gradients
+    Py_ssize_t y_row  # of y and dy
     Py_ssize_t weights_row  # between positions of weights, exps, dropped, mask
     double inverse_root
     const double *q  # (m, head_dim)
@@ -73,12 +74,12 @@ cdef inline void weighted_sum(
 
 @cython.cdivision(True)
 cdef inline void dot_products(
-    const Head *h, double *c, const double *a, const double *b, Py_ssize_t first, Py_ssize_t last,
-    bint down,
+    const Head *h, double *c, const double *a, const double *b, Py_ssize_t a_row,
+    Py_ssize_t first, Py_ssize_t last, bint down,
 ) noexcept nogil:
     """Write the products of rows first up to last of a with the rows of b up to the same one.
 
-    Shapes:  c (m, m), rows weights_row apart; a, b (m, head_dim), rows row apart
+    Shapes:  c (m, m), rows weights_row apart; a, b (m, head_dim), rows a_row and row apart
     Order:   products summed over head_dim left to right, or right to left if down, from 0
     Writes:  c, row t up to whole vectors behind t
     """
@@ -86,10 +87,10 @@ cdef inline void dot_products(
     cdef Py_ssize_t t = first
     cdef Py_ssize_t s, rows
     cdef Tile block
-    pack(h.packed, b, last, h.head_dim, PANEL, h.row, 1)
+    pack(h.packed, b, last, h.head_dim, PANEL, h.row, 1, h.head_dim)
     block.k_n = h.head_dim
     block.c_row = h.weights_row
-    block.a_row = h.row
+    block.a_row = a_row
     block.a_step = -1 if down else 1
     block.b_step = -PANEL if down else PANEL
     block.last = LANES
@@ -98,7 +99,7 @@ cdef inline void dot_products(
     block.fetch_step = 0
     while t < last:
         rows = min(<Py_ssize_t>TILE_ROWS, last - t)
-        block.a = a + t * h.row + end
+        block.a = a + t * a_row + end
         s = 0
         while s < t + rows:
             block.b = h.packed + s * h.head_dim + end * PANEL
@@ -110,22 +111,21 @@ cdef inline void dot_products(
 
 @cython.cdivision(True)
 cdef inline void sums_of_rows(
-    const Head *h, double *c, const double *a, const double *b, Sum order, Py_ssize_t first,
-    Py_ssize_t last,
+    const Head *h, double *c, const double *a, const double *b, Py_ssize_t c_row,
+    Py_ssize_t row, Sum order, Py_ssize_t first, Py_ssize_t last,
 ) noexcept nogil:
     """Write for positions t from first up to last the sum of rows of b, weighted by a.
 
-    Shapes:  c, b (m, head_dim), rows row apart; a (m, m), rows weights_row apart
+    Shapes:  c, b (m, head_dim), rows c_row and row apart; a (m, m), rows weights_row apart
     Order:   as `Sum` says, from 0
     """
     cdef Py_ssize_t m = h.m
-    cdef Py_ssize_t row = h.row
     cdef Py_ssize_t a_row = h.weights_row
     cdef Py_ssize_t t = first
     cdef Py_ssize_t i, j, r, rows
     cdef Tile block
-    pack(h.packed, b, h.head_dim, m, PANEL, 1, row)
-    block.c_row = row
+    pack(h.packed, b, h.head_dim, m, PANEL, 1, row, m)
+    block.c_row = c_row
     block.a_row = 1 if order == LAST_TO_OWN else a_row
     block.a_step = -a_row if order == LAST_TO_OWN else 1 if order == FIRST_TO_OWN else -1
     block.b_step = PANEL if order == FIRST_TO_OWN else -PANEL
@@ -137,7 +137,7 @@ cdef inline void sums_of_rows(
         if order == OWN_TO_FIRST:
             for r in range(t, t + rows):
                 weighted_sum(
-                    c + r * row, a + r * a_row + r, -1, b + r * row, -row, r - t + 1, h.head_dim,
+                    c + r * c_row, a + r * a_row + r, -1, b + r * row, -row, r - t + 1, h.head_dim,
                     False,
                 )
         if order == FIRST_TO_OWN:
@@ -155,7 +155,7 @@ cdef inline void sums_of_rows(
         j = 0
         while j < h.head_dim:
             block.b = h.packed + j * m + i * PANEL
-            block.c = c + t * row + j
+            block.c = c + t * c_row + j
             r = min(<Py_ssize_t>PANEL, padded(h.head_dim - j)) // LANES
             block.last = min(<Py_ssize_t>LANES, h.head_dim - j - (r - 1) * LANES)
             tile(block, rows, r)
@@ -163,13 +163,13 @@ cdef inline void sums_of_rows(
         for r in range(t, t + rows):
             if order == FIRST_TO_OWN:
                 weighted_sum(
-                    c + r * row, a + r * a_row + t, 1, b + t * row, row, r - t + 1, h.head_dim,
+                    c + r * c_row, a + r * a_row + t, 1, b + t * row, row, r - t + 1, h.head_dim,
                     True,
                 )
             elif order == LAST_TO_OWN:
                 i = t + rows - 1
                 weighted_sum(
-                    c + r * row, a + i * a_row + r, -a_row, b + i * row, -row, i - r + 1,
+                    c + r * c_row, a + i * a_row + r, -a_row, b + i * row, -row, i - r + 1,
                     h.head_dim, True,
                 )
         t += rows
@@ -188,7 +188,7 @@ cdef inline void attention_forward(
     cdef double *e
     cdef double *w
     cdef double *dropped
-    dot_products(h, h.exps, h.q, h.k, first, last, False)
+    dot_products(h, h.exps, h.q, h.k, h.row, first, last, False)
     for t in range(first, last):
         e = h.exps + t * h.weights_row
         for s in range(t + 1):
@@ -204,7 +204,7 @@ cdef inline void attention_forward(
             dropped = h.dropped + t * h.weights_row
             for s in range(t + 1):
                 dropped[s] = w[s] * h.mask[t * h.weights_row + s]
-    sums_of_rows(h, h.y, h.dropped, h.v, FIRST_TO_OWN, first, last)
+    sums_of_rows(h, h.y, h.dropped, h.v, h.y_row, h.row, FIRST_TO_OWN, first, last)
 
 
 cdef inline void attention_backward(const Head *h) noexcept nogil:
@@ -221,8 +221,8 @@ cdef inline void attention_backward(const Head *h) noexcept nogil:
     cdef double *dscores
     cdef const double *e
     cdef const double *mask
-    dot_products(h, h.dscores, h.dy, h.v, 0, h.m, True)  # the gradients of weights
-    sums_of_rows(h, h.dv, h.dropped, h.dy, LAST_TO_OWN, 0, h.m)
+    dot_products(h, h.dscores, h.dy, h.v, h.y_row, 0, h.m, True)  # the gradients of weights
+    sums_of_rows(h, h.dv, h.dropped, h.dy, h.row, h.y_row, LAST_TO_OWN, 0, h.m)
     for t in range(h.m):
         dscores = h.dscores + t * h.weights_row
         e = h.exps + t * h.weights_row
@@ -239,5 +239,5 @@ cdef inline void attention_backward(const Head *h) noexcept nogil:
             dtotal += dinverse * (e[s] * dscores[s])
         for s in range(t + 1):
             dscores[s] = h.inverse_root * (e[s] * (inverse * dscores[s] + dtotal))
-    sums_of_rows(h, h.dq, h.dscores, h.k, OWN_TO_FIRST, 0, h.m)
-    sums_of_rows(h, h.dk, h.dscores, h.q, LAST_TO_OWN, 0, h.m)
+    sums_of_rows(h, h.dq, h.dscores, h.k, h.row, h.row, OWN_TO_FIRST, 0, h.m)
+    sums_of_rows(h, h.dk, h.dscores, h.q, h.row, h.row, LAST_TO_OWN, 0, h.m)

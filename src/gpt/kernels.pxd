@@ -5,7 +5,6 @@ calls the one that its network was given.
 """
 
 from activations cimport Activations
-from model cimport Matrix
 from optimizer cimport AdamStep
 from simd cimport divisor
 from training cimport Job
@@ -26,12 +25,9 @@ cdef struct Kernels:
         double *probs, double *exps, double *totals, double *inverses, const double *logits,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
     ) noexcept nogil
-    void (*backward_inputs)(
-        Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
-    ) noexcept nogil
-    void (*backward_weights)(
-        const Activations *acts, const Matrix *matrix, double *dw, double *scratch,
-        Py_ssize_t first, Py_ssize_t last, bint add,
+    void (*backward)(
+        Activations *acts, const double *w, double *dw, bint add, Py_ssize_t first,
+        Py_ssize_t last, int thread,
     ) noexcept nogil
     double (*sum_of_squares)(const double *x, Py_ssize_t n) noexcept nogil
     Py_ssize_t (*first_that_raises)(

@@ -95,7 +95,8 @@ cdef inline void linear_forward(
     if is_packed(m, n_out, n_in):
         p = Product(
             c=y, a=x, b=w, m=m, n=n_out, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=n_in,
-            b_step=1, add=False, whole=True, fetch=NULL, fetch_step=0, scratch=scratch,
+            b_step=1, add=False, whole=True, fetch=NULL, fetch_step=0, scratch=scratch, run=n_in,
+            runs=1,
         )
         multiply_packed(&p)
         return
@@ -107,7 +108,7 @@ cdef inline void linear_forward(
                 c=scratch + n_in * PANEL, a=w + start * n_in, b=scratch, m=size, n=m, k=n_in,
                 c_row=padded(m), a_row=n_in, a_step=1, b_row=1, b_step=padded(m), add=False,
                 whole=True, fetch=w + (start + TILE_ROWS) * n_in, fetch_step=TILE_ROWS,
-                scratch=NULL,
+                scratch=NULL, run=n_in, runs=1,
             )
             multiply_matrices(&p)
             transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
@@ -122,7 +123,7 @@ cdef inline void linear_forward(
             p = Product(
                 c=y + start, a=x + k, b=scratch, m=m, n=width, k=size,
                 c_row=y_row, a_row=x_row, a_step=1, b_row=1, b_step=padded(width), add=k > 0,
-                whole=True, fetch=NULL, fetch_step=0, scratch=NULL,
+                whole=True, fetch=NULL, fetch_step=0, scratch=NULL, run=size, runs=1,
             )
             multiply_matrices(&p)
             k += K_PANEL
@@ -155,7 +156,7 @@ cdef inline void linear_backward_input(
         p = Product(
             c=dx, a=dy + n_out + rows - 1, b=w + (n_out + rows - 1) * n_in, m=m, n=n_in, k=rows,
             c_row=dx_row, a_row=dy_row, a_step=-1, b_row=1, b_step=-n_in, add=add, whole=True,
-            fetch=NULL, fetch_step=PANEL, scratch=scratch,
+            fetch=NULL, fetch_step=PANEL, scratch=scratch, run=rows, runs=1,
         )
         if packs:
             multiply_packed(&p)
@@ -164,6 +165,37 @@ cdef inline void linear_backward_input(
             p.fetch = w + (n_out - most) * n_in
         multiply_matrices(&p)
         add = True
+
+
+@cython.cdivision(True)
+cdef inline void qkv_backward_input(
+    double *dx, const double *dqkv, const double *w, double *scratch, Py_ssize_t m, Py_ssize_t n,
+    Py_ssize_t n_head, Py_ssize_t dx_row, Py_ssize_t dqkv_row,
+) noexcept nogil:
+    """Write the gradient of the input of queries, keys and values.
+
+    Shapes:  dx (m, n), dqkv (m, 3 * n), w (3 * n, n), scratch (linear_scratch(...),)
+    Order:   heads last to first, of each its rows of values, keys and queries, last to first
+    Writes:  dx, up to whole vectors
+    """
+    cdef Py_ssize_t head_dim = n // n_head
+    cdef Py_ssize_t i, j, at
+    cdef Product p
+    if is_packed(m, n, 3 * n):
+        p = Product(
+            c=dx, a=dqkv + 3 * n - 1, b=w + (3 * n - 1) * n, m=m, n=n, k=3 * n, c_row=dx_row,
+            a_row=dqkv_row, a_step=-1, b_row=1, b_step=-n, add=False, whole=True, fetch=NULL,
+            fetch_step=0, scratch=scratch, run=head_dim, runs=3,
+        )
+        multiply_packed(&p)
+        return
+    for i in range(n_head - 1, -1, -1):
+        for j in range(2, -1, -1):
+            at = j * n + i * head_dim
+            linear_backward_input(
+                dx, dqkv + at, w + at * n, scratch, m, head_dim, n, dx_row, dqkv_row,
+                i < n_head - 1 or j < 2,
+            )
 
 
 cdef inline void linear_backward_weights(
@@ -180,7 +212,7 @@ cdef inline void linear_backward_weights(
     p = Product(
         c=dw, a=dy + (m - 1) * dy_row, b=x + (m - 1) * x_row, m=n_out, n=n_in, k=m, c_row=n_in,
         a_row=1, a_step=-dy_row, b_row=1, b_step=-x_row, add=add, whole=False, fetch=NULL,
-        fetch_step=0, scratch=scratch,
+        fetch_step=0, scratch=scratch, run=m, runs=1,
     )
     if is_packed(n_out, n_in, m):
         multiply_packed(&p)
@@ -213,15 +245,16 @@ cdef inline void rmsnorm_forward(
 
 @cython.cdivision(True)
 cdef inline void rmsnorm_backward(
-    double *dx, const double *dy, const double *mean, const double *scale, const double *x,
-    double inverse_n, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
+    double *dx, const double *dresidual, const double *dy, const double *mean,
+    const double *scale, const double *x, double inverse_n, Py_ssize_t m, Py_ssize_t n,
+    Py_ssize_t row,
 ) noexcept nogil:
-    """Add the gradient of rmsnorm's input.
+    """Write the gradient of rmsnorm's input: what the residual leads back, and then its own.
 
-    Shapes:  dx, dy, x (m, n), mean, scale (m,)
+    Shapes:  dx, dresidual, dy, x (m, n), mean, scale (m,)
     Order:   the scale's gradient is summed right to left; x gets the product
              with scale first, then its square, which is x twice
-    Adds to: dx
+    Writes:  dx, which may be dresidual
     """
     cdef Py_ssize_t i, k
     cdef double dscale, dsquare, term
@@ -235,7 +268,7 @@ cdef inline void rmsnorm_backward(
         dsquare = inverse_n * (-0.5 * roots[i % LANES] * dscale)
         for k in range(n):
             term = x[i * row + k] * dsquare
-            dx[i * row + k] = dx[i * row + k] + scale[i] * dy[i * row + k] + term + term
+            dx[i * row + k] = dresidual[i * row + k] + scale[i] * dy[i * row + k] + term + term
 
 
 cdef inline void residual_forward(

@@ -55,6 +55,10 @@ cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
     const double *fetch  # what is read next, or NULL: fetch_step numbers for each k of a tile
     Py_ssize_t fetch_step
     double *scratch  # (packed_scratch(n, k),) of `multiply_packed`
+    # For a sum in another order of `multiply_packed`: in a and b, k lies in runs parts, of each of
+    # which run steps are taken in turn. Else runs is 1 and run is k.
+    Py_ssize_t run
+    Py_ssize_t runs
 
 
 @cython.cdivision(True)
@@ -133,11 +137,13 @@ cdef inline void multiply_packed(const Product *p) noexcept nogil:
             steps = min(<Py_ssize_t>K_BLOCK, p.k - k)
             t.k_n = steps
             t.add = p.add or k > 0
-            pack(b, p.b + n * p.b_row + k * p.b_step, columns, steps, PANEL, p.b_row, p.b_step)
+            pack_steps(b, p.b + n * p.b_row, columns, k, steps, PANEL, p.b_row, p.b_step, p)
             m = 0
             while m < p.m:
                 rows = min(<Py_ssize_t>M_BLOCK, p.m - m)
-                pack(a, p.a + m * p.a_row + k * p.a_step, rows, steps, TILE_ROWS, p.a_row, p.a_step)
+                pack_steps(
+                    a, p.a + m * p.a_row, rows, k, steps, TILE_ROWS, p.a_row, p.a_step, p
+                )
                 j = 0
                 while j < columns:
                     t.a = a if t.a_step > 0 else a + (steps - 1) * TILE_ROWS
@@ -170,26 +176,50 @@ cdef inline void copy_panel(
         from_ += step
 
 
+@cython.cdivision(True)
+cdef inline void pack_steps(
+    double *to, const double *from_, Py_ssize_t n, Py_ssize_t first, Py_ssize_t steps,
+    Py_ssize_t width, Py_ssize_t row, Py_ssize_t step, const Product *p,
+) noexcept nogil:
+    """Pack an operand of a product from step first on, run by run.
+
+    Shapes:  from_ points to the first step of all; the rest as `pack`
+    """
+    cdef Py_ssize_t i = first
+    cdef Py_ssize_t end = first + steps
+    cdef Py_ssize_t size, run
+    if step < 0:
+        from_ += (p.k - 1) * step
+        step = -step
+        i = p.k - end
+        end = i + steps
+    while i < end:
+        run = i // p.run
+        size = min(p.run - i % p.run, end - i)
+        pack(
+            to, from_ + (run % p.runs * (p.k // p.runs) + run // p.runs * p.run + i % p.run) * step,
+            n, size, width, row, step, steps,
+        )
+        to += size * width
+        i += size
+
+
 cdef inline void pack(
     double *to, const double *from_, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width,
-    Py_ssize_t row, Py_ssize_t step,
+    Py_ssize_t row, Py_ssize_t step, Py_ssize_t steps,
 ) noexcept nogil:
     """Write panels of width of the n rows of a matrix, each panel column after column.
 
-    Shapes:  to (n / width, k, width), from_ (n, k), numbers row and step apart: row is 1, or
-             step 1 or -1; readable up to whole vectors
-    Order:   the columns as they lie in memory
+    Shapes:  to (n / width, steps, width), its first k of steps; from_ (n, k), numbers row and step
+             apart: row or step is 1; readable up to whole vectors
     """
     cdef Py_ssize_t i = 0
-    if step < 0:
-        from_ += (k - 1) * step
-        step = -step
     while i < n:
         if row == 1:
             copy_panel(to, from_ + i, min(width, padded(n - i)), k, width, step)
         else:
             transpose(to, from_ + i * row, min(width, n - i), k, width, row)
-        to += k * width
+        to += steps * width
         i += width
 
 

@@ -6,7 +6,7 @@ has two halves: `backward_inputs` goes through the activations, layer by layer,
 """
 
 cimport cython
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from activations cimport Activations, Layer, scratch_of
 from attention cimport Head, attention_backward, attention_forward, packed_size
@@ -14,13 +14,13 @@ from barrier cimport barrier_wait
 from layers cimport (
     cross_entropy_backward, cross_entropy_forward,
     dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
-    linear_backward_weights, linear_forward, relu_backward, relu_forward, residual_forward,
-    rmsnorm_backward, rmsnorm_forward, softmax_forward,
+    linear_backward_weights, linear_forward, qkv_backward_input, relu_backward, relu_forward,
+    residual_forward, rmsnorm_backward, rmsnorm_forward, softmax_forward,
 )
 from powers cimport powers
 from simd cimport padded
 from weights cimport (
-    ATTN_WK, ATTN_WO, ATTN_WQ, ATTN_WV, LM_HEAD, MLP_FC1, PER_LAYER, WPE, LayerWeights, Shape,
+    ATTN_WO, ATTN_WQKV, LM_HEAD, MLP_FC1, PER_LAYER, WPE, WTE, LayerWeights, Shape,
     Sizes, layer_weights, shape_of,
 )
 
@@ -63,9 +63,10 @@ cdef inline void forward(
         rmsnorm_forward(
             layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, net.inverse_n, m, n, row
         )
-        linear_forward(layer.q + at, layer.norm1 + at, weights.wq, scratch, m, n, n, row, row)
-        linear_forward(layer.k + at, layer.norm1 + at, weights.wk, scratch, m, n, n, row, row)
-        linear_forward(layer.v + at, layer.norm1 + at, weights.wv, scratch, m, n, n, row, row)
+        linear_forward(
+            layer.qkv + first * net.qkv_row, layer.norm1 + at, weights.wqkv, scratch, m, 3 * n, n,
+            net.qkv_row, row,
+        )
         barrier_wait(&acts.barrier)
         heads_forward(acts, layer, first, last, thread)
         linear_forward(mid, layer.attended + at, weights.wo, scratch, m, n, n, row, row)
@@ -104,17 +105,19 @@ cdef inline Head head_of(
     cdef Py_ssize_t m = acts.starts[d + 1] - start
     cdef Py_ssize_t head_dim = net.n_embd // net.n_head
     cdef Py_ssize_t at = start * net.row + number * head_dim
+    cdef Py_ssize_t qkv_at = start * net.qkv_row + number * head_dim
     cdef Py_ssize_t totals_at = start * net.n_head + number * m
     cdef Py_ssize_t map_at = acts.maps[d] + number * m * padded(m)
     cdef Head head
     head.m = m
     head.head_dim = head_dim
-    head.row = net.row
+    head.row = net.qkv_row
+    head.y_row = net.row
     head.weights_row = padded(m)
     head.inverse_root = net.inverse_root
-    head.q = layer.q + at
-    head.k = layer.k + at
-    head.v = layer.v + at
+    head.q = layer.qkv + qkv_at
+    head.k = head.q + net.n_embd
+    head.v = head.k + net.n_embd
     head.y = layer.attended + at
     head.weights = layer.weights + map_at
     head.exps = layer.exps + map_at
@@ -122,9 +125,9 @@ cdef inline Head head_of(
     head.inverses = layer.inverses + totals_at
     head.mask = layer.weights_mask + map_at if acts.dropout > 0.0 else NULL
     head.dropped = layer.dropped + map_at
-    head.dq = layer.dq + at
-    head.dk = layer.dk + at
-    head.dv = layer.dv + at
+    head.dq = layer.dqkv + qkv_at
+    head.dk = head.dq + net.n_embd
+    head.dv = head.dk + net.n_embd
     head.dy = acts.dnorm + at
     head.packed = scratch_of(acts, thread)
     head.dscores = head.packed + packed_size(m, head_dim)
@@ -237,88 +240,6 @@ cdef inline void loss_backward(
             dx[i * net.row + k] += acts.dtargets[i] * lm_head[acts.targets[i] * n + k]
 
 
-@cython.cdivision(True)
-cdef inline void backward_inputs(
-    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
-) noexcept nogil:
-    """Write the gradients of the activations of positions first up to last."""
-    cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t n = net.n_embd
-    cdef Py_ssize_t m = last - first
-    cdef Py_ssize_t row = net.row
-    cdef Py_ssize_t mlp_row = net.mlp_row
-    cdef Py_ssize_t at = first * row
-    cdef Py_ssize_t mlp_at = first * mlp_row
-    cdef Py_ssize_t head_dim = n // net.n_head
-    cdef Py_ssize_t i, h
-    cdef Layer *layer
-    cdef double *dx
-    cdef double *dmid
-    cdef double *dhidden
-    cdef double *dnorm = acts.dnorm + at
-    cdef double *scratch = scratch_of(acts, thread)
-    cdef LayerWeights weights
-    loss_backward(
-        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start, scratch, first,
-        last,
-    )
-    for i in range(net.n_layer - 1, -1, -1):
-        weights = layer_weights(net, w, i)
-        layer = &acts.layers[i]
-        dx = layer.dout + at
-        dmid = layer.dmid + at
-        dhidden = layer.dhidden + mlp_at
-        if acts.dropout > 0.0:
-            dropout_backward(layer.dmlp + at, dx, layer.mlp_mask + at, m * row)
-        linear_backward_input(
-            dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, mlp_row, row, False
-        )
-        relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
-        linear_backward_input(
-            dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, mlp_row, False
-        )
-        memcpy(dmid, dx, m * row * sizeof(double))
-        rmsnorm_backward(
-            dmid, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at, net.inverse_n,
-            m, n, row,
-        )
-        if acts.dropout > 0.0:
-            dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
-        linear_backward_input(
-            dnorm, layer.dattn + at, weights.wo, scratch, m, n, n, row, row, False
-        )
-        heads_backward(acts, layer, thread)
-        h = n
-        while h:
-            h -= head_dim
-            linear_backward_input(
-                dnorm, layer.dv + at + h, weights.wv + h * n, scratch, m, head_dim, n, row, row,
-                h + head_dim < n,
-            )
-            linear_backward_input(
-                dnorm, layer.dk + at + h, weights.wk + h * n, scratch, m, head_dim, n, row, row,
-                True,
-            )
-            linear_backward_input(
-                dnorm, layer.dq + at + h, weights.wq + h * n, scratch, m, head_dim, n, row, row,
-                True,
-            )
-        dx = (acts.layers[i - 1].dout if i else acts.dx) + at
-        memcpy(dx, dmid, m * row * sizeof(double))
-        rmsnorm_backward(
-            dx, dnorm, layer.mean1 + first, layer.scale1 + first, layer.x + at, net.inverse_n, m,
-            n, row,
-        )
-    dx = acts.dembedding + at
-    memset(dx, 0, m * row * sizeof(double))
-    rmsnorm_backward(
-        dx, acts.dx + at, acts.mean + first, acts.scale + first, acts.embedding + at,
-        net.inverse_n, m, n, row,
-    )
-    if acts.dropout > 0.0:
-        dropout_backward(dx, dx, acts.embedding_mask + at, m * row)
-
-
 cdef struct Matrix:  # one of the weight matrices, with what its gradient is made of
     Shape shape
     const Py_ssize_t *ids  # an embedding's rows, else NULL
@@ -330,7 +251,7 @@ cdef struct Matrix:  # one of the weight matrices, with what its gradient is mad
 
 @cython.cdivision(True)
 cdef inline Matrix matrix_of(const Activations *acts, Py_ssize_t i) noexcept nogil:
-    """Return matrix i, in the order of `Config.shapes`."""
+    """Return matrix i of `weights.pxd`."""
     cdef const Sizes *net = &acts.sizes
     cdef const Layer *layer
     cdef Matrix matrix
@@ -345,14 +266,10 @@ cdef inline Matrix matrix_of(const Activations *acts, Py_ssize_t i) noexcept nog
     if i == LM_HEAD:
         matrix.x, matrix.dy, matrix.dy_row = acts.out, acts.dlogits, net.vocab_row
         return matrix
-    layer = &acts.layers[(i - ATTN_WQ) // PER_LAYER]
-    i = ATTN_WQ + (i - ATTN_WQ) % PER_LAYER
-    if i == ATTN_WQ:
-        matrix.x, matrix.dy = layer.norm1, layer.dq
-    elif i == ATTN_WK:
-        matrix.x, matrix.dy = layer.norm1, layer.dk
-    elif i == ATTN_WV:
-        matrix.x, matrix.dy = layer.norm1, layer.dv
+    layer = &acts.layers[(i - ATTN_WQKV) // PER_LAYER]
+    i = ATTN_WQKV + (i - ATTN_WQKV) % PER_LAYER
+    if i == ATTN_WQKV:
+        matrix.x, matrix.dy, matrix.dy_row = layer.norm1, layer.dqkv, net.qkv_row
     elif i == ATTN_WO:
         matrix.x, matrix.dy = layer.attended, layer.dattn
     elif i == MLP_FC1:
@@ -381,3 +298,110 @@ cdef inline void backward_weights(
             dw, matrix.dy + first, matrix.x, scratch, acts.m, last - first, n_in,
             matrix.dy_row, matrix.x_row, add,
         )
+
+
+@cython.cdivision(True)
+cdef inline void matrices_backward(
+    const Activations *acts, double *dw, bint add, Py_ssize_t i, Py_ssize_t end, int thread
+) noexcept nogil:
+    """Write a thread's share of the gradients of matrices i up to end, or continue them."""
+    cdef Matrix matrix
+    cdef Py_ssize_t first, last
+    for i in range(i, end):
+        matrix = matrix_of(acts, i)
+        first = matrix.shape.n_out * thread // acts.barrier.size
+        last = matrix.shape.n_out * (thread + 1) // acts.barrier.size
+        if first < last:
+            backward_weights(
+                acts, &matrix, dw + matrix.shape.start + first * matrix.shape.n_in,
+                scratch_of(acts, thread), first, last, add,
+            )
+
+
+@cython.cdivision(True)
+cdef inline void layer_backward(
+    Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Write the gradients of a layer's activations and input, of positions first up to last."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t n = net.n_embd
+    cdef Py_ssize_t m = last - first
+    cdef Py_ssize_t row = net.row
+    cdef Py_ssize_t mlp_row = net.mlp_row
+    cdef Py_ssize_t at = first * row
+    cdef Py_ssize_t mlp_at = first * mlp_row
+    cdef Layer *layer = &acts.layers[i]
+    cdef LayerWeights weights = layer_weights(net, w, i)
+    cdef double *dout = layer.dout + at
+    cdef double *dmid = layer.dmid + at
+    cdef double *dhidden = layer.dhidden + mlp_at
+    cdef double *dnorm = acts.dnorm + at
+    cdef double *scratch = scratch_of(acts, thread)
+    if acts.dropout > 0.0:
+        dropout_backward(layer.dmlp + at, dout, layer.mlp_mask + at, m * row)
+    linear_backward_input(
+        dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, mlp_row, row, False
+    )
+    relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
+    linear_backward_input(
+        dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, mlp_row, False
+    )
+    rmsnorm_backward(
+        dmid, dout, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at,
+        net.inverse_n, m, n, row,
+    )
+    if acts.dropout > 0.0:
+        dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
+    linear_backward_input(
+        dnorm, layer.dattn + at, weights.wo, scratch, m, n, n, row, row, False
+    )
+    heads_backward(acts, layer, thread)
+    qkv_backward_input(
+        dnorm, layer.dqkv + first * net.qkv_row, weights.wqkv, scratch, m, n, net.n_head, row,
+        net.qkv_row,
+    )
+    rmsnorm_backward(
+        layer.dx + at, dmid, dnorm, layer.mean1 + first, layer.scale1 + first, layer.x + at,
+        net.inverse_n, m, n, row,
+    )
+
+
+cdef inline void backward(
+    Activations *acts, const double *w, double *dw, bint add, Py_ssize_t first, Py_ssize_t last,
+    int thread,
+) noexcept nogil:
+    """Write the gradients of the activations of positions first up to last, and of the weights.
+
+    Threads share the rows of a matrix. If dw is NULL, which `acts.reuses` forbids, the
+    weights' gradients are left for later.
+
+    Writes:  dw (n_params,). Adds to: dw if add
+    """
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t n = net.n_embd
+    cdef Py_ssize_t row = net.row
+    cdef Py_ssize_t at = first * row
+    cdef Py_ssize_t i
+    cdef double *dx = acts.dembedding + at
+    loss_backward(
+        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start,
+        scratch_of(acts, thread), first, last,
+    )
+    for i in range(net.n_layer - 1, -1, -1):
+        layer_backward(acts, w, i, first, last, thread)
+        if dw != NULL:
+            barrier_wait(&acts.barrier)
+            matrices_backward(
+                acts, dw, add, ATTN_WQKV + PER_LAYER * i, ATTN_WQKV + PER_LAYER * (i + 1), thread
+            )
+            barrier_wait(&acts.barrier)
+    memset(dx, 0, (last - first) * row * sizeof(double))
+    rmsnorm_backward(
+        dx, dx, acts.layers[0].dx + at, acts.mean + first, acts.scale + first,
+        acts.embedding + at, net.inverse_n, last - first, n, row,
+    )
+    if acts.dropout > 0.0:
+        dropout_backward(dx, dx, acts.embedding_mask + at, (last - first) * row)
+    if dw != NULL:
+        barrier_wait(&acts.barrier)
+        matrices_backward(acts, dw, add, WTE, ATTN_WQKV, thread)

@@ -14,7 +14,8 @@ from clock cimport now
 from generator cimport Generator
 from matmul cimport LEAST_ROWS, is_packed
 from model cimport (
-    Matrix, backward_inputs, backward_weights, forward, loss_forward, losses_forward, matrix_of,
+    Matrix, backward, backward_weights, forward, loss_forward, losses_forward, matrices_backward,
+    matrix_of,
 )
 from optimizer cimport (
     SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, first_that_raises, multiply,
@@ -70,6 +71,7 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
     """
     cdef Activations *acts = &job.acts
     cdef Py_ssize_t first, last
+    cdef double *dw
     cdef int size = acts.barrier.size
     while True:
         if thread == 0:
@@ -88,15 +90,21 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
             if thread == 0:
                 add_losses(job)
             continue
-        backward_inputs(acts, job.data, first, last, thread)
-        if not (job.whole or updates_cannot_overflow(job, first, last)):
-            job.whole = True
+        dw = job.grad if job.whole else NULL
         barrier_wait(&acts.barrier)
         if acts.failed:
             break
         if thread == 0:
             loss_forward(acts)
-        update_weights(job, thread, size)
+        backward(acts, job.data, dw, job.add, first, last, thread)
+        if dw == NULL:
+            if not updates_cannot_overflow(job, first, last):
+                job.whole = True
+            barrier_wait(&acts.barrier)
+            update_by_blocks(job, thread, size)
+        if job.whole:
+            barrier_wait(&acts.barrier)
+            update_at_once(job, thread, size)
         barrier_wait(&acts.barrier)
         if job.failed:
             break
@@ -132,8 +140,8 @@ cdef inline void next_step(Job *job) noexcept nogil:
     adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
     job.add = job.done == 0 and not are_zero(job.grad, n_params)
     job.whole = (
-        job.add or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0 or adam.clip > 0.0
-        or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
+        job.add or job.acts.reuses or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0
+        or adam.clip > 0.0 or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
     )
 
 
@@ -151,52 +159,58 @@ cdef inline void add_losses(Job *job) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef inline void update_weights(Job *job, int thread, int size) noexcept nogil:
+cdef inline void update_by_blocks(Job *job, int thread, int size) noexcept nogil:
     """Compute the gradients of this thread's rows of every matrix, and update the weights.
 
-    A step that raises changes no weight. Where none can, each block of rows is
-    updated while its gradients are in L1; else all gradients are computed first.
+    Each block of rows is updated while its gradients are in L1, unless a step may raise,
+    which changes no weight.
     """
     cdef const Activations *acts = &job.acts
-    cdef Py_ssize_t n_params = acts.sizes.n_params
     cdef Py_ssize_t i, row, last, rows, start, n
-    cdef double *grad
+    cdef double *grad = job.gradients + thread * job.gradients_size
     cdef Matrix matrix
     cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
-    cdef double squares = 0.0
-    cdef double factor = 1.0
+    if job.whole:
+        matrices_backward(acts, job.grad, job.add, 0, matrix_count(&acts.sizes), thread)
+        return
     for i in range(matrix_count(&acts.sizes)):
         matrix = matrix_of(acts, i)
         row = matrix.shape.n_out * thread // size
         last = matrix.shape.n_out * (thread + 1) // size
         while row < last:
-            rows = last - row
-            if not job.whole:
-                rows = min(rows, rows_at_once(matrix.shape.n_in, acts.m))
+            rows = min(last - row, rows_at_once(matrix.shape.n_in, acts.m))
             start = matrix.shape.start + row * matrix.shape.n_in
             n = rows * matrix.shape.n_in
-            grad = job.grad + start if job.whole else job.gradients + thread * job.gradients_size
             backward_weights(
-                acts, &matrix, grad, scratch_of(acts, thread), row, row + rows, job.add
+                acts, &matrix, grad, scratch_of(acts, thread), row, row + rows, False
             )
-            if not job.whole:
-                if decay != 1.0:
-                    multiply(job.data + start, decay, n)
-                adam_step(job.data + start, grad, job.m + start, job.v + start, n, &job.adam, False)
+            if decay != 1.0:
+                multiply(job.data + start, decay, n)
+            adam_step(job.data + start, grad, job.m + start, job.v + start, n, &job.adam, False)
             row += rows
-    if not job.whole:
-        return
-    barrier_wait(&job.acts.barrier)
-    start = n_params * thread // size
-    n = n_params * (thread + 1) // size - start
+
+
+@cython.cdivision(True)
+cdef inline void update_at_once(Job *job, int thread, int size) noexcept nogil:
+    """Update this thread's share of the weights, whose gradients are all computed, or none.
+
+    A step that raises changes no weight.
+    """
+    cdef Py_ssize_t n_params = job.acts.sizes.n_params
+    cdef Py_ssize_t start = n_params * thread // size
+    cdef Py_ssize_t n = n_params * (thread + 1) // size - start
+    cdef Py_ssize_t blocks = (n_params + SQUARES - 1) // SQUARES
+    cdef Py_ssize_t i
+    cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
+    cdef double squares = 0.0
+    cdef double factor = 1.0
     if job.adam.clip > 0.0:
-        rows = (n_params + SQUARES - 1) // SQUARES
-        for i in range(rows * thread // size, rows * (thread + 1) // size):
+        for i in range(blocks * thread // size, blocks * (thread + 1) // size):
             job.squares[i] = block_of_squares(
                 job.grad + i * SQUARES, min(<Py_ssize_t>SQUARES, n_params - i * SQUARES)
             )
         barrier_wait(&job.acts.barrier)
-        for i in range(rows):
+        for i in range(blocks):
             squares += job.squares[i]
         factor = clip_factor(squares, job.adam.clip)
     i = first_that_raises(job.grad + start, job.v + start, n, &job.adam, factor)

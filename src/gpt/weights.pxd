@@ -12,22 +12,21 @@ cdef struct Sizes:
     Py_ssize_t n_params
     double inverse_n  # n_embd ** -1
     double inverse_root  # (head_dim ** 0.5) ** -1
-    Py_ssize_t row  # n_embd, 4 * n_embd and vocab_size in whole vectors
+    Py_ssize_t row  # n_embd, 3 * n_embd, 4 * n_embd and vocab_size in whole vectors
+    Py_ssize_t qkv_row
     Py_ssize_t mlp_row
     Py_ssize_t vocab_row
 
 
-cdef enum:  # the matrices' numbers; those of layer i are 6 * i more
+cdef enum:  # the matrices' numbers; those of layer i are PER_LAYER * i more
     WTE
     WPE
     LM_HEAD
-    ATTN_WQ
-    ATTN_WK
-    ATTN_WV
+    ATTN_WQKV  # attn_wq, attn_wk and attn_wv, which follow each other
     ATTN_WO
     MLP_FC1
     MLP_FC2
-    PER_LAYER = 6
+    PER_LAYER = 4
 
 
 cdef struct Shape:
@@ -37,17 +36,15 @@ cdef struct Shape:
 
 
 cdef struct LayerWeights:
-    const double *wq  # (n_embd, n_embd)
-    const double *wk
-    const double *wv
-    const double *wo
+    const double *wqkv  # (3 * n_embd, n_embd)
+    const double *wo  # (n_embd, n_embd)
     const double *fc1  # (4 * n_embd, n_embd)
     const double *fc2  # (n_embd, 4 * n_embd)
 
 
 cdef inline Py_ssize_t matrix_count(const Sizes *net) noexcept nogil:
     """Return the number of matrices."""
-    return ATTN_WQ + PER_LAYER * net.n_layer
+    return ATTN_WQKV + PER_LAYER * net.n_layer
 
 
 @cython.cdivision(True)
@@ -67,14 +64,20 @@ cdef inline Shape shape_of(const Sizes *net, Py_ssize_t i) noexcept nogil:
     shape.start += net.block_size * n
     if i == LM_HEAD:
         return shape
-    shape.start += net.vocab_size * n + (i - ATTN_WQ) // PER_LAYER * 12 * n * n
-    i = ATTN_WQ + (i - ATTN_WQ) % PER_LAYER
-    shape.start += (i - ATTN_WQ) * n * n
+    shape.start += net.vocab_size * n + (i - ATTN_WQKV) // PER_LAYER * 12 * n * n
+    i = ATTN_WQKV + (i - ATTN_WQKV) % PER_LAYER
+    shape.n_out = 3 * n
+    if i == ATTN_WQKV:
+        return shape
+    shape.start += 3 * n * n
     shape.n_out = n
+    if i == ATTN_WO:
+        return shape
+    shape.start += n * n
     if i == MLP_FC1:
         shape.n_out = 4 * n
-    elif i == MLP_FC2:
-        shape.start += 3 * n * n  # mlp_fc1 is four times the others before it
+    else:
+        shape.start += 4 * n * n
         shape.n_in = 4 * n
     return shape
 
@@ -85,9 +88,7 @@ cdef inline LayerWeights layer_weights(
     """Return the matrices of a layer among all weights w."""
     cdef Py_ssize_t before = PER_LAYER * layer
     cdef LayerWeights weights
-    weights.wq = w + shape_of(net, before + ATTN_WQ).start
-    weights.wk = w + shape_of(net, before + ATTN_WK).start
-    weights.wv = w + shape_of(net, before + ATTN_WV).start
+    weights.wqkv = w + shape_of(net, before + ATTN_WQKV).start
     weights.wo = w + shape_of(net, before + ATTN_WO).start
     weights.fc1 = w + shape_of(net, before + MLP_FC1).start
     weights.fc2 = w + shape_of(net, before + MLP_FC2).start

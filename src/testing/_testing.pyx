@@ -246,6 +246,10 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
             if seed & 48 == 16:
                 p.b_row, p.b_step = row, 1
             p.a, p.b, p.fetch, p.fetch_step = a + 32, b + 32, NULL, 0
+            p.run, p.runs = p.k, 1
+            if seed & 48 and (seed >> 36) % 4 == 0:
+                p.run, p.runs = 1 + (seed >> 40) % 20, 1 + (seed >> 46) % 4
+                p.k = max(p.k // (p.run * p.runs), 1) * p.run * p.runs
             if down:
                 p.a += (p.k - 1) * p.a_step
                 p.b += (p.k - 1) * p.b_step
@@ -256,7 +260,12 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
                 for x in range(p.n):
                     total = expected[j * row + x] if p.add else 0.0
                     for k in range(p.k):
-                        total += p.a[j * p.a_row + k * p.a_step] * p.b[x * p.b_row + k * p.b_step]
+                        i = p.k - 1 - k if down else k
+                        i = i // p.run % p.runs * (p.k // p.runs) + i // p.run // p.runs * p.run + (
+                            i % p.run
+                        )
+                        i = p.k - 1 - i if down else i
+                        total += p.a[j * p.a_row + i * p.a_step] * p.b[x * p.b_row + i * p.b_step]
                     expected[j * row + x] = total
             if seed & 48 == 0:
                 multiply_matrices(&p)
