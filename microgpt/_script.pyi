@@ -64,6 +64,7 @@ class Family:
     keywords: Any
     guards: Any
     has_slots: Any
+    switches: Any
 
 class NodeBase:
     data: Any

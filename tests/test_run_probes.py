@@ -187,7 +187,7 @@ UNSEEN = {
     "a_large_constant": ("self.data + other.data, (self", "min(self.data + other.data, 1e9), (self"),
     "randomness": ("self.data * other.data, (self", "self.data * other.data * random.choice([1]), (self"),
     "a_print": ("        topo = []\n", "        topo = []\n        print('backward')\n"),
-    "an_attribute_of_the_object": (
+    "an_attribute_that_is_a_list": (
         "return Value(self.data + other.data, (self, other), (1, 1))",
         "return Value(self.data + other.data, (self, other), (1, 0) if self.frozen else (1, 1))",
     ),
@@ -201,7 +201,7 @@ def test_code_that_reads_what_no_probe_changes_is_left_alone(name):
         UNSEEN[name],
         ('    __slots__ = ("data",', '    count = 0\n    __slots__ = ("frozen", "data",'),
     )
-    source = edited(source, ("self.grad = 0\n", "self.grad = 0\n        self.frozen = False\n"))
+    source = edited(source, ("self.grad = 0\n", "self.grad = 0\n        self.frozen = []\n"))
     outcome = same("import math\nimport random\n\nSEEN = []\n\n\n" + source + USE)
     assert outcome.replaced == []
     assert "mentions" in outcome.reasons or "reads" in outcome.reasons or "sets" in outcome.reasons

@@ -19,7 +19,7 @@ from weakref import getweakrefs
 from microgpt import _script
 from microgpt.run import attributes, loops, probes
 from microgpt.run.functions import calling
-from microgpt.run.mentions import Mentions
+from microgpt.run.mentions import SIMPLE, Mentions
 
 FORBIDDEN = (
     "__setattr__ __getattribute__ __getattr__ __new__ __del__ __delattr__ __init_subclass__ "
@@ -140,6 +140,8 @@ def _judged(
         observed = _Observed(original, members)
         mentions.known.clear()
         mentions.hidden = set(observed.others)
+        mentions.switches = observed.switches
+        mentions.in_closures = observed.closure is None
         for name in REQUIRED:
             _require(mentions, name, members[name])
     family, cls = _made(original, members, observed)
@@ -279,7 +281,7 @@ class _Observed:
         if self.leaf_container not in (tuple, list, set, frozenset):
             raise Refused(f"its objects without children have no empty {self.children}")
         self.slopes = next(
-            (n for n, v in kept.items() if v == (-0.5, 1.5) or v == [-0.5, 1.5]), None
+            (n for n, v in kept.items() if repr(v) in ("(-0.5, 1.5)", "[-0.5, 1.5]")), None
         )
         if self.slopes:
             self.slopes_container = type(kept[self.slopes])
@@ -294,6 +296,11 @@ class _Observed:
         if tuple(_attributes(leaf)) != self.names or tuple(_attributes(total)) != self.names:
             raise Refused("its objects have not all the same attributes")
         self.defaults = self._defaults(leaf, total, product)
+        self.switches = [
+            name
+            for name, values in self.defaults.items()
+            if all(type(value) in SIMPLE for value in values.values())
+        ]
         product.backward()
         fresh = cls(3)
         if fresh.grad != 0:
@@ -425,7 +432,7 @@ def _made(original: type, members: dict[str, Any], observed: _Observed) -> tuple
     family.backward = observed.closure
     family.defaults, family.order = observed.defaults, observed.names
     family.positional, family.keywords = observed.positional, observed.keywords
-    family.has_slots, family.guards = observed.has_slots, []
+    family.has_slots, family.guards, family.switches = observed.has_slots, [], set()
     namespace = {
         name: REPLACED.get(name, member)
         for name, member in vars(original).items()
@@ -526,6 +533,7 @@ class _Choice:
 
     def configure(self) -> None:
         self.adoption.bits = sum(self.native.values())
+        self.adoption.family.switches = self.mentions.read
         _script.configure(self.adoption.family, native=self.adoption.bits, **self.settings)
 
     def run(self) -> None:

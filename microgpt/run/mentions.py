@@ -62,6 +62,9 @@ class Mentions:
         self.bound = bound  # global names: what gives them a meaning
         self.builtins: set[str] = set()  # that it calls
         self.hidden: set[str] = set()  # attributes that no probe gives another value
+        self.switches: Collection[str] = ()  # of these, those whose change a node notices
+        self.in_closures = True  # whether it is noticed by functions inside of methods
+        self.read: set[str] = set()  # switches that are read
         self.guards: list[tuple[Any, str, Any]] = []
         self.known: dict[Any, str | None] = {}
         self.early: list[tuple[dict[str, Any], str]] = []
@@ -101,7 +104,8 @@ class Mentions:
                 if name not in self.attributes:
                     yield f"sets {name}"
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-                yield from self._attribute(name)
+                is_inside = code is not function.__code__
+                yield from self._attribute(name, self.in_closures or not is_inside)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             if name in ("__class__", self.name):
                 continue
@@ -112,8 +116,10 @@ class Mentions:
             else:
                 yield from self._value(name, value)
 
-    def _attribute(self, name: str) -> Iterator[str]:
-        if name in self.hidden:
+    def _attribute(self, name: str, is_noticed: bool) -> Iterator[str]:
+        if name in self.switches and is_noticed:
+            self.read.add(name)
+        elif name in self.hidden:
             yield f"reads {name}"
         owner, member = self.members.get(name, (None, None))
         safe = name in SAFE_ATTRIBUTES or hasattr(math, name)

@@ -104,6 +104,7 @@ cdef class Family:
     cdef public tuple positional   # roles of the constructor's parameters, by place
     cdef public dict keywords      # roles by name
     cdef public list guards        # (dict, key, value) that have to hold
+    cdef public set switches       # the other attributes that methods read
     cdef public bint has_slots
     cdef dict operators            # as they were when the class was made
     cdef ClassInfo settings
@@ -136,7 +137,9 @@ cdef class NodeBase:
         cdef Node *node = node_of(self)
         cdef double x
         cdef bint is_int
-        if not is_number(<PyObject *>value, &x, &is_int):
+        if not is_number(<PyObject *>value, &x, &is_int) or (
+            node.flags & DATA_BOXED and SWITCHED in attributes_of(self)
+        ):
             box(self, 0, value)
             node.flags |= DATA_BOXED
             return
@@ -476,9 +479,8 @@ cdef bint fill(object self, Family family, object role, PyObject *argument) exce
         return PyTuple_CheckExact(argument) and set_slopes(self, value)
     if role == "data":
         return False  # a second time
-    attributes_of(self)[role] = value
-    if PyObject_IS_GC(value):
-        track(self)
+    box(self, role, value)
+    notice_switch(self, family, role, value)
     return True
 
 
@@ -665,15 +667,20 @@ cdef object get_field(object self, Family family, str name):
     by_op = family.defaults.get(name)
     if by_op is None:
         return MISSING
-    if node.op == POW and callable(by_op.get(POW)):
-        k = node.slope[1]
-        return by_op[POW](int(k) if node.flags & SECOND_INT else k)
-    op = LEAF if node.op == CUSTOM else ADD if node.op == SUM else node.op
-    value = by_op.get(op, MISSING)
+    value = usual(node, by_op)
     if type(value) in (list, dict, set):  # each node has one of its own
         value = type(value)(value)
         box(self, name, value)
     return value
+
+
+cdef object usual(Node *node, dict by_op):
+    """Return the value of another attribute that nodes of that operation have."""
+    if node.op == POW and callable(by_op.get(POW)):
+        k = node.slope[1]
+        return by_op[POW](int(k) if node.flags & SECOND_INT else k)
+    op = LEAF if node.op == CUSTOM else ADD if node.op == SUM else node.op
+    return by_op.get(op, MISSING)
 
 
 cdef int set_field(object self, Family family, str name, value) except -1:
@@ -709,6 +716,20 @@ cdef int set_field(object self, Family family, str name, value) except -1:
         node.flags |= CALLS
     else:
         box(self, name, value)
+        notice_switch(self, family, name, value)
+    return 0
+
+
+SWITCHED = 5  # the key in attributes of a node that is left to the script's own code
+
+
+cdef int notice_switch(object self, Family family, object name, object value) except -1:
+    """Leave a node to the script's own code if an attribute that it reads has another value."""
+    if name in family.switches and usual(node_of(self), family.defaults[name]) is not value:
+        attributes_of(self)[SWITCHED] = True
+        if not node_of(self).flags & DATA_BOXED:
+            box(self, 0, self.data)
+            node_of(self).flags |= DATA_BOXED
     return 0
 
 
