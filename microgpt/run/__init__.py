@@ -1,9 +1,10 @@
 """Somebody's microgpt or micrograd script, unchanged, on compiled nodes.
 
 `watch` sees classes as they are made; `adopt` replaces one that behaves like a node of an autograd
-graph, judged by `probes` and by what its code `mentions`; `functions` recognises linear,
-softmax and rmsnorm by the graphs that they build; `loops` runs Adam and its kin as vectors;
-`execution` runs the script as Python would.
+graph by a `standin`, judged by what is `observed` of its objects, by `probes` and by what its code
+`mentions`; `functions` recognises linear, softmax and rmsnorm by the graphs that they build;
+`rewrite` finds loops over parameters and `loops` runs them as vectors; `execution` runs the script
+as Python would.
 """
 
 from __future__ import annotations

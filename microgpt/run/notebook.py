@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from microgpt.run import functions, loops
+from microgpt.run import functions, rewrite
 from microgpt.run.mentions import short
 from microgpt.run.watch import Watch
 
@@ -36,12 +36,12 @@ class _Transformer(ast.NodeTransformer):
             name = names.setdefault(marker, f"{_NAMES}{len(vars(builtins))}_{len(names)}")
             return ast.Name(name, ast.Load())
 
-        rewriter = loops.Rewriter(self.cell(), reference)
+        rewriter = rewrite.Rewriter(self.cell(), reference)
         tree = ast.fix_missing_locations(rewriter.visit(tree))
         for marker, name in names.items():
             setattr(builtins, name, rewriter.loops.get(marker, functions))
         for _, _, adoption in self.watch.adoptions:
-            if adoption.builtins & rewriter.bound.keys():
+            if adoption.mentions.builtins & rewriter.bound.keys():
                 adoption.retire()
         return tree
 

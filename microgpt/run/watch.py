@@ -17,8 +17,9 @@ from collections.abc import Callable
 from importlib.machinery import SourceFileLoader
 from typing import Any
 
-from microgpt.run import adopt, functions, loops
+from microgpt.run import adopt, functions, loops, rewrite
 from microgpt.run.mentions import short
+from microgpt.run.observed import Refused
 
 _LIBRARY = os.path.dirname(os.__file__)
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -89,13 +90,13 @@ class Watch:
                     adoption.retire()
             try:
                 bound = self.bound.get(body.__code__.co_filename, {})
-                adoption = adopt.adopted(cls, name, scope, bound)
+                adoption = adopt.Adoption(cls, name, scope, bound)
                 self.adoptions.append((place, name, adoption))
                 functions.class_known(adoption)
                 cls = adoption.cls
             except Exception as error:
                 reason = str(error)
-                if not isinstance(error, adopt.Refused):
+                if not isinstance(error, Refused):
                     reason = f"it cannot be judged: {type(error).__name__}: {error}"
                 self.refusals.append((place, name, reason))
                 self.at_refusal(f"microgpt run: {place}: {name} is left as it is: {reason}")
@@ -124,11 +125,11 @@ class Watch:
         """Return a module's code, its loops over parameters and its functions marked."""
         if not self.plain and _is_about_gradients(source):
             try:
-                rewriter = loops.Rewriter(filename)
+                rewriter = rewrite.Rewriter(filename)
                 tree = ast.fix_missing_locations(rewriter.visit(ast.parse(source, filename)))
                 self.bound[filename] = rewriter.bound
                 code = compile(tree, filename, "exec", dont_inherit=True)
-                code = loops.with_objects(code, {**rewriter.loops, loops.FUNCTION: functions})
+                code = rewrite.with_objects(code, {**rewriter.loops, rewrite.FUNCTION: functions})
                 rewriter.bind_functions_below(code)
                 return code
             except RecursionError:  # it is nested too deep for a walk of its tree

@@ -1,0 +1,209 @@
+"""What objects of a script's class keep, and what their constructor takes."""
+
+from __future__ import annotations
+
+import dis
+import math
+import types
+from contextlib import suppress
+from typing import Any
+
+from microgpt import _script
+from microgpt.run.mentions import SIMPLE
+
+
+class Refused(Exception):  # noqa: N818 - a decision, not a fault
+    """The class stays as it is; the text says why."""
+
+
+def _slots(cls: type) -> tuple[str, ...]:
+    slots = cls.__dict__.get("__slots__", ())
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _attributes(node: Any) -> dict[str, Any]:
+    """Return an object's attributes by name, in the order in which they were set or declared."""
+    found = dict(getattr(node, "__dict__", {}))
+    for name in (name for base in reversed(type(node).__mro__) for name in _slots(base)):
+        if hasattr(node, name) and name not in ("__dict__", "__weakref__"):
+            found[name] = getattr(node, name)
+    if "grad" not in found and hasattr(node, "grad"):  # of the class, until it is set
+        found["grad"] = node.grad
+    return found
+
+
+def stored_by(cls: type, members: dict[str, Any]) -> set[str]:
+    """Return the attributes that a class's constructor gives its objects.
+
+    A name that it reads as well, and that the class itself has, is a counter of the class.
+    """
+    stored, read = set(), set()
+    functions = [base.__dict__.get("__init__") for base in cls.__mro__[1:-1]]
+    for function in (members["__init__"], *functions):
+        for instruction in dis.get_instructions(function) if function else ():
+            if instruction.opname == "STORE_ATTR":
+                stored.add(instruction.argval)
+            elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
+                read.add(instruction.argval)
+    if isinstance(members.get("grad"), (int, float)):
+        stored.add("grad")
+    return {
+        name
+        for name in stored
+        if not (name in read and name in members)
+        or isinstance(members[name], types.MemberDescriptorType)
+    }
+
+
+class Observed:
+    """What objects of a class keep, and what their constructor takes."""
+
+    def __init__(self, cls: type, members: dict[str, Any]) -> None:
+        try:
+            leaf, other = cls(1.5), cls(-0.5)
+            total, product = leaf + other, leaf * other
+        except Exception as error:
+            text = f"{cls.__name__}(1.5) + {cls.__name__}(-0.5)"
+            raise Refused(f"{text} raises {type(error).__name__}") from None
+        if type(total) is not cls or type(product) is not cls:
+            raise Refused("its sums are of another class")
+        kept = _attributes(product)
+        if tuple(_attributes(leaf)) != tuple(kept) or tuple(_attributes(total)) != tuple(kept):
+            raise Refused("its objects have not all the same attributes")
+        for name in ("data", "grad"):
+            if name not in kept:
+                raise Refused(f"its objects have no attribute {name}")
+        self.family = family = _script.new_family()
+        family.init, family.order, family.guards = members["__init__"], tuple(kept), []
+        family.children = self._children(kept, leaf, other)
+        family.container = type(kept[family.children])
+        family.leaf_container = type(getattr(leaf, family.children))
+        if family.leaf_container not in (tuple, list, set, frozenset):
+            raise Refused(f"its objects without children have no empty {family.children}")
+        slopes = [n for n, v in kept.items() if repr(v) in ("(-0.5, 1.5)", "[-0.5, 1.5]")]
+        family.slopes = slopes[0] if slopes else None
+        family.slopes_container = type(kept.get(family.slopes))
+        family.leaf_slopes_container = type(getattr(leaf, family.slopes or "grad"))
+        functions = [n for n, v in kept.items() if isinstance(v, types.FunctionType)]
+        family.backward = functions[0] if functions else None
+        roles = {"data", "grad", family.children, family.slopes, family.backward}
+        self.others = [name for name in kept if name not in roles]
+        for name in self.others:
+            value = kept[name]
+            if type(value) is tuple and {type(part) for part in value} & {int, float}:
+                raise Refused(f"probe __mul__: {name} is {value} where (-0.5, 1.5) is expected")
+        family.defaults = {name: self._defaults(name, leaf, total, product) for name in self.others}
+        self.switches = [
+            name
+            for name, values in family.defaults.items()
+            if all(type(value) in SIMPLE for value in values.values())
+        ]
+        family.switches = set()
+        product.backward()
+        fresh = cls(3)
+        if fresh.grad != 0:
+            raise Refused("probe constructor: its gradients do not start at 0")
+        self.settings = {
+            "to_float": type(fresh.data) is float,
+            "grad_int": type(fresh.grad) is int,
+            "root_int": type(product.grad) is int,
+            "late": family.slopes is None,
+            "ones_int": self.slope_is_int(cls, lambda x: x + x),
+        }
+        family.positional, family.keywords = self._constructor(cls, members["__init__"].__code__)
+        family.has_slots = "__slots__" in cls.__dict__ and not hasattr(leaf, "__dict__")
+        for name in _slots(cls) if family.has_slots else ():
+            if name not in kept:
+                raise Refused(f"its constructor does not set its slot {name}")
+
+    def _children(self, kept: dict[str, Any], a: Any, b: Any) -> str:
+        for name, value in kept.items():
+            if type(value) in (tuple, list, set, frozenset) and len(value) == 2:
+                first, second = value
+                if (first is a and second is b) or (
+                    isinstance(value, (set, frozenset)) and first is b and second is a
+                ):
+                    return name
+        raise Refused("its objects do not keep their two children")
+
+    def _defaults(self, name: str, *nodes: Any) -> dict[int, Any]:
+        """Return another attribute of a leaf, a sum and a product, by operation."""
+        values = [getattr(node, name) for node in nodes]
+        for value in values:
+            if type(value) in (list, dict, set) and not value:
+                continue
+            if type(value) not in SIMPLE and not isinstance(value, tuple):
+                raise Refused(f"its objects keep {name}, a {type(value).__name__}")
+        return {_script.OPS[op]: value for op, value in zip(("leaf", "add", "mul"), values)}
+
+    def slope_is_int(self, cls: Any, operation: Any) -> bool:
+        """Tell whether an operation on an int passes an int on: as local gradient or in a sum."""
+        with suppress(Exception):
+            x = cls(2)
+            y = operation(x)
+            if self.family.slopes:
+                return type(getattr(y, self.family.slopes)[0]) is int
+            y.backward()
+            return type(x.grad) is int
+        return False
+
+    def relu(self, cls: Any, call: Any) -> dict[str, bool]:
+        """Return the settings that follow from what a relu gives."""
+        return {
+            "relu_keeps": call(cls(math.nan)).data != 0,
+            "relu_int": type(call(cls(-1.0)).data) is int,
+            "relu_slope_int": self.slope_is_int(cls, call),
+        }
+
+    def _constructor(
+        self, cls: type, code: types.CodeType
+    ) -> tuple[tuple[str, ...] | None, dict[str, str]]:
+        """Return the roles of the constructor's parameters, by place and by name."""
+        n = code.co_argcount
+        names = code.co_varnames[1 : n + code.co_kwonlyargcount]
+        if n < 2:
+            return None, {}
+        roles = {names[0]: "data"}
+        for name in names[1:]:
+            role = self._role(cls, name)
+            if role is None:
+                break
+            roles[name] = role
+        places = tuple(roles[name] for name in names[: n - 1] if name in roles)
+        keywords = {
+            name: role
+            for name, role in roles.items()
+            if name not in code.co_varnames[: max(2, code.co_posonlyargcount)]
+        }
+        return places, keywords
+
+    def _role(self, cls: type, name: str) -> str | None:
+        child = cls(0.25)
+        for trial in ((child,), (0.5,), "a name"):
+            try:
+                node = cls(1.5, **{name: trial})
+            except Exception:
+                continue
+            kept = getattr(node, self.family.children)
+            if trial == (child,) and type(kept) is self.family.container and list(kept) == [child]:
+                return "children"
+            slopes = getattr(node, self.family.slopes) if self.family.slopes else ()
+            if trial == (0.5,) and list(slopes) == [0.5]:
+                return "slopes"
+            if trial == "a name":
+                return next((other for other in self.others if getattr(node, other) is trial), None)
+        return None
+
+    def name_powers(self, cls: Any) -> None:
+        """Find how other attributes of a power, such as its name, follow from the exponent."""
+        nodes = {k: cls(1.5) ** k for k in (2, 0.5, -1)}
+        for name in self.others:
+            values = {k: getattr(node, name) for k, node in nodes.items()}
+            rule: Any = values[2]
+            if isinstance(values[2], str) and "2" in values[2] and values[-1] != values[2]:
+                before, after = values[2].split("2", 1)
+
+                def rule(k: Any, before: str = before, after: str = after) -> str:
+                    return f"{before}{k}{after}"
+
+            self.family.defaults[name][_script.OPS["pow"]] = rule
