@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 
+import pexpect
+
 COMMAND = [sys.executable, "-m", "microgpt"]
 
 
@@ -55,3 +57,22 @@ def running(*arguments, cwd, interrupt=signal.SIG_DFL, **streams):
             yield process
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def on_terminal(*arguments, cwd, dimensions=(60, 100), encoding=None, **changes):
+    """Yield a command line that runs on a terminal of so many lines and columns."""
+    child = pexpect.spawn(
+        COMMAND[0],
+        [*COMMAND[1:], *map(str, arguments)],
+        cwd=str(cwd),
+        env=environment(**{"TERM": "xterm", **changes}),
+        preexec_fn=interruptible,
+        dimensions=dimensions,
+        encoding=encoding,
+        timeout=300,
+    )
+    try:
+        yield child
+    finally:
+        child.close(force=True)

@@ -10,11 +10,10 @@ import subprocess
 import sys
 import time
 
-import pexpect
 import pyte
 import pytest
 from bits import bits
-from command import COMMAND, environment, interruptible, run, running
+from command import COMMAND, environment, on_terminal, run, running
 from golden.original import libm_fingerprint
 
 from microgpt import __version__, checkpoint
@@ -568,19 +567,10 @@ def terminal(folder, *flags, columns=100, term="xterm", act=None):
     """Run a command on a terminal; return its status and the lines that are left on the screen."""
     screen = pyte.Screen(columns, 60)
     stream = pyte.ByteStream(screen)
-    child = pexpect.spawn(
-        COMMAND[0],
-        [*COMMAND[1:], *flags],
-        cwd=str(folder),
-        env=environment(TERM=term),
-        preexec_fn=interruptible,
-        dimensions=(60, columns),
-        timeout=60,
-    )
-    if act is not None:
-        stream.feed(act(child))
-    stream.feed(child.read())
-    child.close()
+    with on_terminal(*flags, cwd=folder, dimensions=(60, columns), TERM=term) as child:
+        if act is not None:
+            stream.feed(act(child))
+        stream.feed(child.read())
     return child.exitstatus, [line.rstrip() for line in screen.display if line.strip()]
 
 

@@ -9,7 +9,7 @@ import subprocess
 import pexpect
 import pyte
 import pytest
-from command import COMMAND, environment, run
+from command import COMMAND, environment, on_terminal, run
 from rich.cells import cell_len
 from test_look import Balance
 
@@ -114,21 +114,19 @@ def test_a_pipe_gets_no_escapes_and_an_ascii_one_no_blocks(folder):
 
 def test_a_terminal_shows_colours_unless_told_not_to(folder):
     for changes, coloured in (({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)):
-        process = pexpect.spawn(
-            COMMAND[0],
-            [*COMMAND[1:], "look", "model", "ada"],
-            cwd=str(folder),
-            env=environment(**{"TERM": "xterm-256color", **changes}),
+        with on_terminal(
+            *("look", "model", "ada"),
+            cwd=folder,
             dimensions=(60, 90),
             encoding="utf-8",
-        )
-        process.expect(pexpect.EOF, timeout=60)
+            **{"TERM": "xterm-256color", **changes},
+        ) as process:
+            process.expect(pexpect.EOF)
         screen = pyte.Screen(90, 60)
         pyte.Stream(screen).feed(process.before)
         cells = [cell for row in screen.buffer.values() for cell in row.values()]
         assert any(cell.fg != "default" for cell in cells) is coloured
         assert any(cell.data in BLOCKS for cell in cells)
-        process.close()
 
 
 def test_a_text_comes_from_a_pipe(folder):

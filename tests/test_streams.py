@@ -6,10 +6,9 @@ import subprocess
 import sys
 import time
 
-import pexpect
 import pyte
 import pytest
-from command import COMMAND, environment, interruptible, run, running
+from command import COMMAND, environment, on_terminal, run, running
 
 from microgpt.training import Training
 
@@ -153,27 +152,14 @@ def test_threads_that_the_system_refuses_are_one_line(folder, compiled):
     assert "thread" in done.stderr
 
 
-def terminal(folder, *command, dimensions=(40, 100)):
-    """Start a command on a terminal."""
-    return pexpect.spawn(
-        COMMAND[0],
-        [*COMMAND[1:], *command],
-        cwd=str(folder),
-        env=environment(TERM="xterm"),
-        preexec_fn=interruptible,
-        dimensions=dimensions,
-        timeout=60,
-    )
-
-
 def test_a_terminal_is_told_that_it_is_read_from(folder):
-    child = terminal(folder, "train", "--data", "-", "--num-steps", "2", "--num-samples", "1")
-    child.expect_exact("reading the text from this terminal, a document a line; Ctrl-D ends it")
-    child.sendline("ada")
-    child.sendeof()
-    child.expect_exact("num docs: 1")
-    child.read()
-    child.close()
+    flags = ["--data", "-", "--num-steps", "2", "--num-samples", "1"]
+    with on_terminal("train", *flags, cwd=folder) as child:
+        child.expect_exact("reading the text from this terminal, a document a line; Ctrl-D ends it")
+        child.sendline("ada")
+        child.sendeof()
+        child.expect_exact("num docs: 1")
+        child.read()
     assert child.exitstatus == 0
 
 
@@ -181,14 +167,13 @@ def test_a_terminal_is_told_that_it_is_read_from(folder):
 def test_the_bar_is_one_line_after_an_interrupt_at_any_width(folder, columns):
     screen = pyte.Screen(columns, 40)
     stream = pyte.ByteStream(screen)
-    flags = ["--num-steps", "10000000", "--num-samples", "0"]
-    child = terminal(folder, "train", *SMALL, *flags, dimensions=(40, columns))
-    child.expect(r"step +\d\d\d+")
-    stream.feed(child.before + child.after)
-    time.sleep(0.5)
-    child.sendintr()
-    stream.feed(child.read())
-    child.close()
+    command = ["train", *SMALL, "--num-steps", "10000000", "--num-samples", "0"]
+    with on_terminal(*command, cwd=folder, dimensions=(40, columns)) as child:
+        child.expect(r"step +\d\d\d+")
+        stream.feed(child.before + child.after)
+        time.sleep(0.5)
+        child.sendintr()
+        stream.feed(child.read())
     assert child.exitstatus == 130
     lines = [line.rstrip() for line in screen.display if line.strip()]
     assert [line.startswith("step ") for line in lines].count(True) == 1, lines
@@ -197,14 +182,14 @@ def test_the_bar_is_one_line_after_an_interrupt_at_any_width(folder, columns):
 
 @pytest.mark.parametrize("columns", [100, 50])
 def test_the_bar_moves_before_the_first_step_is_done(folder, columns):
-    flags = ["--engine", "python", "--n-embd", "64", "--n-head", "1", "--batch-size", "30"]
-    child = terminal(folder, "train", "--data", "text", *flags, dimensions=(40, columns))
-    child.expect_exact("0:00:01")
-    child.expect_exact("0:00:02")
-    assert b"loss -" in child.before
-    child.sendintr()
-    time.sleep(0.1)
-    child.sendintr()
-    child.read()
-    child.close()
+    flags = ["--engine", "python", "--n-embd", "64", "--n-head", "1", "--batch-size", "100"]
+    command = ["train", "--data", "text", *flags]
+    with on_terminal(*command, cwd=folder, dimensions=(40, columns)) as child:
+        child.expect(rb"0:0\d:\d[1-9]")
+        child.expect(rb"(?!%b)0:0\d:\d\d" % child.after)
+        assert b"loss -" in child.before
+        child.sendintr()
+        time.sleep(0.1)
+        child.sendintr()
+        child.read()
     assert child.exitstatus == 130
