@@ -193,6 +193,18 @@ def test_every_number_of_threads_gives_the_same_bits(fused, threads, shape, batc
     assert ended[0] == ended[1]
 
 
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_that_take_many_shares_give_the_same_bits(fused, threads):
+    rng = random.Random(9)
+    documents = [[67, *(rng.randrange(67) for _ in range(rng.randint(60, 64)))] for _ in range(32)]
+    ended = []
+    for count in (1, threads):
+        model = fused.GPT(68, 24, 2, 2, 64, rng=random.Random(8))
+        losses = model.fit(documents, 2, 32, threads=count)  # 2,000 positions
+        ended.append((bits(*losses), model.weights().tobytes()))
+    assert ended[0] == ended[1]
+
+
 def recorded(monkeypatch, model, tokens):
     """Return {function: lists of floats}, what the oracle computes on the way to a loss."""
     calls = {}

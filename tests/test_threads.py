@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from random import Random
 
@@ -195,3 +196,16 @@ def test_trainer_that_could_not_begin_waits_for_no_worker():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "refused\n"
+
+
+def test_threads_that_wait_take_no_processor_time(fused):
+    model = fused.GPT(5, n_embd=32)
+    spent = []
+
+    def on_step(_step, _loss):
+        start = time.process_time()
+        time.sleep(0.3)
+        spent.append(time.process_time() - start)
+
+    model.fit(DOCUMENTS, 3, 2, threads=2, on_step=on_step)
+    assert min(spent) < 0.15

@@ -25,7 +25,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from activations cimport Activations, Layer, free_buffers
-from barrier cimport Barrier, barrier_wait, getpid, pthread_join, pthread_t, start_thread
+from barrier cimport (
+    Barrier, barrier_init, barrier_wait, getpid, pthread_join, pthread_t, start_thread,
+)
 from clock cimport now
 from generator cimport WORDS, Generator
 from kernels cimport Kernels
@@ -305,8 +307,7 @@ cdef class Pass:
             if fine:
                 if acts.dropout > 0.0:
                     kernels.draw_masks(acts)
-                kernels.forward(acts, self.copied.at, 0, acts.m, 0)
-                kernels.losses_forward(acts, 0, acts.m)
+                kernels.forward(acts, self.copied.at, 0, acts.m, True, 0)
                 loss_forward(acts)
         if not fine:
             raise MemoryError()
@@ -380,9 +381,7 @@ cdef class Pass:
         """Add the gradients of the loss to the network's."""
         cdef Activations *acts = &self.acts
         with nogil:
-            self.network.kernels.backward(
-                acts, self.copied.at, self.network.grad.at, True, 0, acts.m, 0
-            )
+            self.network.kernels.backward(acts, self.copied.at, self.network.grad.at, True, 0)
 
 
 cdef class Moments:
@@ -535,8 +534,9 @@ cdef class Trainer:
     cdef int start_workers(self) except -1:
         cdef int i, error, threads = self.job.acts.barrier.size
         self.process = getpid()
+        barrier_init(&self.job.acts.barrier, threads)
         # The barrier grows with each thread: one that arrives early waits for the rest.
-        self.barrier = Barrier(1, 0, 0)
+        barrier_init(&self.barrier, 1)
         for i in range(1, threads):
             self.workers[i].kernels = self.network.kernels
             self.workers[i].job = &self.job
@@ -736,7 +736,7 @@ cdef class Sampler:
             for i in range(read, n):
                 self.set_token(i, end if bos and first + i == 0 else tokens[first + i - bos])
             with nogil:
-                self.network.kernels.forward(&self.acts, self.network.data.at, read, n, 0)
+                self.network.kernels.forward(&self.acts, self.network.data.at, read, n, False, 0)
             read = n
             token = self.draw(n - 1, end + bos, factor, top_k, top_p, rng)
             if token == end:

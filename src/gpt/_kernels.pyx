@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from activations cimport begin_batch, draw_masks
 from kernels cimport Kernels
 from layers cimport softmax_forward
-from model cimport backward, forward, losses_forward
+from model cimport backward, forward
 from optimizer cimport adam_step, first_that_raises, multiply, sum_of_squares
 from simd cimport divisor_of, padded
 from training cimport worker_loop
@@ -16,7 +16,6 @@ KERNELS.divisor_of = divisor_of
 KERNELS.begin_batch = begin_batch
 KERNELS.draw_masks = draw_masks
 KERNELS.forward = forward
-KERNELS.losses_forward = losses_forward
 KERNELS.softmax_forward = softmax_forward
 KERNELS.backward = backward
 KERNELS.sum_of_squares = sum_of_squares

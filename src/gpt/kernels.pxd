@@ -18,16 +18,15 @@ cdef struct Kernels:
     ) noexcept nogil
     void (*draw_masks)(Activations *acts) noexcept nogil
     void (*forward)(
-        Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
+        Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, bint losses,
+        int thread,
     ) noexcept nogil
-    void (*losses_forward)(Activations *acts, Py_ssize_t first, Py_ssize_t last) noexcept nogil
     void (*softmax_forward)(
         double *probs, double *exps, double *totals, double *inverses, const double *logits,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
     ) noexcept nogil
     void (*backward)(
-        Activations *acts, const double *w, double *dw, bint add, Py_ssize_t first,
-        Py_ssize_t last, int thread,
+        Activations *acts, const double *w, double *dw, bint add, int thread
     ) noexcept nogil
     double (*sum_of_squares)(const double *x, Py_ssize_t n) noexcept nogil
     Py_ssize_t (*first_that_raises)(

@@ -10,7 +10,7 @@ from libc.string cimport memset
 
 from activations cimport Activations, Layer, scratch_of
 from attention cimport Head, attention_backward, attention_forward, packed_size
-from barrier cimport barrier_wait
+from barrier cimport barrier_wait, take_share
 from layers cimport (
     cross_entropy_backward, cross_entropy_forward,
     dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
@@ -25,73 +25,156 @@ from weights cimport (
 )
 
 
-cdef inline void forward(
-    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
-) noexcept nogil:
-    """Write the logits of positions first up to last, and all that leads to them.
+cdef enum:
+    LEAST_SHARE = 96  # rows that are worth packing what they are multiplied by
 
-    Of other positions keys and values are read: those before first are computed, or
-    other threads compute them until the barrier.
+
+@cython.cdivision(True)
+cdef inline Py_ssize_t rows_of_share(Py_ssize_t n, int size) noexcept nogil:
+    """Return how many of n rows one of size threads takes at once.
+
+    Two shares a thread, so that a slow one takes fewer, unless they were so small that packing
+    what all of them read takes long.
+    """
+    cdef Py_ssize_t shares = size
+    if n >= 2 * size * LEAST_SHARE:
+        shares = 2 * size
+    return n if size == 1 else (n + shares - 1) // shares
+
+
+cdef struct Rows:  # the next share of the positions first up to last
+    Py_ssize_t first
+    Py_ssize_t last
+    Py_ssize_t size
+    Py_ssize_t start
+    Py_ssize_t end
+    Py_ssize_t number  # of the share taken last, counted from the last wait on
+
+
+cdef inline Rows rows_between(Activations *acts, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Rows rows
+    rows.first, rows.last = first, last
+    rows.size = rows_of_share(last - first, acts.barrier.size)
+    rows.start = rows.end = rows.number = 0
+    return rows
+
+
+cdef inline bint take_rows(Activations *acts, Rows *rows) noexcept nogil:
+    """Take the next share of positions; return whether there was one."""
+    rows.number = take_share(&acts.barrier)
+    rows.start = rows.first + rows.number * rows.size
+    rows.end = min(rows.last, rows.start + rows.size)
+    return rows.start < rows.last
+
+
+cdef inline void forward(
+    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, bint losses, int thread
+) noexcept nogil:
+    """Write the logits of positions first up to last, their losses, and all that leads to them.
+
+    Threads take shares of the positions by turns. Keys and values of those before first are
+    read: they are computed.
 
     Shapes:  w (n_params,), 0 <= first <= last <= m
     """
+    cdef Rows rows = rows_between(acts, first, last)
+    cdef Py_ssize_t i
+    while take_rows(acts, &rows):
+        inputs_forward(acts, w, rows.start, rows.end)
+        qkv_forward(acts, w, 0, rows.start, rows.end, thread)
+    for i in range(acts.sizes.n_layer):
+        barrier_wait(&acts.barrier)
+        while take_rows(acts, &rows):
+            layer_forward(acts, w, i, rows.start, rows.end, thread)
+            if i + 1 < acts.sizes.n_layer:
+                qkv_forward(acts, w, i + 1, rows.start, rows.end, thread)
+            else:
+                logits_forward(acts, w, rows.start, rows.end, thread)
+                if losses:
+                    losses_forward(acts, rows.start, rows.end)
+    barrier_wait(&acts.barrier)
+
+
+cdef inline void inputs_forward(
+    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last
+) noexcept nogil:
+    """Write the first layer's input at positions first up to last."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t m = last - first
+    cdef Py_ssize_t at = first * net.row
+    embedding_forward(
+        acts.embedding + at, w, w + shape_of(net, WPE).start, acts.tokens + first,
+        acts.positions + first, m, net.n_embd, net.row,
+    )
+    if acts.dropout > 0.0:
+        dropout_forward(acts.embedding + at, acts.embedding_mask + at, m * net.row)
+    rmsnorm_forward(
+        acts.layers[0].x + at, acts.mean + first, acts.scale + first, acts.embedding + at,
+        net.inverse_n, m, net.n_embd, net.row,
+    )
+
+
+cdef inline void qkv_forward(
+    Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Write a layer's queries, keys and values at positions first up to last."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t n = net.n_embd
+    cdef Py_ssize_t at = first * net.row
+    cdef Layer *layer = &acts.layers[i]
+    rmsnorm_forward(
+        layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, layer.x + at, net.inverse_n,
+        last - first, n, net.row,
+    )
+    linear_forward(
+        layer.qkv + first * net.qkv_row, layer.norm1 + at, layer_weights(net, w, i).wqkv,
+        scratch_of(acts, thread), last - first, 3 * n, n, net.qkv_row, net.row,
+    )
+
+
+cdef inline void layer_forward(
+    Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Write what a layer makes of queries, keys and values, at positions first up to last."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t m = last - first
     cdef Py_ssize_t row = net.row
     cdef Py_ssize_t at = first * row
     cdef Py_ssize_t mlp_at = first * net.mlp_row
-    cdef Py_ssize_t i
-    cdef Layer *layer
-    cdef double *x = acts.layers[0].x + at
-    cdef double *mid
+    cdef Layer *layer = &acts.layers[i]
+    cdef LayerWeights weights = layer_weights(net, w, i)
+    cdef double *mid = layer.mid + at
+    cdef double *x = (acts.layers[i + 1].x if i + 1 < net.n_layer else acts.out) + at
     cdef double *scratch = scratch_of(acts, thread)
-    cdef LayerWeights weights
-    embedding_forward(
-        acts.embedding + at, w, w + shape_of(net, WPE).start, acts.tokens + first,
-        acts.positions + first, m, n, row,
-    )
+    heads_forward(acts, layer, first, last, thread)
+    linear_forward(mid, layer.attended + at, weights.wo, scratch, m, n, n, row, row)
     if acts.dropout > 0.0:
-        dropout_forward(acts.embedding + at, acts.embedding_mask + at, m * row)
+        dropout_forward(mid, layer.attn_mask + at, m * row)
+    residual_forward(mid, layer.x + at, m, n, row)
     rmsnorm_forward(
-        x, acts.mean + first, acts.scale + first, acts.embedding + at, net.inverse_n, m, n, row
+        layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n, row
     )
-    for i in range(net.n_layer):
-        layer = &acts.layers[i]
-        mid = layer.mid + at
-        weights = layer_weights(net, w, i)
-        rmsnorm_forward(
-            layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, x, net.inverse_n, m, n, row
-        )
-        linear_forward(
-            layer.qkv + first * net.qkv_row, layer.norm1 + at, weights.wqkv, scratch, m, 3 * n, n,
-            net.qkv_row, row,
-        )
-        barrier_wait(&acts.barrier)
-        heads_forward(acts, layer, first, last, thread)
-        linear_forward(mid, layer.attended + at, weights.wo, scratch, m, n, n, row, row)
-        if acts.dropout > 0.0:
-            dropout_forward(mid, layer.attn_mask + at, m * row)
-        residual_forward(mid, x, m, n, row)
-        rmsnorm_forward(
-            layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n,
-            row,
-        )
-        linear_forward(
-            layer.hidden + mlp_at, layer.norm2 + at, weights.fc1, scratch, m, 4 * n, n,
-            net.mlp_row, row,
-        )
-        relu_forward(layer.hidden + mlp_at, m * net.mlp_row)
-        x = (acts.layers[i + 1].x if i + 1 < net.n_layer else acts.out) + at
-        linear_forward(
-            x, layer.hidden + mlp_at, weights.fc2, scratch, m, n, 4 * n, row, net.mlp_row
-        )
-        if acts.dropout > 0.0:
-            dropout_forward(x, layer.mlp_mask + at, m * row)
-        residual_forward(x, mid, m, n, row)
     linear_forward(
-        acts.logits + first * net.vocab_row, x, w + shape_of(net, LM_HEAD).start, scratch, m,
-        net.vocab_size, n, net.vocab_row, row,
+        layer.hidden + mlp_at, layer.norm2 + at, weights.fc1, scratch, m, 4 * n, n, net.mlp_row,
+        row,
+    )
+    relu_forward(layer.hidden + mlp_at, m * net.mlp_row)
+    linear_forward(x, layer.hidden + mlp_at, weights.fc2, scratch, m, n, 4 * n, row, net.mlp_row)
+    if acts.dropout > 0.0:
+        dropout_forward(x, layer.mlp_mask + at, m * row)
+    residual_forward(x, mid, m, n, row)
+
+
+cdef inline void logits_forward(
+    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Write the logits of positions first up to last."""
+    cdef const Sizes *net = &acts.sizes
+    linear_forward(
+        acts.logits + first * net.vocab_row, acts.out + first * net.row,
+        w + shape_of(net, LM_HEAD).start, scratch_of(acts, thread), last - first, net.vocab_size,
+        net.n_embd, net.vocab_row, net.row,
     )
 
 
@@ -155,17 +238,17 @@ cdef inline void heads_backward(
 ) noexcept nogil:
     """Run acts.dnorm, the gradient of a layer's attention, back into queries, keys and values.
 
-    Positions depend on each other here, so the threads share documents and heads.
+    Positions depend on each other here, so the threads take documents and heads by turns.
     """
-    cdef Py_ssize_t d, i
+    cdef Py_ssize_t n_head = acts.sizes.n_head
+    cdef Py_ssize_t i
     cdef Head head
-    barrier_wait(&acts.barrier)
-    for d in range(acts.n_documents):
-        for i in range(acts.sizes.n_head):
-            if (d * acts.sizes.n_head + i) % acts.barrier.size == thread:
-                head = head_of(acts, layer, d, i, thread)
-                attention_backward(&head)
-    barrier_wait(&acts.barrier)
+    while True:
+        i = take_share(&acts.barrier)
+        if i >= acts.n_documents * n_head:
+            break
+        head = head_of(acts, layer, i // n_head, i % n_head, thread)
+        attention_backward(&head)
 
 
 cdef inline void losses_forward(
@@ -204,16 +287,17 @@ cdef inline void loss_forward(Activations *acts) noexcept nogil:
 
 @cython.cdivision(True)
 cdef inline void loss_backward(
-    Activations *acts, double *dx, const double *lm_head, double *scratch, Py_ssize_t first,
-    Py_ssize_t last,
+    Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
     """Write the gradient of the logits, and of what they are computed from.
 
     Order:   dx gets the rows of lm_head last to first without the target's, then
              that one: the oracle visits probs[target] before the total
-    Writes:  acts.dlogits, dx
+    Writes:  acts.dlogits, the last layer's dout
     """
     cdef const Sizes *net = &acts.sizes
+    cdef double *dx = acts.layers[net.n_layer - 1].dout
+    cdef const double *lm_head = w + shape_of(net, LM_HEAD).start
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t row = net.vocab_row
     cdef Py_ssize_t d, i, k
@@ -231,8 +315,8 @@ cdef inline void loss_backward(
             acts.dtargets[i] = dlogits[acts.targets[i]]
             dlogits[acts.targets[i]] = 0.0
     linear_backward_input(
-        dx + first * net.row, acts.dlogits + first * row, lm_head, scratch, last - first,
-        net.vocab_size, n, net.row, row, False,
+        dx + first * net.row, acts.dlogits + first * row, lm_head, scratch_of(acts, thread),
+        last - first, net.vocab_size, n, net.row, row, False,
     )
     for i in range(first, last):
         acts.dlogits[i * row + acts.targets[i]] = acts.dtargets[i]
@@ -302,106 +386,138 @@ cdef inline void backward_weights(
 
 @cython.cdivision(True)
 cdef inline void matrices_backward(
-    const Activations *acts, double *dw, bint add, Py_ssize_t i, Py_ssize_t end, int thread
+    Activations *acts, double *dw, bint add, Py_ssize_t first, Py_ssize_t last, Py_ssize_t number,
+    Py_ssize_t before, int thread,
 ) noexcept nogil:
-    """Write a thread's share of the gradients of matrices i up to end, or continue them."""
+    """Write the gradients of matrices first up to last, or continue them, share by share.
+
+    The thread has taken share number; shares up to before belong to other work.
+    """
     cdef Matrix matrix
-    cdef Py_ssize_t first, last
-    for i in range(i, end):
+    cdef Py_ssize_t rows, row
+    cdef Py_ssize_t i = last
+    while i > first:  # the largest first
+        i -= 1
         matrix = matrix_of(acts, i)
-        first = matrix.shape.n_out * thread // acts.barrier.size
-        last = matrix.shape.n_out * (thread + 1) // acts.barrier.size
-        if first < last:
+        rows = rows_of_share(matrix.shape.n_out, acts.barrier.size)
+        while (number - before) * rows < matrix.shape.n_out:
+            row = (number - before) * rows
             backward_weights(
-                acts, &matrix, dw + matrix.shape.start + first * matrix.shape.n_in,
-                scratch_of(acts, thread), first, last, add,
+                acts, &matrix, dw + matrix.shape.start + row * matrix.shape.n_in,
+                scratch_of(acts, thread), row, min(matrix.shape.n_out, row + rows), add,
             )
+            number = take_share(&acts.barrier)
+        before += (matrix.shape.n_out + rows - 1) // rows
 
 
-@cython.cdivision(True)
-cdef inline void layer_backward(
+cdef inline void mlp_backward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Write the gradients of a layer's activations and input, of positions first up to last."""
+    """Run a layer's dout back to acts.dnorm, the gradient of what its heads have attended."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t m = last - first
     cdef Py_ssize_t row = net.row
-    cdef Py_ssize_t mlp_row = net.mlp_row
     cdef Py_ssize_t at = first * row
-    cdef Py_ssize_t mlp_at = first * mlp_row
+    cdef Py_ssize_t mlp_at = first * net.mlp_row
     cdef Layer *layer = &acts.layers[i]
     cdef LayerWeights weights = layer_weights(net, w, i)
-    cdef double *dout = layer.dout + at
-    cdef double *dmid = layer.dmid + at
     cdef double *dhidden = layer.dhidden + mlp_at
     cdef double *dnorm = acts.dnorm + at
     cdef double *scratch = scratch_of(acts, thread)
     if acts.dropout > 0.0:
-        dropout_backward(layer.dmlp + at, dout, layer.mlp_mask + at, m * row)
+        dropout_backward(layer.dmlp + at, layer.dout + at, layer.mlp_mask + at, m * row)
     linear_backward_input(
-        dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, mlp_row, row, False
+        dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, net.mlp_row, row, False
     )
-    relu_backward(dhidden, layer.hidden + mlp_at, m * mlp_row)
+    relu_backward(dhidden, layer.hidden + mlp_at, m * net.mlp_row)
     linear_backward_input(
-        dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, mlp_row, False
+        dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, net.mlp_row, False
     )
     rmsnorm_backward(
-        dmid, dout, dnorm, layer.mean2 + first, layer.scale2 + first, layer.mid + at,
-        net.inverse_n, m, n, row,
+        layer.dmid + at, layer.dout + at, dnorm, layer.mean2 + first, layer.scale2 + first,
+        layer.mid + at, net.inverse_n, m, n, row,
     )
     if acts.dropout > 0.0:
-        dropout_backward(layer.dattn + at, dmid, layer.attn_mask + at, m * row)
+        dropout_backward(layer.dattn + at, layer.dmid + at, layer.attn_mask + at, m * row)
     linear_backward_input(
         dnorm, layer.dattn + at, weights.wo, scratch, m, n, n, row, row, False
     )
-    heads_backward(acts, layer, thread)
+
+
+cdef inline void qkv_backward(
+    Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
+) noexcept nogil:
+    """Run the gradients of a layer's queries, keys and values back to its input."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t m = last - first
+    cdef Py_ssize_t row = net.row
+    cdef Py_ssize_t at = first * row
+    cdef Layer *layer = &acts.layers[i]
+    cdef double *dnorm = acts.dnorm + at
     qkv_backward_input(
-        dnorm, layer.dqkv + first * net.qkv_row, weights.wqkv, scratch, m, n, net.n_head, row,
-        net.qkv_row,
+        dnorm, layer.dqkv + first * net.qkv_row, layer_weights(net, w, i).wqkv,
+        scratch_of(acts, thread), m, net.n_embd, net.n_head, row, net.qkv_row,
     )
     rmsnorm_backward(
-        layer.dx + at, dmid, dnorm, layer.mean1 + first, layer.scale1 + first, layer.x + at,
-        net.inverse_n, m, n, row,
+        layer.dx + at, layer.dmid + at, dnorm, layer.mean1 + first, layer.scale1 + first,
+        layer.x + at, net.inverse_n, m, net.n_embd, row,
     )
 
 
-cdef inline void backward(
-    Activations *acts, const double *w, double *dw, bint add, Py_ssize_t first, Py_ssize_t last,
-    int thread,
+cdef inline void inputs_backward(
+    Activations *acts, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
-    """Write the gradients of the activations of positions first up to last, and of the weights.
+    """Write the gradients of the embeddings' sums at positions first up to last."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t m = last - first
+    cdef Py_ssize_t at = first * net.row
+    cdef double *dx = acts.dembedding + at
+    memset(dx, 0, m * net.row * sizeof(double))
+    rmsnorm_backward(
+        dx, dx, acts.layers[0].dx + at, acts.mean + first, acts.scale + first,
+        acts.embedding + at, net.inverse_n, m, net.n_embd, net.row,
+    )
+    if acts.dropout > 0.0:
+        dropout_backward(dx, dx, acts.embedding_mask + at, m * net.row)
 
-    Threads share the rows of a matrix. If dw is NULL, which `acts.reuses` forbids, the
-    weights' gradients are left for later.
+
+@cython.cdivision(True)
+cdef inline void backward(
+    Activations *acts, const double *w, double *dw, bint add, int thread
+) noexcept nogil:
+    """Write the gradients of the activations of all positions, and of the weights.
+
+    Threads take shares of positions, heads and rows of matrices by turns. If dw is NULL, which
+    `acts.reuses` forbids, the weights' gradients are left for later.
 
     Writes:  dw (n_params,). Adds to: dw if add
     """
-    cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t n = net.n_embd
-    cdef Py_ssize_t row = net.row
-    cdef Py_ssize_t at = first * row
-    cdef Py_ssize_t i
-    cdef double *dx = acts.dembedding + at
-    loss_backward(
-        acts, acts.layers[net.n_layer - 1].dout, w + shape_of(net, LM_HEAD).start,
-        scratch_of(acts, thread), first, last,
-    )
-    for i in range(net.n_layer - 1, -1, -1):
-        layer_backward(acts, w, i, first, last, thread)
+    cdef Rows rows = rows_between(acts, 0, acts.m)
+    cdef Py_ssize_t shares = (acts.m + rows.size - 1) // rows.size
+    cdef Py_ssize_t i = acts.sizes.n_layer - 1
+    while take_rows(acts, &rows):
+        loss_backward(acts, w, rows.start, rows.end, thread)
+        mlp_backward(acts, w, i, rows.start, rows.end, thread)
+    while i >= 0:
+        barrier_wait(&acts.barrier)
+        heads_backward(acts, &acts.layers[i], thread)
+        barrier_wait(&acts.barrier)
+        while take_rows(acts, &rows):
+            qkv_backward(acts, w, i, rows.start, rows.end, thread)
+            if i == 0:
+                inputs_backward(acts, rows.start, rows.end)
+            elif dw == NULL:
+                mlp_backward(acts, w, i - 1, rows.start, rows.end, thread)
         if dw != NULL:
-            barrier_wait(&acts.barrier)
             matrices_backward(
-                acts, dw, add, ATTN_WQKV + PER_LAYER * i, ATTN_WQKV + PER_LAYER * (i + 1), thread
+                acts, dw, add, ATTN_WQKV + PER_LAYER * i, ATTN_WQKV + PER_LAYER * (i + 1),
+                rows.number, shares, thread,
             )
             barrier_wait(&acts.barrier)
-    memset(dx, 0, (last - first) * row * sizeof(double))
-    rmsnorm_backward(
-        dx, dx, acts.layers[0].dx + at, acts.mean + first, acts.scale + first,
-        acts.embedding + at, net.inverse_n, last - first, n, row,
-    )
-    if acts.dropout > 0.0:
-        dropout_backward(dx, dx, acts.embedding_mask + at, (last - first) * row)
+            while i > 0 and take_rows(acts, &rows):
+                mlp_backward(acts, w, i - 1, rows.start, rows.end, thread)
+        i -= 1
     if dw != NULL:
-        barrier_wait(&acts.barrier)
-        matrices_backward(acts, dw, add, WTE, ATTN_WQKV, thread)
+        matrices_backward(acts, dw, add, WTE, ATTN_WQKV, take_share(&acts.barrier), 0, thread)
+    barrier_wait(&acts.barrier)

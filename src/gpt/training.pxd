@@ -1,21 +1,19 @@
 """Many steps, by any number of threads, with the same bits.
 
-Forward and backward, the threads share the positions. Then they share the weights:
-each takes rows of every matrix, computes their gradients and updates them while they
-are in its L1 cache. No sum is divided between threads.
+Threads take the next share of the positions, of the heads or of a matrix's rows by turns, so
+that one on a busy core takes fewer. No sum is divided between threads.
 """
 
 cimport cython
 from libc.math cimport pow, sqrt
 
 from activations cimport Activations, begin_batch, draw_masks, scratch_of
-from barrier cimport barrier_wait
+from barrier cimport barrier_wait, take_share
 from clock cimport now
 from generator cimport Generator
 from matmul cimport LEAST_ROWS, is_packed
 from model cimport (
-    Matrix, backward, backward_weights, forward, loss_forward, losses_forward, matrices_backward,
-    matrix_of,
+    Matrix, backward, backward_weights, forward, loss_forward, matrices_backward, matrix_of,
 )
 from optimizer cimport (
     SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, first_that_raises, multiply,
@@ -70,7 +68,6 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
     Every thread calls this once, with its number.
     """
     cdef Activations *acts = &job.acts
-    cdef Py_ssize_t first, last
     cdef double *dw
     cdef int size = acts.barrier.size
     while True:
@@ -79,31 +76,27 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
         barrier_wait(&acts.barrier)
         if job.over:
             break
-        first = acts.m * thread // size
-        last = acts.m * (thread + 1) // size
-        forward(acts, job.data, first, last, thread)
-        losses_forward(acts, first, last)
+        forward(acts, job.data, 0, acts.m, True, thread)
+        if acts.failed:
+            break
         if job.evaluates:
-            barrier_wait(&acts.barrier)
-            if acts.failed:
-                break
             if thread == 0:
                 add_losses(job)
             continue
-        dw = job.grad if job.whole else NULL
-        barrier_wait(&acts.barrier)
-        if acts.failed:
-            break
         if thread == 0:
             loss_forward(acts)
-        backward(acts, job.data, dw, job.add, first, last, thread)
+        dw = job.grad if job.whole else NULL
+        backward(acts, job.data, dw, job.add, thread)
         if dw == NULL:
-            if not updates_cannot_overflow(job, first, last):
+            if not updates_cannot_overflow(
+                job, acts.m * thread // size, acts.m * (thread + 1) // size
+            ):
                 job.whole = True
             barrier_wait(&acts.barrier)
-            update_by_blocks(job, thread, size)
+            update_by_blocks(job, thread)
+            if job.whole:
+                barrier_wait(&acts.barrier)
         if job.whole:
-            barrier_wait(&acts.barrier)
             update_at_once(job, thread, size)
         barrier_wait(&acts.barrier)
         if job.failed:
@@ -159,35 +152,38 @@ cdef inline void add_losses(Job *job) noexcept nogil:
 
 
 @cython.cdivision(True)
-cdef inline void update_by_blocks(Job *job, int thread, int size) noexcept nogil:
-    """Compute the gradients of this thread's rows of every matrix, and update the weights.
+cdef inline void update_by_blocks(Job *job, int thread) noexcept nogil:
+    """Compute the gradients of every matrix block by block, and update the weights.
 
     Each block of rows is updated while its gradients are in L1, unless a step may raise,
     which changes no weight.
     """
-    cdef const Activations *acts = &job.acts
+    cdef Activations *acts = &job.acts
+    cdef Py_ssize_t number = take_share(&acts.barrier)
+    cdef Py_ssize_t before = 0
     cdef Py_ssize_t i, row, last, rows, start, n
     cdef double *grad = job.gradients + thread * job.gradients_size
     cdef Matrix matrix
     cdef double decay = 1.0 - job.adam.learning_rate * job.adam.weight_decay
     if job.whole:
-        matrices_backward(acts, job.grad, job.add, 0, matrix_count(&acts.sizes), thread)
+        matrices_backward(
+            acts, job.grad, job.add, 0, matrix_count(&acts.sizes), number, before, thread
+        )
         return
     for i in range(matrix_count(&acts.sizes)):
         matrix = matrix_of(acts, i)
-        row = matrix.shape.n_out * thread // size
-        last = matrix.shape.n_out * (thread + 1) // size
-        while row < last:
-            rows = min(last - row, rows_at_once(matrix.shape.n_in, acts.m))
+        rows = rows_at_once(matrix.shape.n_in, acts.m)
+        while (number - before) * rows < matrix.shape.n_out:
+            row = (number - before) * rows
+            last = min(matrix.shape.n_out, row + rows)
             start = matrix.shape.start + row * matrix.shape.n_in
-            n = rows * matrix.shape.n_in
-            backward_weights(
-                acts, &matrix, grad, scratch_of(acts, thread), row, row + rows, False
-            )
+            n = (last - row) * matrix.shape.n_in
+            backward_weights(acts, &matrix, grad, scratch_of(acts, thread), row, last, False)
             if decay != 1.0:
                 multiply(job.data + start, decay, n)
             adam_step(job.data + start, grad, job.m + start, job.v + start, n, &job.adam, False)
-            row += rows
+            number = take_share(&acts.barrier)
+        before += (matrix.shape.n_out + rows - 1) // rows
 
 
 @cython.cdivision(True)

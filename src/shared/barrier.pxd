@@ -4,9 +4,9 @@
 cdef extern from "barrier.h" nogil:
     ctypedef struct Barrier:
         int size
-        int arrived
-        int round
+    void barrier_init(Barrier *barrier, int size)
     void barrier_wait(Barrier *barrier)
+    int take_share(Barrier *barrier)
     ctypedef struct pthread_t:
         pass
     int start_thread(pthread_t *thread, void *(*work)(void *) noexcept nogil, void *argument)

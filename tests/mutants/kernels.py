@@ -12,7 +12,13 @@ MUTANTS = [
         "src/gpt/training.pxd",
         SET,
         "test_fused.py -k avx512",
-        ("if not updates_cannot_overflow(job, first, last):", "if False:", RAISES),
+        (
+            "if not updates_cannot_overflow(\n"
+            "                job, acts.m * thread // size, acts.m * (thread + 1) // size\n"
+            "            ):",
+            "if False:",
+            RAISES,
+        ),
         ("        if not bound[i] < 1e140:\n", "        if not bound[i] < 1e300:\n", RAISES),
         Equivalent(
             "        if not bound[i] < 1e140:\n",
@@ -45,17 +51,19 @@ MUTANTS = [
         ),
         ("job.nats += total", "job.nats += 0.0", "test_knobs.py -k evaluation"),
         (
-            "        if job.whole:\n            barrier_wait(&acts.barrier)\n",
-            "        if job.whole:\n",
+            "(job, thread)\n            if job.whole:\n                barrier_wait(&acts.barrier)\n",
+            "(job, thread)\n",
             RAISES,
         ),
         ("job.raises[thread] = start + i if", "job.raises[thread] = i if", RAISES),
         ("n_params * (thread + 1) // size - start", "n_params * (thread + 1) // size - start - 1"),
-        ("first = acts.m * thread // size", "first = acts.m * thread // (size + 1)"),
         ("t = job.t + job.done\n", "t = job.t\n"),
         ("job.rates[job.done]", "job.rates[0]"),
         ("pow(adam.beta1, t + 1.0)", "pow(adam.beta1, t)"),
-        ("row = matrix.shape.n_out * thread // size", "row = 0"),
+        (
+            "            row = (number - before) * rows\n            last",
+            "            row = 0\n            last",
+        ),
         ("(job.done > 0 and now() > job.until)", "False", "test_fused.py -k signal_does_not_wait"),
         Equivalent(
             "return max(<Py_ssize_t>8, (L2_WEIGHTS if packs else L1_WEIGHTS) // n_in)",
@@ -131,6 +139,12 @@ MUTANTS = [
             "    FETCHED = 64",
             "what is fetched ahead shows in the time alone",
         ),
+    ),
+    *of(
+        "src/shared/barrier.h",
+        "_gpt",
+        "test_threads.py -k wait_take_no_processor_time",
+        ("i < SPINS", "1"),
     ),
     *of(
         "src/shared/exponential.pxd",
@@ -415,20 +429,20 @@ MUTANTS = [
             "acts.loss = acts.loss / acts.n_documents",
         ),
         ("            dlogits[acts.targets[i]] = 0.0\n", ""),
-        ("layer.dx + at, dmid, dnorm,", "layer.dx + at, dnorm, dnorm,"),
+        ("layer.dx + at, layer.dmid + at, dnorm,", "layer.dx + at, dnorm, dnorm,"),
         (
             "if acts.losses[i] == -1.0:",
             "if False:",
             "test_fused.py -k weight_of_any_size and avx512",
         ),
         (
-            "        barrier_wait(&acts.barrier)\n        heads_forward",
-            "        heads_forward",
+            "        barrier_wait(&acts.barrier)\n        while take_rows(acts, &rows):\n            layer",
+            "        while take_rows(acts, &rows):\n            layer",
             "test_fused.py -k threads and avx512",
         ),
         (
-            "if (d * acts.sizes.n_head + i) % acts.barrier.size == thread:",
-            "if i % acts.barrier.size == thread:",
+            "layer, i // n_head, i % n_head, thread",
+            "layer, 0, i % n_head, thread",
             "test_fused.py -k threads and avx512",
         ),
         (
