@@ -95,6 +95,15 @@ for i, (p, mi, vi) in enumerate(zip(params, m, v)):
     v[i] = beta2 * vi + (1 - beta2) * p.grad * p.grad
     p.data -= lr_t * m[i] / (v[i] ** 0.5 + eps)
 """,
+    "values_of_a_dict": "\nfor p in dict(enumerate(params)).values():\n    p.data -= lr * p.grad\n",
+    "items_of_a_dict": "\nfor name, p in dict(enumerate(params)).items():\n    p.data -= lr * p.grad\nprint(name)\n",
+    "lists_in_a_list": """
+state = [m, v]
+for i, p in enumerate(params):
+    state[0][i] = 0.9 * state[0][i] + 0.1 * p.grad
+    state[1][i] = 0.99 * state[1][i] + 0.01 * p.grad**2
+    p.data -= lr * state[0][i] / (pow(state[1][i], 0.5) + 1e-8)
+""",
     "zip_of_ranges": """
 for p, i in zip(params, range(len(params))):
     m[i], v[i] = 0.9 * m[i] + p.grad, v[i] + 1.0

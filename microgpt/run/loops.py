@@ -32,8 +32,8 @@ MAX_REGISTERS = 255
 FIELDS = {"data": 0, "grad": 1}
 ITEM = 2
 ADD, SUB, MUL, DIV, POW, NEG, SQRT, MAX, MIN = range(9)
-OF_ELEMENTS: dict[Any, int] = {math.sqrt: SQRT, max: MAX, min: MIN}
-OF_NUMBERS = {abs, max, min, *(f for f in vars(math).values() if callable(f))}
+OF_ELEMENTS: dict[Any, int] = {math.sqrt: SQRT, max: MAX, min: MIN, pow: POW}
+OF_NUMBERS = {abs, max, min, pow, *(f for f in vars(math).values() if callable(f))}
 _PLAIN_LOOKUPS: tuple[Any, ...] = tuple(
     kind.__getattribute__ for kind in (object, type, types.ModuleType)
 )
@@ -156,11 +156,11 @@ class _Sequence(_Proxy):
     def __getitem__(self, index: Any) -> Any:
         if type(index) is _Index:
             return self._microgpt_trace.element(self._microgpt_value)
-        number = self._microgpt_value[index]
-        if type(index) is not int or type(number) not in (int, float):
+        item = self._microgpt_value[index]
+        if type(index) is not int or type(item) not in (int, float, list, tuple):
             raise Unsupported
         self._microgpt_trace.unchanged.append(self._microgpt_value)
-        return number
+        return self._microgpt_trace.proxy(item)
 
     def __setitem__(self, index: Any, number: Any) -> None:
         sequence, field = self._microgpt_trace.place(self._microgpt_value)
@@ -220,6 +220,11 @@ class _Trace:
         kind = type(iterable)
         if kind is list or kind is tuple:
             return self.element(iterable), len(iterable)
+        if kind is _VALUES or kind is _ITEMS:
+            items = list(iterable)
+            if kind is _VALUES:
+                return self.element(items), len(items)
+            return (_Proxy(self, None), self.element([value for _, value in items])), len(items)
         if kind is range and not iterable.start and iterable.step == 1:
             return _Index(self, None), len(iterable)
         if kind in _ITERATORS:
@@ -369,6 +374,8 @@ def _kind(code: int, a: Any, b: Any) -> Any:
 
 # ------------------------------------------------------------------ iterables
 
+_EMPTY: dict[str, Any] = {}
+_VALUES, _ITEMS = type(_EMPTY.values()), type(_EMPTY.items())
 _ITERATORS: tuple[type, ...] = (type(iter([])), type(iter(())), type(iter(range(0))))
 
 
@@ -383,6 +390,7 @@ def _rest(iterable: Any, done: int) -> Any:
         for part in iterable.__reduce__()[1]:
             _rest(part, done)
         return iterable
-    iterator = iter(iterable)
+    is_view = type(iterable) in (_VALUES, _ITEMS)
+    iterator: Any = iter(list(iterable) if is_view else iterable)
     iterator.__setstate__(done)
     return iterator
