@@ -20,6 +20,7 @@ SOURCE = Path(__file__).with_name("allocation.c")
 PRELUDE = """
 import ctypes, gc, random, sys
 from operator import mul
+from microgpt import _value
 from microgpt.engine import load
 engine = load({engine!r})
 Value, Tape, functions = engine.Value, engine.Tape, engine.functions
@@ -33,6 +34,7 @@ def drain():
     "Use up what the engine keeps for reuse, so that it has to ask for memory."
     spare.append([functions.dot([two] * 20, [two] * 20) for _ in range(30)])
     spare.append([0 + Value(0.0) for _ in range(30)])
+    spare.append([Value(0.0) for _ in range(_value._free())])
 
 def numbers(nodes):
     return [(float(node.data).hex(), float(node.grad).hex()) for node in nodes]

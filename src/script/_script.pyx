@@ -808,7 +808,7 @@ def state_of(NodeBase self):
 
 # ------------------------------------------------------- backward
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, False)
 
 
 def backward(self):
@@ -835,8 +835,8 @@ def backward(self):
     unmark(&scratch, 0)
     # Functions of the script may build, walk and drop graphs meanwhile.
     w = scratch
-    scratch = Walk(NULL, 0, 0, NULL, 0, 0)
-    calls = careful = w.flags & CALLS
+    scratch = Walk(NULL, 0, 0, NULL, 0, False)
+    calls = careful = w.calls
     if calls:
         for i in range(w.n):
             incref(w.entries[i].node)

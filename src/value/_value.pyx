@@ -23,22 +23,27 @@ from libc.math cimport fabs, pow, signbit
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
-from classes cimport NEGATIONS, PRODUCTS, SUMS, class_info, info_of, ours, remember_members
+from classes cimport (
+    NEGATIONS, PRODUCTS, SUMS, class_info, info_of, known_info, ours, quick_info,
+    remember_members,
+)
 from make cimport (
     compute_where, data_object, dealloc, kept_ints, make_add, make_constant, make_leaf,
-    make_maximum, make_mul, make_neg, make_relu, make_unary, make_where, number_object,
+    make_maximum, make_mul, make_neg, make_unary, make_where, number_object,
     raise_of_unary, release_children,
 )
 from node cimport (
-    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE,
-    IN_BLOCK, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY, RELU,
-    SECOND_INT, SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields,
-    PyType_Modified, TypeSlots, are_ints, children_of, decref, incref, ints_of_two, is_int_slope,
-    n_allocated, n_free, new_block, new_node, set_grad, set_value_type, slopes_of, type_of,
-    value_type,
+    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT,
+    HAS_MORE, IN_BLOCK, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY,
+    RELU, SECOND_INT, SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, Op,
+    PyType_Modified, TypeSlots, are_ints, children_of, decref, has_nodes, incref, ints_of_two,
+    is_int_slope, n_allocated, n_free, new_block, new_node, quick_node, set_grad,
+    set_value_type, slopes_of, type_of, unlikely, value_type, vectorcallfunc,
 )
 from operators cimport (
-    add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
+    NODE_NUMBER, NODES, NUMBER_NODE, Operands, add, add_constant, divide, is_number,
+    is_quick_number, multiply, node_of, quick_add, quick_add_number, quick_multiply,
+    quick_multiply_number, quick_operands, quick_relu, quick_subtract, subtract, times_constant,
 )
 from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
@@ -71,7 +76,56 @@ cdef extern from "Python.h":
     unsigned long Py_TPFLAGS_IMMUTABLETYPE
 
 
-cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, 0)
+cdef extern from *:
+    """
+    /* Operators of Value as they are written in the class, and its constructor. */
+    static struct Written {
+        binaryfunc add, subtract, multiply; unaryfunc negative; vectorcallfunc call;
+    } written;
+
+    /* What an operator does that has too few free nodes. */
+    static __attribute__((noinline)) PyObject *with_more_nodes(
+        binaryfunc quick, binaryfunc general, PyObject *left, PyObject *right
+    ) {
+        return allocate_nodes() ? quick(left, right) : general(left, right);
+    }
+
+    /* Let a function be an operator of a class, with the descriptor that a class of Python's has,
+       here of int: subclasses inherit the function then, not a search for the method. */
+    static int set_operator(
+        PyTypeObject *type, PyObject *name, PyObject *descriptor, void *function
+    ) {
+        PyObject *new = PyDescr_NewWrapper(
+            type, ((PyWrapperDescrObject *)descriptor)->d_base, function
+        );
+        int status = new == NULL ? -1 : PyDict_SetItem(type->tp_dict, name, new);
+        Py_XDECREF(new);
+        return status;
+    }
+    """
+    ctypedef PyObject *(*binaryfunc)(PyObject *, PyObject *) noexcept
+    ctypedef PyObject *(*unaryfunc)(PyObject *) noexcept
+    ctypedef PyObject *(*callfunc "vectorcallfunc")(
+        PyObject *, PyObject *const *, size_t, PyObject *
+    ) noexcept
+    cdef struct Written:
+        binaryfunc add, subtract, multiply
+        unaryfunc negative
+        callfunc call
+    Written written
+    PyObject *with_more_nodes(binaryfunc, binaryfunc, PyObject *, PyObject *) noexcept
+    int set_operator(PyTypeObject *, object, object, void *) except -1
+    ctypedef struct Numbers "PyNumberMethods":
+        binaryfunc nb_add
+        binaryfunc nb_subtract
+        binaryfunc nb_multiply
+        binaryfunc nb_true_divide
+        unaryfunc nb_negative
+    ctypedef struct Operators "PyTypeObject":
+        Numbers *tp_as_number
+
+
+cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, False)
 cdef double MAX_INT = 2.0**53
 cdef uint64_t n_changes = 1  # how often nodes inside some tape have been written to
 ATTRIBUTES = ()  # the `__slots__` of a class made with attributes=True
@@ -309,7 +363,14 @@ cdef class Value:
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
-        return OWNED(make_relu(info_of(node_of(self)), node_of(self)))
+        cdef ClassInfo *info
+        cdef Op op
+        cdef Node *node = quick_relu(node_of(self))
+        if node is NULL:
+            info = info_of(node_of(self))
+            op = RECTIFY if info.relu != POSITIVE else RELU
+            node = make_unary(op, info, node_of(self), 0.0, False)
+        return OWNED(node)
 
     def tanh(self):
         """Return the hyperbolic tangent."""
@@ -332,7 +393,7 @@ cdef class Value:
         if walked != DONE:
             raise_unwalked(walked, scratch.n)
         try:
-            play(scratch.entries, scratch.n, True, info_of(root).float_root)
+            play(scratch.entries, scratch.n, info_of(root).float_root)
         finally:
             trim(&scratch)
 
@@ -519,7 +580,7 @@ cdef int settle(object cls, dict chosen) except -1:
     slots.tp_traverse = slots.tp_clear = NULL
     slots.tp_free = (<TypeSlots *>value_type).tp_free
     slots.tp_dealloc = dealloc_value
-    slots.tp_vectorcall = call_value
+    slots.tp_vectorcall = <vectorcallfunc>call_quickly
     PyType_Modified(<PyTypeObject *>slots)
     return 0
 
@@ -537,7 +598,7 @@ def attributes_of(self):
 cdef PyObject *call_value(
     PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
 ) except NULL:
-    """Make `Value(number)` at once; all other calls take Python's way through `__init__`."""
+    """Make a node; what is no usual call of a usual class takes Python's way through `__init__`."""
     cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
     cdef ClassInfo *info
     cdef double number
@@ -563,6 +624,87 @@ cdef PyObject *call_value(
     return (<TypeSlots *>type).tp_call(kind, <PyObject *>positional, <PyObject *>named)
 
 
+# The operators + * - of Value and its subclasses, and `Value(number)`. Each leaves what is
+# not usual to the function that is written for all, and needs no registers saved for it.
+
+cdef PyObject *call_quickly(
+    PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
+) noexcept:
+    cdef ClassInfo *info = known_info(<PyTypeObject *>kind)
+    cdef Node *node
+    cdef double x
+    cdef bint is_int
+    if (
+        info is NULL or not info.makes_ours or names is not NULL or PyVectorcall_NARGS(nargsf) != 1
+        or not has_nodes(info, 1) or not is_quick_number(args[0], &x, &is_int)
+    ):
+        return written.call(kind, args, nargsf, names)
+    node = quick_node(info, info.fresh | (DATA_INT if is_int and info.keeps_ints else 0), LEAF, 0)
+    node.data = x
+    return <PyObject *>node
+
+
+cdef PyObject *add_quickly(PyObject *left, PyObject *right) noexcept:
+    cdef ClassInfo *info
+    cdef Node *node = NULL
+    cdef double x = 0.0
+    cdef bint is_int = False
+    cdef Operands case
+    if unlikely(n_free < 2):
+        return with_more_nodes(add_quickly, written.add, left, right)
+    case = quick_operands(left, right, &info, &x, &is_int)
+    if case == NODES:
+        node = quick_add(info, <Node *>left, <Node *>right)
+    elif case == NODE_NUMBER:
+        node = quick_add_number(info, <Node *>left, x, is_int)
+    elif case == NUMBER_NODE and x != 0.0:
+        node = quick_add_number(info, <Node *>right, x, is_int)
+    return <PyObject *>node if node is not NULL else written.add(left, right)
+
+
+cdef PyObject *multiply_quickly(PyObject *left, PyObject *right) noexcept:
+    cdef ClassInfo *info
+    cdef Node *node = NULL
+    cdef double x = 0.0
+    cdef bint is_int = False
+    cdef Operands case
+    if unlikely(n_free < 2):
+        return with_more_nodes(multiply_quickly, written.multiply, left, right)
+    case = quick_operands(left, right, &info, &x, &is_int)
+    if case == NODES:
+        node = quick_multiply(info, <Node *>left, <Node *>right)
+    elif case == NODE_NUMBER:
+        node = quick_multiply_number(info, <Node *>left, x, is_int)
+    elif case == NUMBER_NODE:
+        node = quick_multiply_number(info, <Node *>right, x, is_int)
+    return <PyObject *>node if node is not NULL else written.multiply(left, right)
+
+
+cdef PyObject *subtract_quickly(PyObject *left, PyObject *right) noexcept:
+    cdef ClassInfo *info
+    cdef Node *node = NULL
+    cdef double x = 0.0
+    cdef bint is_int = False
+    cdef Operands case
+    if unlikely(n_free < 3):
+        return with_more_nodes(subtract_quickly, written.subtract, left, right)
+    case = quick_operands(left, right, &info, &x, &is_int)
+    if case == NODES:
+        node = quick_subtract(info, <Node *>left, <Node *>right)
+    elif case == NODE_NUMBER:
+        x = 0.0 if is_int and x == 0.0 else -x  # the int 0 has no sign to turn
+        node = quick_add_number(info, <Node *>left, x, is_int)
+    return <PyObject *>node if node is not NULL else written.subtract(left, right)
+
+
+cdef PyObject *negate_quickly(PyObject *x) noexcept:
+    cdef ClassInfo *info = quick_info(type_of(x))
+    cdef Node *node = NULL
+    if info is not NULL:
+        node = quick_multiply_number(info, <Node *>x, -1.0, True)
+    return <PyObject *>node if node is not NULL else written.negative(x)
+
+
 cdef void dealloc_value(PyObject *self) noexcept:
     dealloc(self)
 
@@ -570,6 +712,11 @@ cdef void dealloc_value(PyObject *self) noexcept:
 def _live():
     """Return how many nodes there are; for tests, since the garbage collector knows none."""
     return n_allocated - n_free
+
+
+def _free():
+    """Return how many free nodes are kept for reuse; for tests too."""
+    return n_free
 
 
 # --------------------------------------------------------------------------- replay
@@ -833,7 +980,7 @@ cdef int compile_tape(Tape tape) except -1:
 
 cdef Entry *own_walk(Node *root, Purpose purpose, Py_ssize_t *n) except NULL:
     """Return the entries of a walk and their number; both, and the nodes, are the caller's."""
-    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, 0)
+    cdef Walk w = Walk(NULL, 0, 0, NULL, 0, False)
     cdef Walked walked = walk(root, &w, purpose)
     cdef Py_ssize_t i
     PyMem_Free(w.frames)
@@ -990,7 +1137,7 @@ cdef int write_numbers(Tape tape) except -1:
         write_leaves(leaves, numbers)
         compute_nodes(tape.computed, tape.n_computed)
         if tape.state == BACKWARD_DONE:
-            play(tape.entries, tape.n, False, tape.float_root)
+            play(tape.entries, tape.n, tape.float_root)
     finally:
         write_leaves(leaves, [data for data, _ in now])
         for leaf, (_, grad) in zip(leaves, now):
@@ -1029,14 +1176,14 @@ cdef int play_back(Tape tape) except -1:
     if tape.state == FORWARD_DONE and tape.by_nodes:
         if tape.seen != n_changes:
             write_numbers(tape)
-        play(tape.entries, tape.n, False, tape.float_root)
+        play(tape.entries, tape.n, tape.float_root)
         tape.state = BACKWARD_DONE
         changed(tape)
         return 0
     refresh(tape)  # a second time gradients inside count, as in any graph
     for i in range(tape.n):
         sync_node(tape.entries[i].node)
-    play(tape.entries, tape.n, False, tape.float_root)
+    play(tape.entries, tape.n, tape.float_root)
     changed(tape)
     return 0
 
@@ -1706,7 +1853,26 @@ cdef int set_up() except -1:
     (<dict><object>slots.tp_dict)["_settings"] = oracle.Settings(results=Value)
     (<dict><object>slots.tp_dict)["__init_subclass__"] = classmethod(init_subclass)
     slots.tp_dealloc = dealloc_value
-    slots.tp_vectorcall = call_value
+    slots.tp_vectorcall = <vectorcallfunc>call_quickly
+    cdef Numbers *numbers = (<Operators *>Value).tp_as_number
+    written.add = numbers.nb_add
+    written.subtract = numbers.nb_subtract
+    written.multiply = numbers.nb_multiply
+    written.negative = numbers.nb_negative
+    written.call = <callfunc>call_value
+    numbers.nb_add = add_quickly
+    numbers.nb_multiply = multiply_quickly
+    numbers.nb_subtract = subtract_quickly
+    numbers.nb_negative = negate_quickly
+    for name, function in (
+        ("add", <size_t>numbers.nb_add), ("radd", <size_t>numbers.nb_add),
+        ("sub", <size_t>numbers.nb_subtract), ("rsub", <size_t>numbers.nb_subtract),
+        ("mul", <size_t>numbers.nb_multiply), ("rmul", <size_t>numbers.nb_multiply),
+        ("truediv", <size_t>numbers.nb_true_divide), ("neg", <size_t>numbers.nb_negative),
+        ("rtruediv", <size_t>numbers.nb_true_divide),
+    ):
+        name = f"__{name}__"
+        set_operator(value_type, name, int.__dict__[name], <void *><size_t>function)
     # As in a class of Python's, members can be added to it: Value.sigmoid = f.
     slots.tp_flags &= ~Py_TPFLAGS_IMMUTABLETYPE
     PyType_Modified(value_type)

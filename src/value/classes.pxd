@@ -59,7 +59,17 @@ cdef extern from *:
         }
         return info->version == kind->tp_version_tag ? info : NULL;
     }
+
+    static INLINED ClassInfo *quick_info(PyTypeObject *kind) {
+        ClassInfo *info = value_info;
+        if (kind != value_type) {
+            info = *bucket_of(kind);
+            if (info == NULL || info->type != kind) return NULL;
+        }
+        return info->quick == kind->tp_version_tag ? info : NULL;
+    }
     """
+    ClassInfo *quick_info(PyTypeObject *) noexcept
     ClassInfo *known_info(PyTypeObject *) noexcept
     PyObject *forever(object)
 
@@ -112,7 +122,7 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
         info.type = kind
         info.next = bucket_of(kind)[0]
         bucket_of(kind)[0] = info
-        info.version = NO_VERSION
+        info.version = info.quick = NO_VERSION
     if info.version != (<TypeSlots *>kind).tp_version_tag:
         fill_info(info)
     return info
@@ -136,6 +146,7 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
     info.ours = 0
     info.result = NULL
     info.version = slots.tp_version_tag or NO_VERSION
+    info.quick = NO_VERSION
     if not PyType_IsSubtype(kind, value_type):
         return
     info.result = kind
@@ -163,6 +174,8 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
         and not info.fresh & LATE
     )
     info.version = slots.tp_version_tag or NO_VERSION
+    if info.is_simple and info.ours & DIFFERENCES == DIFFERENCES:
+        info.quick = info.version
 
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:

@@ -13,13 +13,13 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MUL, NEG_MAX, POW, RECTIFY, RELU, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE,
+    MAXIMUM, MUL, NEG_MAX, POW, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE,
     Block, ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref,
     free_node, incref, ints_of_two, is_simple, new_block, new_node, refcount, release_block,
     type_of, unlikely, value_type,
 )
 from rules cimport (
-    POSITIVE, RAISES_NUMBER, RECTIFIES, add_rule, apply_unary, maximum_rule, mul_rule, relu_rule,
+    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule,
     unary_name, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
@@ -195,27 +195,6 @@ cdef inline Node *make_unary(
     node.data = y
     node.slope[0] = slope
     node.slope[1] = k
-    incref(a)
-    node.child[0] = a
-    return node
-
-
-cdef inline Node *make_relu(ClassInfo *info, Node *a) except NULL:
-    """Return a node of `relu`, as make_unary does, which is not compiled for each operation."""
-    cdef Node *node
-    cdef double y, slope
-    cdef uint32_t ints
-    cdef bint rectifies = info.relu != POSITIVE
-    sync_node(a)
-    ints = (a.flags & DATA_INT) << 2  # FIRST_INT
-    if rectifies:
-        relu_rule(&y, &slope, a.data, &ints, False, RECTIFIES)
-    else:
-        relu_rule(&y, &slope, a.data, &ints, False, POSITIVE)
-    ints = kept_ints(info, ints)
-    node = new_node(info, info.fresh | ints, RECTIFY if rectifies else RELU, 1)
-    node.data = y
-    node.slope[0] = slope
     incref(a)
     node.child[0] = a
     return node

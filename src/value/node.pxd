@@ -78,6 +78,7 @@ cdef extern from *:
     /* Nodes kept for reuse. Not more: each graph shuffles them a little, and after twenty
        they lie so far apart that a step takes three times as long. Python's pools do not. */
     #define MAX_FREE 256
+    #define MAX_NEW 64  /* allocated at once */
     static Node *free_nodes[MAX_FREE];
     static Py_ssize_t n_free = 0;
     static Py_ssize_t n_allocated = 0;  /* nodes that have memory, the free ones among them */
@@ -270,6 +271,7 @@ cdef extern from *:
         uint8_t is_simple;      /* whether its objects are nodes and nothing more */
         uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
         uint8_t makes_ours;     /* whether its constructor is that of Value, and simple */
+        unsigned int quick;     /* version, if its operators + - * are Value's; or NO_VERSION */
         uint32_t ours;          /* which operators are Value's: see Members of classes.pxd */
     } ClassInfo;
     #define N_BUCKETS 64
@@ -301,6 +303,7 @@ cdef extern from *:
         uint8_t is_simple
         uint8_t in_lists
         uint8_t makes_ours
+        unsigned int quick
         uint32_t ours
     ClassInfo *value_info
     void set_value_info(ClassInfo *)
@@ -399,27 +402,42 @@ cdef extern from *:
         return node;
     }
 
-    /* Return memory for a node of a simple class, or NULL. Runs no Python code, raises nothing. */
-    static INLINED Node *node_memory(void) {
-        char *memory;
-        if (n_free > 0) return free_nodes[--n_free];
-        memory = (char *)PyObject_Malloc(NODE_HEAD + sizeof(Node));
-        if (memory == NULL) return NULL;
-        if (FOR_RUN) memset(memory, 0, NODE_HEAD);
-        n_allocated += 1;
-        return (Node *)(memory + NODE_HEAD);
+    /* Allocate more free nodes, taken in the order of their addresses; false without memory. */
+    static __attribute__((noinline)) int allocate_nodes(void) {
+        const Py_ssize_t size = NODE_HEAD + sizeof(Node);
+        Py_ssize_t i, n;
+        Node *nodes[MAX_NEW];
+        for (n = 0; n < MAX_NEW; n++) {
+            char *memory = (char *)PyObject_Malloc(size);
+            if (memory == NULL) break;
+            if (FOR_RUN) memset(memory, 0, NODE_HEAD);
+            nodes[n] = (Node *)(memory + NODE_HEAD);
+            nodes[n]->attributes = NULL;
+            if (FOR_RUN) nodes[n]->weak_references[0] = NULL;
+        }
+        n_allocated += n;
+        for (i = n; i > 0; i--) free_nodes[n_free++] = nodes[i - 1];
+        return n > 0;
     }
 
-    /* Return a new reference to a node of a simple class, data and n children not set; or NULL. */
+    /* Return a new reference to a node of a simple class, data and n children not set; or NULL.
+       Runs no Python code, raises nothing. Free nodes have no attributes. */
     static INLINED Node *take_node(
         PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
     ) {
-        Node *node = node_memory();
-        if (node == NULL) return NULL;
-        node->attributes = NULL;
-        if (FOR_RUN) node->weak_references[0] = NULL;
+        if (__builtin_expect(n_free == 0, 0) && !allocate_nodes()) return NULL;
         if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);  /* else PyObject_Init does it */
-        return begin_node(node, kind, flags, op, n);
+        return begin_node(free_nodes[--n_free], kind, flags, op, n);
+    }
+
+    /* The same without a call, where has_nodes says so. */
+    #define has_nodes(info, n) (n_free >= (n) && (info)->is_simple)
+    static INLINED Node *quick_node(
+        ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
+    ) {
+        PyTypeObject *kind = info->result;
+        if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);
+        return begin_node(free_nodes[--n_free], kind, flags, op, n);
     }
 
     static Node *other_node(ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n) {
@@ -449,6 +467,8 @@ cdef extern from *:
     """
     Node *take_node(PyTypeObject *, uint32_t flags, Op, uint8_t n)
     Node *new_node(ClassInfo *, uint32_t flags, Op, uint8_t n) except NULL
+    bint has_nodes(ClassInfo *, Py_ssize_t)
+    Node *quick_node(ClassInfo *, uint32_t flags, Op, uint8_t n) noexcept
 
 
 cdef inline void free_node(Node *node) noexcept:

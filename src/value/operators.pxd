@@ -9,18 +9,22 @@ from libc.stdint cimport uint32_t
 
 from classes cimport (
     ADDITION, DIFFERENCES, DIVISION, MULTIPLICATION, PRODUCTS, QUOTIENTS, REFLECTED, SUBTRACTION,
-    SUMS, WITH_NUMBER, guards_hold, ours,
+    SUMS, WITH_NUMBER, guards_hold, ours, quick_info,
 )
 from make cimport (
-    make_add, make_constant, make_mul, make_neg, make_unary, number_plus,
+    make_add, make_constant, make_mul, make_neg, make_unary, number_plus, with_children,
 )
-from node cimport DATA_BOXED, FOR_RUN, OWNED, POW, ClassInfo, Node, type_of, unlikely
+from node cimport (
+    ADD, CONSTANT, DATA_BOXED, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, OWNED, POW, RECTIFY,
+    RELU, SUM, UNUSUAL, ClassInfo, Node, are_ints, has_nodes, incref, ints_of_two, quick_node,
+    type_of, unlikely,
+)
+from rules cimport POSITIVE, RECTIFIES, add_rule, mul_rule, relu_rule
 from scalar cimport NO_ERROR, PowError, pow_or_error, raise_pow_error
 
 
 cdef extern from "Python.h":
     bint is_float "PyFloat_CheckExact"(PyObject *)
-    double float_of "PyFloat_AS_DOUBLE"(PyObject *)
     bint PyLong_CheckExact(PyObject *)
     bint PyBool_Check(PyObject *)
     long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
@@ -34,6 +38,30 @@ cdef inline Node *node_of(object value) noexcept:
     return <Node *><PyObject *>value
 
 
+cdef extern from *:
+    """
+    /* Return whether x is a float, or an int of one digit, and write its number. */
+    static INLINED int is_quick_number(PyObject *x, double *number, int *is_int) {
+        if (PyFloat_CheckExact(x)) {
+            *number = PyFloat_AS_DOUBLE(x);
+            *is_int = 0;
+            return 1;
+        }
+        if (!PyLong_CheckExact(x)) return 0;
+        *is_int = 1;
+    #if PY_VERSION_HEX >= 0x030C0000
+        if (!PyUnstable_Long_IsCompact((PyLongObject *)x)) return 0;
+        *number = (double)PyUnstable_Long_CompactValue((PyLongObject *)x);
+    #else
+        if (Py_SIZE(x) < -1 || Py_SIZE(x) > 1) return 0;
+        *number = Py_SIZE(x) == 0 ? 0.0 : Py_SIZE(x) * (double)((PyLongObject *)x)->ob_digit[0];
+    #endif
+        return 1;
+    }
+    """
+    bint is_quick_number(PyObject *, double *, bint *) noexcept
+
+
 cdef inline bint is_number(PyObject *x, double *number, bint *is_int) noexcept:
     """Return whether x is a float, an int of 64 bits or a bool, and write its number.
 
@@ -41,10 +69,9 @@ cdef inline bint is_number(PyObject *x, double *number, bint *is_int) noexcept:
     """
     cdef int overflow = 0
     cdef long long whole
-    is_int[0] = False
-    if is_float(x):
-        number[0] = float_of(x)
+    if is_quick_number(x, number, is_int):
         return True
+    is_int[0] = False
     if PyLong_CheckExact(x) or not FOR_RUN and PyBool_Check(x):
         whole = PyLong_AsLongLongAndOverflow(x, &overflow)
         number[0] = <double>whole
@@ -90,12 +117,133 @@ cdef inline Operands operands(
     return NUMBER_NODE if other is not NULL and is_number(left, x, is_int) else GENERIC
 
 
+# ------------------------------------------------------------------ the usual operands
+
+cdef inline Operands quick_operands(
+    PyObject *left, PyObject *right, ClassInfo **info, double *x, bint *is_int
+) noexcept:
+    """Return what operands are whose class has Value's operators; GENERIC, if that takes long.
+
+    Writes:  as operands
+    """
+    info[0] = quick_info(type_of(left))
+    if info[0] is not NULL:
+        if type_of(right) == type_of(left):
+            return NODES
+        return NODE_NUMBER if is_quick_number(right, x, is_int) else GENERIC
+    if not is_quick_number(left, x, is_int):
+        return GENERIC
+    info[0] = quick_info(type_of(right))
+    return NUMBER_NODE if info[0] is not NULL else GENERIC
+
+
+cdef inline Node *quick_constant(ClassInfo *info, double x, bint is_int) noexcept:
+    cdef uint32_t flags = DATA_INT if is_int and info.keeps_ints else 0
+    cdef Node *node = quick_node(info, info.fresh | CONSTANT | flags, LEAF, 0)
+    node.data = x
+    return node
+
+
+cdef inline Node *with_owned(Node *node, Node *a, Node *b) noexcept:
+    """Give a node its children, b with the caller's reference."""
+    incref(a)
+    node.child[0] = a
+    node.child[1] = b
+    return node
+
+
+cdef inline Node *quick_add(ClassInfo *info, Node *a, Node *b) noexcept:
+    """Return a + b as make_add does, or NULL where more is to be done than to fill a node."""
+    cdef Node *node
+    if (a.flags | b.flags) & UNUSUAL or are_ints(a, b) or a.op == SUM or not has_nodes(info, 1):
+        return NULL
+    node = quick_node(info, info.fresh_sum, ADD, 2)
+    add_rule(&node.data, a.data, b.data, False)
+    node.slope[0] = node.slope[1] = 1.0
+    return with_children(node, a, b)
+
+
+cdef inline Node *quick_add_number(ClassInfo *info, Node *a, double x, bint is_int) noexcept:
+    cdef Node *node
+    if (
+        a.flags & UNUSUAL or is_int and a.flags & DATA_INT or a.op == SUM
+        or not has_nodes(info, 2)
+    ):
+        return NULL
+    node = quick_node(info, info.fresh_sum, ADD, 2)
+    add_rule(&node.data, a.data, x, False)
+    node.slope[0] = node.slope[1] = 1.0
+    return with_owned(node, a, quick_constant(info, x, is_int))
+
+
+cdef inline Node *quick_multiply(ClassInfo *info, Node *a, Node *b) noexcept:
+    """Return a * b as make_mul does, or NULL where more is to be done than to fill a node."""
+    cdef Node *node
+    if (a.flags | b.flags) & UNUSUAL or are_ints(a, b) or not has_nodes(info, 1):
+        return NULL
+    node = quick_node(info, info.fresh | ints_of_two(b, a), MUL, 2)
+    mul_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data, 0)
+    return with_children(node, a, b)
+
+
+cdef inline Node *quick_multiply_number(ClassInfo *info, Node *a, double x, bint is_int) noexcept:
+    cdef Node *node
+    cdef uint32_t ints = FIRST_INT if is_int and info.keeps_ints else 0
+    if a.flags & UNUSUAL or is_int and a.flags & DATA_INT or not has_nodes(info, 2):
+        return NULL
+    ints |= (a.flags & DATA_INT) << 3  # SECOND_INT
+    node = quick_node(info, info.fresh | ints, MUL, 2)
+    mul_rule(&node.data, &node.slope[0], &node.slope[1], a.data, x, 0)
+    return with_owned(node, a, quick_constant(info, x, is_int))
+
+
+cdef inline Node *quick_subtract(ClassInfo *info, Node *a, Node *b) noexcept:
+    """Return a + b * -1."""
+    cdef Node *negative
+    cdef Node *node
+    if (a.flags | b.flags) & (UNUSUAL | DATA_INT) or a.op == SUM or not has_nodes(info, 3):
+        return NULL
+    negative = quick_multiply_number(info, b, -1.0, True)
+    node = quick_node(info, info.fresh_sum, ADD, 2)
+    add_rule(&node.data, a.data, negative.data, False)
+    node.slope[0] = node.slope[1] = 1.0
+    return with_owned(node, a, negative)
+
+
+cdef inline Node *quick_relu(Node *a) noexcept:
+    cdef ClassInfo *info = quick_info(type_of(a))
+    cdef Node *node
+    cdef double y, slope
+    cdef uint32_t ints = (a.flags & DATA_INT) << 2  # FIRST_INT
+    cdef bint rectifies
+    if info is NULL or a.flags & UNUSUAL or not has_nodes(info, 1):
+        return NULL
+    rectifies = info.relu != POSITIVE
+    relu_rule(&y, &slope, a.data, &ints, False, RECTIFIES if rectifies else POSITIVE)
+    if not info.keeps_ints:
+        ints &= ~<uint32_t>DATA_INT
+    node = quick_node(info, info.fresh | ints, RECTIFY if rectifies else RELU, 1)
+    node.data = y
+    node.slope[0] = slope
+    incref(a)
+    node.child[0] = a
+    return node
+
+
+# ---------------------------------------------------------------------- all operands
+
 cdef inline Node *add_constant(ClassInfo *info, void *left, double x, bint is_int) except? NULL:
+    cdef Node *node = quick_add_number(info, <Node *>left, x, is_int)
+    if node is not NULL:
+        return node
     constant = OWNED(make_constant(info, x, is_int))
     return make_add(info, <Node *>left, node_of(constant))
 
 
 cdef inline Node *times_constant(ClassInfo *info, void *left, double x, bint is_int) except? NULL:
+    cdef Node *node = quick_multiply_number(info, <Node *>left, x, is_int)
+    if node is not NULL:
+        return node
     constant = OWNED(make_constant(info, x, is_int))
     return make_mul(info, <Node *>left, node_of(constant))
 

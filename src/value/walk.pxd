@@ -2,7 +2,7 @@
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.math cimport fabs
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 from make cimport data_object, raise_of_unary
 from node cimport (
@@ -22,8 +22,8 @@ cdef struct Entry:
 
 
 cdef struct Frame:
-    # A node on the way down, which of its children comes next, and the first
-    # of its terms that is not yet on the tape.
+    # A node on the way down, which of its children comes next (ALL: none), and the
+    # first of its terms that is not yet on the tape.
     Node *node
     uint32_t next
     uint32_t start
@@ -35,11 +35,12 @@ cdef struct Walk:
     Py_ssize_t capacity
     Frame *frames
     Py_ssize_t max_depth
-    uint16_t flags  # for `run`: those of all nodes written
+    bint calls  # whether a node has a function to be called
 
 
 cdef enum:
     MAX_SCRATCH = 1 << 18  # entries; beyond, a walk returns its memory when done
+    ALL = 0xffffffff
 
 
 cdef enum Purpose:
@@ -50,7 +51,36 @@ cdef enum Walked:
     NO_MEMORY, FOUND_STALE, DONE
 
 
-cdef inline Walked walk(Node *root, Walk *w, Purpose purpose) noexcept:
+cdef extern from *:
+    """
+    /* `place`, `n` and `flags` of a node, read at once. */
+    typedef struct { uint32_t place; uint8_t op; uint8_t n; uint16_t flags; } Head;
+    static INLINED uint64_t head_of(const Node *node) {
+        uint64_t bits;
+        memcpy(&bits, (const char *)node + offsetof(Node, place), sizeof(bits));
+        return bits;
+    }
+    static INLINED uint64_t head_mask(uint32_t place, uint8_t n, uint16_t flags) {
+        Head head = {place, 0, n, flags};
+        uint64_t bits;
+        memcpy(&bits, &head, sizeof(bits));
+        return bits;
+    }
+
+    /* Return a child that is still to be reached, else NULL. seen: the heads of all such. */
+    static INLINED Node *if_new(Node *child, uint64_t mask, uint64_t skipped, uint64_t *seen) {
+        uint64_t head = head_of(child);
+        if (head & head_mask(0xffffffff, 0, 0) || (head & mask) == skipped) return NULL;
+        *seen |= head;
+        return child;
+    }
+    """
+    uint64_t head_of(Node *) noexcept
+    uint64_t head_mask(uint32_t place, uint8_t n, uint16_t flags) noexcept
+    Node *if_new(Node *, uint64_t mask, uint64_t skipped, uint64_t *seen) noexcept
+
+
+cdef inline Walked walk(Node *root, Walk *w, const Purpose purpose) noexcept:
     """Write what root depends on, in the order in which the nodes are finished.
 
     For a tape, sums are expanded and leaves included. For one backward, leaves, which
@@ -61,107 +91,110 @@ cdef inline Walked walk(Node *root, Walk *w, Purpose purpose) noexcept:
     no mark if there is no memory or a node is stale.
     """
     cdef Node *child
+    cdef Node *node = root
     cdef Node **children
     cdef Term *term
-    cdef Frame frame = Frame(root, 0, 0)
-    cdef Py_ssize_t n, depth = 0, n_entries = 0
-    cdef uint32_t stop
-    cdef bint stale = root.flags & (STALE | BOXED)
-    if FOR_RUN:
-        w.flags = 0
+    cdef Entry *entry = w.entries
+    cdef Frame *frame = w.frames
+    cdef Py_ssize_t n
+    cdef uint32_t next = 0, start = 0, stop  # of the node; see Frame
+    cdef uint64_t seen = head_of(root), skipped = 0
+    # A child is skipped that has no children, and nothing that matters here.
+    cdef uint64_t mask = head_mask(0, 255, STALE | BOXED | CALLS)
+    if purpose == FOR_REPLAY:
+        mask |= head_mask(0, 0, CONSTANT)
+    elif purpose == FOR_TAPE:
+        mask = 0
+        skipped = 1  # none
     root.place = 1
-    while not stale:
-        n = frame.node.n
+    while True:
         stop = 0
         child = NULL
-        if n == 2 or n == 1:
-            if frame.next == 0:
-                frame.next = 1
-                child = if_new(frame.node.child[0], purpose, &stale)
-            if child is NULL and frame.next < n:
-                frame.next = 2
-                child = if_new(frame.node.child[1], purpose, &stale)
-        elif frame.node.op != SUM:
-            children = children_of(frame.node, &n)
-            if frame.node.op == NEG_MAX and purpose == FOR_REPLAY:
-                n = frame.node.block.n_children
-                children = frame.node.block.children
-            while child is NULL and frame.next < n:
-                child = if_new(children[frame.next], purpose, &stale)
-                frame.next += 1
-        elif purpose != FOR_BACKWARD or frame.node.flags & PLAYED:
+        if node.n == 2:
+            if next == 0:
+                next = 1
+                child = if_new(node.child[0], mask, skipped, &seen)
+            if child is NULL:
+                next = ALL
+                child = if_new(node.child[1], mask, skipped, &seen)
+        elif node.n == 1:
+            next = ALL
+            child = if_new(node.child[0], mask, skipped, &seen)
+        elif node.op != SUM:
+            children = children_of(node, &n)
+            if node.op == NEG_MAX and purpose == FOR_REPLAY:
+                n = node.block.n_children
+                children = node.block.children
+            while child is NULL and next < n:
+                child = if_new(children[next], mask, skipped, &seen)
+                next += 1
+        elif purpose != FOR_BACKWARD or node.flags & PLAYED:
             # A sum can be played once; the next time it is its nodes.
-            if not expand_sum(frame.node):
-                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
+            if not expand_sum(node):
+                return fail(w, entry, frame, node, NO_MEMORY)
             continue
         else:
-            term = term_of(frame.node.terms)
-            stop = frame.node.terms.n
-            while child is NULL and frame.next < 2 * stop:
-                child = term[frame.next >> 1].b if frame.next & 1 else term[frame.next >> 1].a
+            term = term_of(node.terms)
+            stop = node.terms.n
+            while child is NULL and next < 2 * stop:
+                child = term[next >> 1].b if next & 1 else term[next >> 1].a
                 if child is not NULL:
-                    child = if_new(child, purpose, &stale)
-                frame.next += 1
+                    child = if_new(child, mask, skipped, &seen)
+                next += 1
             if child is not NULL:
-                stop = (frame.next - 1) >> 1
-                if stop > frame.start:
-                    if not emit(w, &n_entries, frame.node, frame.start, stop):
-                        return fail(w, n_entries, depth, frame.node, NO_MEMORY)
-                    frame.start = stop
+                stop = (next - 1) >> 1
+                if stop > start:
+                    if entry == w.entries + w.capacity and not more_entries(w, &entry):
+                        return fail(w, entry, frame, node, NO_MEMORY)
+                    entry[0] = Entry(node, start, stop)
+                    entry += 1
+                    start = stop
         if child is not NULL:
-            if depth == w.max_depth and not grow(
-                <void **>&w.frames, &w.max_depth, sizeof(Frame)
-            ):
-                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
-            w.frames[depth] = frame
-            depth += 1
-            frame = Frame(child, 0, 0)
-            child.place = 1
-        else:
-            if not emit(w, &n_entries, frame.node, frame.start, stop):
-                return fail(w, n_entries, depth, frame.node, NO_MEMORY)
-            if depth == 0:
-                w.n = n_entries
-                if unlikely(stale):
-                    break
+            if frame == w.frames + w.max_depth and not more_frames(w, &frame):
+                return fail(w, entry, frame, node, NO_MEMORY)
+            frame[0] = Frame(node, next, start)
+            frame += 1
+            node = child
+            node.place = 1
+            next = start = 0
+            continue
+        while True:  # the node is finished; and all above it of which this was the last child
+            if entry == w.entries + w.capacity and not more_entries(w, &entry):
+                return fail(w, entry, frame, node, NO_MEMORY)
+            entry[0] = Entry(node, start, stop)
+            entry += 1
+            if frame == w.frames:
+                if unlikely(seen & head_mask(0, 0, STALE | BOXED)):
+                    return fail(w, entry, frame, node, FOUND_STALE)
+                w.n = entry - w.entries
+                w.calls = seen & head_mask(0, 0, CALLS) != 0
                 return DONE
-            depth -= 1
-            frame = w.frames[depth]
-    return fail(w, n_entries, depth, frame.node, FOUND_STALE)
+            frame -= 1
+            node = frame.node
+            next = frame.next
+            start = frame.start
+            stop = 0
+            if next != ALL:
+                break
 
 
-cdef inline Node *if_new(Node *child, Purpose purpose, bint *stale) noexcept:
-    """Return a child that is still to be reached, else NULL."""
-    if child.place:
-        return NULL
-    if unlikely(child.flags & (STALE | BOXED)):
-        stale[0] = True
-    if (
-        child.n or purpose == FOR_TAPE
-        or purpose == FOR_REPLAY and child.flags & CONSTANT
-        or FOR_RUN and child.flags & CALLS
-    ):
-        return child
-    return NULL
+cdef inline bint more_entries(Walk *w, Entry **entry) noexcept:
+    cdef Py_ssize_t n = entry[0] - w.entries
+    cdef bint done = grow(<void **>&w.entries, &w.capacity, sizeof(Entry))
+    entry[0] = w.entries + n
+    return done
 
 
-cdef inline bint emit(
-    Walk *w, Py_ssize_t *n, Node *node, uint32_t start, uint32_t stop
-) noexcept:
-    if n[0] == w.capacity and not grow(<void **>&w.entries, &w.capacity, sizeof(Entry)):
-        return False
-    w.entries[n[0]] = Entry(node, start, stop)
-    n[0] += 1
-    if FOR_RUN:
-        w.flags |= node.flags
-    return True
+cdef inline bint more_frames(Walk *w, Frame **frame) noexcept:
+    cdef Py_ssize_t depth = frame[0] - w.frames
+    cdef bint done = grow(<void **>&w.frames, &w.max_depth, sizeof(Frame))
+    frame[0] = w.frames + depth
+    return done
 
 
-cdef inline Walked fail(
-    Walk *w, Py_ssize_t n, Py_ssize_t depth, Node *node, Walked why
-) noexcept:
-    w.n = n
-    unmark(w, depth)
+cdef inline Walked fail(Walk *w, Entry *entry, Frame *frame, Node *node, Walked why) noexcept:
+    w.n = entry - w.entries
+    unmark(w, frame - w.frames)
     node.place = 0
     trim(w)
     return why
@@ -224,8 +257,8 @@ cdef inline void add_int_part(Node *node, double slope, bint is_int, double grad
         add_to_grad(node, term)
 
 
-cdef inline int play(Entry *entries, Py_ssize_t n, bint marked, bint float_root) except -1:
-    """Apply the chain rule along a walk, last entry first, and clear its marks if it has left some.
+cdef inline int play(Entry *entries, Py_ssize_t n, bint float_root) except -1:
+    """Apply the chain rule along a walk, last entry first, and clear the marks that it has left.
 
     Order:   entries n-1 to 0; within a node, children left to right; within a
              sum, terms last to first
@@ -237,12 +270,10 @@ cdef inline int play(Entry *entries, Py_ssize_t n, bint marked, bint float_root)
     set_grad(entries[n - 1].node, 1.0, not float_root)
     for i in range(n - 1, -1, -1):
         node = entries[i].node
-        if marked:
-            node.place = 0
+        node.place = 0
         if unlikely(not play_entry(node, entries[i].start, entries[i].stop)):
-            if marked:
-                for j in range(i):
-                    entries[j].node.place = 0
+            for j in range(i):
+                entries[j].node.place = 0
             raise_of_unary(node.op, data_object(node.child[0]), exponent_of(node), RAISES_SLOPE)
     return 0
 
