@@ -32,10 +32,11 @@ cdef extern from "tile.h" nogil:
 
 cdef enum:
     M_BLOCK = 96  # rows of a in L2, a whole number of tiles
-    N_BLOCK = 480  # columns of b packed at once
+    N_BLOCK = 528  # columns of b packed at once
     K_BLOCK = 256  # steps of a sum at once: a panel of b fits into L1
     LEAST_ROWS = 32  # the least sizes that are worth packing
     LEAST_STEPS = 16
+    STEPS_AT_ONCE = 8  # columns copied into each panel in turn, so that reads go along the rows
 
 
 cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
@@ -214,13 +215,20 @@ cdef inline void pack(
              apart: row or step is 1; readable up to whole vectors
     """
     cdef Py_ssize_t i = 0
-    while i < n:
-        if row == 1:
-            copy_panel(to, from_ + i, min(width, padded(n - i)), k, width, step)
-        else:
-            transpose(to, from_ + i * row, min(width, n - i), k, width, row)
-        to += steps * width
+    cdef Py_ssize_t j = 0
+    cdef Py_ssize_t size = k if n <= width else STEPS_AT_ONCE
+    while row != 1 and i < n:
+        transpose(to + i * steps, from_ + i * row, min(width, n - i), k, width, row)
         i += width
+    while row == 1 and j < k:
+        i = 0
+        while i < n:
+            copy_panel(
+                to + i * steps + j * width, from_ + i + j * step, min(width, padded(n - i)),
+                min(size, k - j), width, step,
+            )
+            i += width
+        j += size
 
 
 @cython.cdivision(True)

@@ -28,7 +28,8 @@ typedef struct {
 } Tile;
 
 /* c[r, :] = (c[r, :] or 0) + sum over k in order of a[r, k] * b[k, :] */
-static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows, const int vecs) {
+static inline __attribute__((always_inline)) void
+tile_of(Tile t, const int rows, const int vecs, const int fetches) {
     vec acc[TILE_ROWS][TILE_VECS];
     UNROLLED for (int r = 0; r < rows; r++) {
         UNROLLED for (int v = 0; v < vecs; v++) {
@@ -38,7 +39,7 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
     KEEP_IN_REGISTERS(acc, rows, vecs)
     for (Py_ssize_t k = 0; k < t.k_n; k++) {
         vec terms[TILE_VECS];
-        if (t.fetch) {
+        if (fetches && t.fetch) {
             UNROLLED for (int v = 0; v < vecs; v++) __builtin_prefetch(t.fetch + v * LANES, 0, 2);
             t.fetch += t.fetch_step;
         }
@@ -65,21 +66,28 @@ static inline __attribute__((always_inline)) void tile_of(Tile t, const int rows
 
 static inline __attribute__((always_inline)) void tile_rows(Tile t, Py_ssize_t rows, const int vecs) {
     switch (rows) {
-    case 1: tile_of(t, 1, vecs); break;
-    case 2: tile_of(t, 2, vecs); break;
-    case 3: tile_of(t, 3, vecs); break;
-    case 4: tile_of(t, 4, vecs); break;
-    case 5: tile_of(t, 5, vecs); break;
-    case 6: tile_of(t, 6, vecs); break;
+    case 1: tile_of(t, 1, vecs, 1); break;
+    case 2: tile_of(t, 2, vecs, 1); break;
+    case 3: tile_of(t, 3, vecs, 1); break;
+    case 4: tile_of(t, 4, vecs, 1); break;
+    case 5: tile_of(t, 5, vecs, 1); break;
+    case 6: tile_of(t, 6, vecs, 1); break;
 #if TILE_ROWS == 8
-    case 7: tile_of(t, 7, vecs); break;
-    case 8: tile_of(t, 8, vecs); break;
+    case 7: tile_of(t, 7, vecs, 1); break;
+    case 8: tile_of(t, 8, vecs, 1); break;
 #endif
     }
 }
 
-/* Not inlined: in its only caller, the compiler would keep less of a tile in registers. */
+/* Not inlined: in its only caller, the compiler would keep less of a tile in registers. Most tiles
+ * of packed products are whole: their loop does without the question whether to prefetch. */
+static __attribute__((noinline)) void whole_tile(Tile t) { tile_of(t, TILE_ROWS, TILE_VECS, 0); }
+
 static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {
+    if (rows == TILE_ROWS && vecs == TILE_VECS && !t.fetch) {
+        whole_tile(t);
+        return;
+    }
     switch (vecs) {
     case 1: tile_rows(t, rows, 1); break;
     case 2: tile_rows(t, rows, 2); break;
