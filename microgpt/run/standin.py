@@ -69,28 +69,27 @@ REPLACED = {
 def made(original: type, members: dict[str, Any], observed: Observed) -> Any:
     """Return the class, whose operators are all still the script's own code."""
     family = observed.family
-    namespace = {
-        name: REPLACED.get(name, member)
-        for name, member in vars(original).items()
-        if name != "__slots__" and not isinstance(member, types.MemberDescriptorType)
-    }
     fields: dict[str, Any] = {}
     for name in family.order:
-        fallback = namespace.pop(name, members.get(name, _script.MISSING))
+        member = members.get(name, _script.MISSING)
+        fallback = _script.MISSING if isinstance(member, types.MemberDescriptorType) else member
         fields[name] = vars(_script.NodeBase).get(name) or _script.Field(family, name, fallback)
-    if family.has_slots:
-        namespace.update(fields)
-        fields = {}
-    else:
-        fields.update(REPLACED)
-    base = type(original.__name__, (_script.Base,), {**fields, "__slots__": ()})
+    of_base = {} if family.has_slots else {**fields, **REPLACED}
+    instead = {**REPLACED, "__slots__": (), **(fields if family.has_slots else {})}
+    namespace = {  # in the order of the script's class, which `vars` shows
+        name: instead.get(name, member)
+        for name, member in vars(original).items()
+        if name in instead or name not in fields
+    }
+    namespace.setdefault("__slots__", ())
+    base = type(original.__name__, (_script.Base,), {**of_base, "__slots__": ()})
     kind = _metaclass(original, base)
     try:
-        cls = kind(original.__name__, (base,), {**namespace, "__slots__": ()})
+        cls = kind(original.__name__, (base,), namespace)
     except TypeError as error:
         raise Refused(f"its bases: {error}") from None
-    if "__slots__" in original.__dict__:
-        setattr(cls, "__slots__", original.__dict__["__slots__"])  # noqa: B010
+    if "__slots__" in vars(original):
+        setattr(cls, "__slots__", vars(original)["__slots__"])  # noqa: B010
     else:
         delattr(cls, "__slots__")
     delattr(base, "__slots__")

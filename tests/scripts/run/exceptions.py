@@ -100,3 +100,11 @@ for f in (
 b = a * a
 b.backward()
 print(a.grad, zero.grad)
+
+del b._children
+for name in ("_children", "data"):
+    try:
+        print(getattr(b, name) is None)
+    except AttributeError:
+        print(name, "is gone")
+print([name for name in vars(Value) if name != "__doc__"], Value.__slots__)
