@@ -28,8 +28,8 @@ from classes cimport (
     remember_members,
 )
 from make cimport (
-    compute_where, data_object, dealloc, kept_ints, make_add, make_constant, make_leaf,
-    make_maximum, make_mul, make_neg, make_unary, make_where, number_object,
+    compute_where, data_object, dealloc, free_quickly, kept_ints, make_add, make_constant,
+    make_leaf, make_maximum, make_mul, make_neg, make_unary, make_where, number_object,
     raise_of_unary, release_children,
 )
 from node cimport (
@@ -78,9 +78,10 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* Operators of Value as they are written in the class, and its constructor. */
+    /* What all cases need: the operators as they are written in the class, and the rest. */
     static struct Written {
         binaryfunc add, subtract, multiply; unaryfunc negative; vectorcallfunc call;
+        destructor dealloc;
     } written;
 
     /* What an operator does that has too few free nodes. */
@@ -112,6 +113,7 @@ cdef extern from *:
         binaryfunc add, subtract, multiply
         unaryfunc negative
         callfunc call
+        void (*dealloc)(PyObject *) noexcept
     Written written
     PyObject *with_more_nodes(binaryfunc, binaryfunc, PyObject *, PyObject *) noexcept
     int set_operator(PyTypeObject *, object, object, void *) except -1
@@ -706,6 +708,11 @@ cdef PyObject *negate_quickly(PyObject *x) noexcept:
 
 
 cdef void dealloc_value(PyObject *self) noexcept:
+    if not free_quickly(<Node *>self):
+        written.dealloc(self)
+
+
+cdef void dealloc_slowly(PyObject *self) noexcept:
     dealloc(self)
 
 
@@ -1860,6 +1867,7 @@ cdef int set_up() except -1:
     written.multiply = numbers.nb_multiply
     written.negative = numbers.nb_negative
     written.call = <callfunc>call_value
+    written.dealloc = dealloc_slowly
     numbers.nb_add = add_quickly
     numbers.nb_multiply = multiply_quickly
     numbers.nb_subtract = subtract_quickly

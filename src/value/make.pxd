@@ -13,10 +13,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MUL, NEG_MAX, POW, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE,
-    Block, ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref,
-    free_node, incref, ints_of_two, is_simple, new_block, new_node, refcount, release_block,
-    type_of, unlikely, value_type,
+    MAXIMUM, MAX_FREE, MUL, NEG_MAX, POW, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE, Block,
+    ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node,
+    incref, ints_of_two, is_simple, keep_node, n_free, new_block, new_node, refcount,
+    release_block, type_of, unlikely, value_type,
 )
 from rules cimport (
     RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule,
@@ -274,6 +274,29 @@ cdef inline void release_children(Node *node) noexcept:
             decref(second)
 
 
+cdef inline bint free_quickly(Node *node) noexcept:
+    """Keep a Value for reuse if nothing else dies with it; else return False."""
+    cdef Node *a = node.child[0]
+    cdef Node *b = node.child[1]
+    if type_of(node) != value_type or n_free == MAX_FREE:
+        return False
+    if node.flags & ABSORBED:
+        leave_sum(node)
+    elif node.n == 2:
+        if refcount(a) <= 1 + (a is b) or refcount(b) <= 1:
+            return False
+        decref(a)
+        decref(b)
+    elif node.n == 1:
+        if refcount(a) <= 1:
+            return False
+        decref(a)
+    elif node.op != LEAF:
+        return False
+    keep_node(node)
+    return True
+
+
 cdef inline void dealloc(PyObject *object_) noexcept:
     """Free a node and all that dies with it, without recursion.
 
@@ -292,8 +315,8 @@ cdef inline void dealloc(PyObject *object_) noexcept:
             PyObject_ClearWeakRefs(object_)
     if self.flags & ABSORBED:
         leave_sum(self)
-        free_node(self)
-        return
+        self.n = 0
+        self.op = LEAF
     if type_of(self) != value_type and not is_simple(type_of(self)) and (
         python_drops_class(type_of(self))
     ):
@@ -318,8 +341,8 @@ cdef inline void dealloc(PyObject *object_) noexcept:
             dying = next
             release_children(node)
             next = dying
-        if type_of(node) == value_type:
-            free_node(node)
+        if type_of(node) == value_type and n_free < MAX_FREE:
+            keep_node(node)
         else:
             dying = next
             free_node(node)
@@ -356,7 +379,7 @@ cdef inline Node *let_go(Node *child, Node *next) noexcept:
         return next
     # A simple class has no deallocator of Python's before ours.
     if not IS_COUNTED and (
-        (<TypeSlots *>type_of(child)).tp_dealloc == (<TypeSlots *>value_type).tp_dealloc
+        type_of(child) == value_type or is_simple(type_of(child))
     ) and not (FOR_RUN and child.weak_references[0] is not NULL):
         return put_before(next, child)
     dying = next

@@ -431,6 +431,7 @@ cdef extern from *:
     }
 
     /* The same without a call, where has_nodes says so. */
+    #define keep_node(node) (free_nodes[n_free++] = (node))
     #define has_nodes(info, n) (n_free >= (n) && (info)->is_simple)
     static INLINED Node *quick_node(
         ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
@@ -467,13 +468,14 @@ cdef extern from *:
     """
     Node *take_node(PyTypeObject *, uint32_t flags, Op, uint8_t n)
     Node *new_node(ClassInfo *, uint32_t flags, Op, uint8_t n) except NULL
+    void keep_node(Node *)
     bint has_nodes(ClassInfo *, Py_ssize_t)
     Node *quick_node(ClassInfo *, uint32_t flags, Op, uint8_t n) noexcept
 
 
 cdef inline void free_node(Node *node) noexcept:
     """Keep a node for reuse, whatever its class, if it has nothing more than a `Value`."""
-    global n_free, n_allocated
+    global n_allocated
     cdef PyTypeObject *kind = type_of(node)
     cdef PyObject *attributes
     if kind != value_type:
@@ -481,8 +483,7 @@ cdef inline void free_node(Node *node) noexcept:
         node.attributes = NULL
         xdecref(attributes)
     if n_free < MAX_FREE and (kind == value_type or is_simple(kind)):
-        free_nodes[n_free] = node
-        n_free += 1
+        keep_node(node)
     else:
         n_allocated -= 1
         (<TypeSlots *>kind).tp_free(node)

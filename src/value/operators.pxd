@@ -21,6 +21,7 @@ from node cimport (
 )
 from rules cimport POSITIVE, RECTIFIES, add_rule, mul_rule, relu_rule
 from scalar cimport NO_ERROR, PowError, pow_or_error, raise_pow_error
+from sums cimport quick_grow
 
 
 cdef extern from "Python.h":
@@ -155,7 +156,9 @@ cdef inline Node *with_owned(Node *node, Node *a, Node *b) noexcept:
 cdef inline Node *quick_add(ClassInfo *info, Node *a, Node *b) noexcept:
     """Return a + b as make_add does, or NULL where more is to be done than to fill a node."""
     cdef Node *node
-    if (a.flags | b.flags) & UNUSUAL or are_ints(a, b) or a.op == SUM or not has_nodes(info, 1):
+    if a.op == SUM:
+        return quick_grow(info, a, b)
+    if (a.flags | b.flags) & UNUSUAL or are_ints(a, b) or not has_nodes(info, 1):
         return NULL
     node = quick_node(info, info.fresh_sum, ADD, 2)
     add_rule(&node.data, a.data, b.data, False)

@@ -18,9 +18,10 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, PLAYED, SECOND_INT,
-    OWNED, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, decref, free_node, incref,
-    ints_of_two, new_node, refcount, take_node, type_of, unlikely,
+    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, OWNED, PLAYED,
+    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, are_ints, decref,
+    free_node, has_nodes, incref, ints_of_two, new_node, quick_node, refcount, take_node,
+    type_of, unlikely,
 )
 from rules cimport add_rule, mul_rule
 
@@ -95,6 +96,8 @@ cdef inline void free_terms_of(Terms *terms) noexcept:
 
 cdef inline void write_ints(Terms *terms, Py_ssize_t k, uint16_t ints) noexcept:
     """Write which numbers of term k are ints; of the terms before it, none if none is written."""
+    if not (ints or terms.has_ints):
+        return
     if not terms.has_ints:
         memset(ints_of(terms), 0, terms.capacity)
         terms.has_ints = True
@@ -113,8 +116,11 @@ cdef inline bint is_temporary(Node *node, uint16_t fresh, uint16_t labels) noexc
     )
 
 
-cdef inline void take_term(Terms *terms, Node *b) noexcept:
-    """Write b as the next term: its factors if it is a temporary product, else itself."""
+cdef inline uint16_t take_term(Terms *terms, Node *b) noexcept:
+    """Write b as the next term: its factors if it is a temporary product, else itself.
+
+    Return which of its numbers are ints, for write_ints.
+    """
     cdef Term *term = term_of(terms) + terms.n
     cdef uint16_t ints
     if b.op == MUL and type_of(b) == type_of(terms.owner) and is_temporary(
@@ -134,9 +140,8 @@ cdef inline void take_term(Terms *terms, Node *b) noexcept:
         term.b = NULL
         term.slope_a = b.data
         ints = FIRST_INT if b.flags & DATA_INT else 0
-    if ints or terms.has_ints:
-        write_ints(terms, terms.n, ints)
     terms.n += 1
+    return ints
 
 
 cdef inline void become_sum(Node *node, Terms *terms, double total, bint is_int) noexcept:
@@ -162,7 +167,7 @@ cdef inline Node *start_sum(ClassInfo *info, Node *first, bint starts_int) excep
     terms.fresh = info.fresh
     terms.starts_int = starts_int
     ints = <uint16_t>add_rule(&total, first.data, 0.0, first.flags & DATA_INT and starts_int)
-    take_term(terms, first)
+    write_ints(terms, 0, take_term(terms, first))
     become_sum(node, terms, total, ints)
     return node
 
@@ -180,8 +185,6 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
     cdef Node *node
     cdef Terms *terms
     cdef Py_ssize_t capacity
-    cdef double total
-    cdef uint16_t ints
     sync_node(last)
     node = new_node(info, info.fresh, LEAF, 0)
     terms = partial.terms
@@ -198,13 +201,34 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
             memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)
         terms.capacity = 4 * capacity
         partial.terms = terms
-    ints = <uint16_t>add_rule(
-        &total, partial.data, last.data, partial.flags & last.flags & DATA_INT
-    )
-    take_term(terms, last)
+    write_ints(terms, terms.n - 1, add_to_sum(node, partial, last))
+    return node
+
+
+cdef inline uint16_t add_to_sum(Node *node, Node *partial, Node *last) noexcept:
+    """Let a new node be partial + last; return which of the last term's numbers are ints."""
+    cdef Terms *terms = partial.terms
+    cdef double total
+    cdef uint32_t is_int = add_rule(&total, partial.data, last.data, are_ints(partial, last))
+    cdef uint16_t ints = take_term(terms, last)
     partial.flags = ABSORBED | (partial.flags & DATA_INT)
     terms.partial = partial
-    become_sum(node, terms, total, ints)
+    become_sum(node, terms, total, is_int != 0)
+    return ints
+
+
+cdef inline Node *quick_grow(ClassInfo *info, Node *partial, Node *last) noexcept:
+    """Return partial + last as grow_sum does; NULL where that takes more than a few writes."""
+    cdef Terms *terms = partial.terms
+    cdef Node *node
+    if (
+        not can_grow(partial) or type_of(partial) != info.result or terms.n == terms.capacity
+        or terms.has_ints or last.flags & (UNUSUAL | DATA_INT | FIRST_INT | SECOND_INT)
+        or partial is last or not has_nodes(info, 1)
+    ):
+        return NULL
+    node = quick_node(info, info.fresh, LEAF, 0)
+    add_to_sum(node, partial, last)
     return node
 
 
