@@ -2,13 +2,19 @@
 
 import contextlib
 import os
+import platform
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pexpect
 
 COMMAND = [sys.executable, "-m", "microgpt"]
+# Whether sweeps are tested: where the extra's packages have wheels, or are there.
+SWEEPS = all(map(find_spec, ["optuna", "distributed", "scipy"])) or (
+    sys.version_info < (3, 15) and platform.libc_ver()[0] == "glibc"
+)
 
 
 def environment(**changes):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -26,6 +27,10 @@ collect_ignore_glob = ["test_fused*.py"] if PURE else []
 # No timed test: hypothesis' deadline would be one. CI's programs are the same every run.
 settings.register_profile("microgpt", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("microgpt")
+
+# Under `nohup` the processes that tests start and hang up would ignore it.
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_configure(config):

@@ -777,9 +777,12 @@ def train(steps):
         model.fit(documents, 500, {batch_size}, adam=adam, threads={threads})
 
 train(2_000)  # the allocator's own stores fill, once
-before = resident()
-train(32_000 // {batch_size})
-assert resident() - before < 2**20, resident() - before
+grown = []
+while not grown or grown[-1] >= 2**20 and len(grown) < 3:  # once more after a huge page
+    before = resident()
+    train(32_000 // {batch_size})
+    grown.append(resident() - before)
+assert grown[-1] < 2**20, grown
 """
     # Else glibc gives threads stores of their own, and more of them on a busy machine.
     one_store = {**os.environ, "MALLOC_ARENA_MAX": "1"}

@@ -301,6 +301,8 @@ def read_results(path: Path) -> dict[str, dict[str, str]]:
 def commit() -> str:
     """Return the commit of the tree, with a + where files differ from it; nothing without git."""
     command = ["git", "describe", "--always", "--exclude=*", "--dirty=+"]
+    if not shutil.which("git"):
+        return ""
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 
