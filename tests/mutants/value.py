@@ -1,4 +1,4 @@
-"""Mutants of the compiled `Value`: src/value, whose module is `_value`."""
+"""Mutants of the compiled `Value` and of recordings: src/value, src/recording."""
 
 from mutants import of
 
@@ -14,12 +14,7 @@ MUTANTS = [
             "return DATA_INT if unlikely(ints) and sum_fits(y[0], a, b) else 0",
             "return DATA_INT if unlikely(ints) else 0",
         ),
-        ("    by_a[0] = b\n    by_b[0] = a\n", "    by_a[0] = a\n    by_b[0] = b\n"),
         ("            y[0] += 0.0  # no int is -0.0\n", ""),
-        (
-            "return SECOND_INT if ints & FIRST_INT else FIRST_INT",
-            "return FIRST_INT if ints & FIRST_INT else SECOND_INT",
-        ),
         (
             "    if k == 0.0 or x == 1.0:\n        return True\n",
             "    if k == 0.0:\n        return True\n",
@@ -37,12 +32,7 @@ MUTANTS = [
             "        return RAISES_NUMBER | (RAISES_SLOPE if x == 0.0 else 0)",
             "        return RAISES_NUMBER",
         ),
-        ("    if x <= 0.0:\n", "    if x < 0.0:\n"),
         ("not late and isinf(y[0]) and not isinf(x)", "False and isinf(x)"),
-        (
-            "bint keeps = not x < 0.0 if choice & KEEPS_NAN else x > 0.0",
-            "bint keeps = not x < 0.0 if choice & KEEPS_NAN else x >= 0.0",
-        ),
         (
             "ints[0] & FIRST_INT and keeps or choice & ZERO_INT and not keeps else 0",
             "ints[0] & FIRST_INT and keeps else 0",
@@ -54,8 +44,6 @@ MUTANTS = [
             "test_value.py -k each_function",
         ),
         ("cdef bint first = a >= b", "cdef bint first = a > b"),
-        ("cdef bint first = condition > 0.0", "cdef bint first = condition >= 0.0"),
-        ("slopes[2 * stride] = 1.0 - slopes[stride]", "slopes[2 * stride] = 1.0"),
     ),
     *of(
         "src/value/sums.pxd",
@@ -72,10 +60,6 @@ MUTANTS = [
             "        and partial.terms.product is NULL",
         ),
         (
-            "        and partial.terms.product is NULL and partial.terms.partial is NULL",
-            "        and partial.terms.partial is NULL",
-        ),
-        (
             "if b.op == MUL and type_of(b) == type_of(terms.owner) and is_temporary(",
             "if b.op == MUL and is_temporary(",
         ),
@@ -87,17 +71,11 @@ MUTANTS = [
             "            memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)\n",
             "",
         ),
-        ("        product.grad = inner_grad\n", "        product.grad = 0.0\n"),
         (
             "        partial.flags = (partial.flags & DATA_INT) | played | grad_int",
             "        partial.flags = (partial.flags & DATA_INT) | grad_int",
         ),
-        ("    additions[0].grad = inner_grad\n", "    additions[0].grad = 0.0\n"),
         ("                made = product.flags & DATA_INT\n", "                pass\n"),
-        (
-            "            fill(additions[1], ADD, products[0], additions[0], 1.0, 1.0, slopes)",
-            "            fill(additions[1], ADD, additions[0], products[0], 1.0, 1.0, slopes)",
-        ),
         (
             "    node.flags &= ~<uint16_t>PLAYED\n    free_terms_of(terms)",
             "    free_terms_of(terms)",
@@ -113,10 +91,6 @@ MUTANTS = [
         (
             "        add_to_grad(term.a, slope_a(terms, term) * grad)\n        add_to_grad(term.b, slope_b(terms, term) * grad)",
             "        add_to_grad(term.b, slope_b(terms, term) * grad)\n        add_to_grad(term.a, slope_a(terms, term) * grad)",
-        ),
-        (
-            "    for k in range(stop - 1, start - 1, -1):\n        add_float_term",
-            "    for k in range(start, stop):\n        add_float_term",
         ),
         (
             "    terms.inner_grad = grad\n    terms.inner_int = False\n",
@@ -160,10 +134,6 @@ MUTANTS = [
             "            data[lanes * step.out + lane] = -largest[lane]",
             "            data[lanes * step.out + lane] = largest[lane]",
         ),
-        (
-            "            fine = binary_rows(MAXIMUM, step, stop, data, lanes)",
-            "            fine = binary_rows(WHERE, step, stop, data, lanes)",
-        ),
     ),
     *of(
         "src/value/program.pxd",
@@ -179,7 +149,6 @@ MUTANTS = [
             "    return node.n == 0 and node.op != NEG_MAX",
         ),
         ("    return INTS if a == INTS and b == INTS else EITHER", "    return INTS"),
-        ("        return INTS if node.flags & SECOND_INT else FLOATS\n", "        return FLOATS\n"),
         ("    info.grad_kind = FLOATS if float_root else INTS\n", "    info.grad_kind = INTS\n"),
     ),
     *of(
@@ -189,10 +158,6 @@ MUTANTS = [
         (
             "(a.flags | b.flags) & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = add_rule",
             "a.flags & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = add_rule",
-        ),
-        (
-            "(a.flags | b.flags) & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = mul_rule",
-            "b.flags & (UNUSUAL | DATA_INT)):\n        sync_both(a, b)\n        ints = mul_rule",
         ),
         (
             "unlikely(a.op == SUM) and a is not b and",
@@ -211,5 +176,47 @@ MUTANTS = [
             "test_memory.py",
         ),
         ("    if refcount(child) > 1:\n        decref(child)\n        return next\n", ""),
+    ),
+    *of(
+        "src/recording/_record.pyx",
+        "_record",
+        "test_recording.py",
+        (
+            "            if n and not 0 <= self.chosen[i] < n:",
+            "            if n and not 0 <= self.chosen[i] <= n:",
+        ),
+        ("        keeps[step.b] = 0  # the others are no leaves\n", "        pass\n"),
+        ("        int_grads[i] &= keeps[i]\n", "        pass\n"),
+        (
+            "                y4 += w0[4 * n_in + j] * b[j]\n",
+            "                y4 += w0[3 * n_in + j] * b[j]\n",
+        ),
+        (
+            "            w0 += r.n\n            r += 1\n        y[i] = y0\n",
+            "            r += 1\n        y[i] = y0\n",
+        ),
+        ("b[i * step.b_step] + 0.0\n", "b[i * step.b_step]\n"),
+        (
+            "                if isinf(y[i]) and not isinf(a[i * step.a_step]):",
+            "                if False:",
+        ),
+        ("                p.home[step.out + i] = p.home[source + i]\n", "                pass\n"),
+        (
+            "                if x[p.pool[i]] > largest:",
+            "                if x[p.pool[i]] < largest:",
+        ),
+        (
+            "y[i] = largest if largest >= b[i * step.b_step]",
+            "y[i] = largest if largest > b[i * step.b_step]",
+        ),
+        (
+            "    if ga == gb or ga + n <= gb or gb + n <= ga:\n",
+            "    if True:\n",
+            "test_recording.py -k overlap",
+        ),
+        (
+            "            for i in range(step.c - 1, step.b - 1, -1):\n                add_products",
+            "            for i in range(step.b, step.c):\n                add_products",
+        ),
     ),
 ]
