@@ -2,6 +2,7 @@
 
     python benchmarks/nanogpt.py                        one thread and two
     MICROGPT_SIMD=avx2 python benchmarks/nanogpt.py     by AVX2, where AVX-512 is at hand
+    python benchmarks/nanogpt.py --busy                 with one core kept busy (Linux)
 
 The sizes are nanoGPT's settings for a CPU, makemore's defaults and nanoGPT's "baby GPT" with
 four documents a step. Every document is a full context of random tokens. The peer is the same
@@ -17,8 +18,10 @@ vectors reach that never leave their registers (`peak` in src/testing), on one t
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -100,7 +103,14 @@ def torch_steps(model: fused.GPT, documents: list[list[int]], threads: int) -> d
     return {f"PyTorch, {bits} bits": torch_step(model, documents, bits) for bits in (32, 64)}
 
 
-def measure(name: str, threads: int) -> str:
+def busy_core() -> subprocess.Popen[bytes]:
+    """Start a program that keeps the last core busy."""
+    core = max(os.sched_getaffinity(0))
+    program = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    return subprocess.Popen([sys.executable, "-c", program])
+
+
+def measure(name: str, threads: int, busy: bool) -> str:
     """Return a size's row of the table."""
     n_layer, n_head, n_embd, block_size, count = SHAPES[name]
     rng = random.Random(1)
@@ -112,7 +122,7 @@ def measure(name: str, threads: int) -> str:
     for program, step in peers.items():
         assert abs(step() - first) < 1e-3, f"{program} is another model"
     adam = fused.Adam(model.params, 1e-4, num_steps=10**9)
-    now = time.process_time if threads == 1 else time.perf_counter
+    now = time.process_time if threads == 1 and not busy else time.perf_counter
     took: dict[str, list[float]] = {program: [] for program in peers}
     ours: list[float] = []
     for _ in range(ROUNDS):
@@ -140,14 +150,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
     arguments = parser.parse_args()
     heads = ["size", "threads", "ms a step", "products at the peak", "of the peak"]
     for bits in (32, 64):
         heads += [f"PyTorch, {bits} bits", "our time / its"]
     print("| " + " | ".join(heads) + " |\n| --- " + "| ---: " * (len(heads) - 1) + "|")
-    for name in arguments.size:
-        for threads in arguments.threads:
-            print(measure(name, threads), flush=True)
+    other = busy_core() if arguments.busy else None
+    try:
+        for name in arguments.size:
+            for threads in arguments.threads:
+                print(measure(name, threads, arguments.busy), flush=True)
+    finally:
+        if other is not None:
+            other.kill()
+            other.wait()
     print(f"\nMedians of {ROUNDS} rounds, {fused.SIMD}, {time.strftime('%F')}.")
 
 
