@@ -63,6 +63,7 @@ DIRECTIVES = {
     "binding": False,
     "auto_pickle": False,
     "c_api_binop_methods": True,
+    "emit_code_comments": DEBUG,  # the C without them compiles faster
 }
 
 

@@ -17,16 +17,19 @@ static inline uint32_t twist(uint32_t high, uint32_t low) {
     return (y >> 1) ^ (y & 1 ? 0x9908b0dfu : 0);
 }
 
+/* Not inlined: once in 312 numbers, and long where it is unrolled. */
+__attribute__((noinline)) static void next_words(Generator *g) {
+    uint32_t *w = g->words;
+    int i = 0;
+    for (; i < WORDS - SHIFT; i++) w[i] = w[i + SHIFT] ^ twist(w[i], w[i + 1]);
+    for (; i < WORDS - 1; i++) w[i] = w[i + SHIFT - WORDS] ^ twist(w[i], w[i + 1]);
+    w[i] = w[SHIFT - 1] ^ twist(w[i], w[0]);
+    g->next = 0;
+}
+
 static inline uint32_t next_word(Generator *g) {
-    uint32_t *w = g->words, y;
-    if (g->next >= WORDS) {
-        int i = 0;
-        for (; i < WORDS - SHIFT; i++) w[i] = w[i + SHIFT] ^ twist(w[i], w[i + 1]);
-        for (; i < WORDS - 1; i++) w[i] = w[i + SHIFT - WORDS] ^ twist(w[i], w[i + 1]);
-        w[i] = w[SHIFT - 1] ^ twist(w[i], w[0]);
-        g->next = 0;
-    }
-    y = w[g->next++];
+    if (g->next >= WORDS) next_words(g);
+    uint32_t y = g->words[g->next++];
     y ^= y >> 11;
     y ^= (y << 7) & 0x9d2c5680u;
     y ^= (y << 15) & 0xefc60000u;
