@@ -7,6 +7,7 @@ MISSING: object
 NATIVE: dict[str, int]
 NUMBER: dict[str, int]
 OPS: dict[str, int]
+SWITCHED: int
 
 def new_family() -> Family: ...
 def configure(
