@@ -19,7 +19,7 @@ from test_checkpoint import JSON, places, rewrite
 
 from microgpt import checkpoint, data
 from microgpt.corpus import Corpus
-from microgpt.log import LOG, read_log
+from microgpt.log import LOG, Log, read_log
 from microgpt.settings import Settings
 from microgpt.training import Stop, Training, TrainingError, Watch
 
@@ -80,7 +80,7 @@ def content(directory):
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """A folder with the runs `plain` and `held`, which were never interrupted."""
+    """A folder with the runs `plain`, `held` and `dropped`, which were never interrupted."""
     folder = tmp_path_factory.mktemp("uninterrupted")
     (folder / "text").write_text(TEXT)
     before = os.getcwd()
@@ -88,12 +88,16 @@ def uninterrupted(tmp_path_factory):
     try:
         Training(small(out="plain", engine="python")).fit()
         Training(small(out="held", engine="python", val=0.3, eval_every=3)).fit()
+        Training(small(out="dropped", engine="python", dropout=0.3)).fit()
     finally:
         os.chdir(before)
     return folder
 
 
-@pytest.mark.parametrize(("name", "more"), [("plain", {}), ("held", {"val": 0.3, "eval_every": 3})])
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("plain", {}), ("held", {"val": 0.3, "eval_every": 3}), ("dropped", {"dropout": 0.3})],
+)
 @pytest.mark.parametrize("steps", [1, 11, 23])
 def test_resumed_run_is_the_uninterrupted_one_on_any_engine(
     uninterrupted, monkeypatch, engine, oracle, name, more, steps
@@ -150,6 +154,30 @@ def test_process_killed_at_any_moment_loses_at_most_what_came_after_a_save(folde
     (folder / "run" / ".model.safetensors.0a1b2c3d.tmp").touch()  # killed while it was written
     assert run(*command, cwd=folder)[0] == 0
     assert content(folder / "run") == content(folder / "whole")
+
+
+def test_a_log_ends_where_a_resumed_run_ends(folder):
+    Training(small(out="run")).fit(StopAfter(10))
+    saved = (folder / "run" / "model.safetensors").read_bytes()
+    Training.load("run").fit()
+    (folder / "run" / "model.safetensors").write_bytes(saved)  # as if the rest were not saved
+    Training.load("run").fit(StopAfter(12))
+    assert [line["step"] for line in read_log("run/log.jsonl")] == [*range(1, 13)]
+
+
+def test_a_norm_beyond_the_largest_float_is_null_in_the_log(tmp_path):
+    log = Log(tmp_path / LOG, 0, 0.0)
+    for t, norm in enumerate((0.5, math.inf, math.nan, None)):
+        log.step(t, 1.0, 0.1, 3, 0.1 * t, norm)
+    log.close()
+    assert [line["norm"] for line in read_log(tmp_path / LOG)] == [0.5, None, None, None]
+
+
+def test_an_equal_held_out_loss_is_no_better_one(folder):
+    training = Training(small(learning_rate=0.0, val=0.3, eval_every=3, patience=4))
+    training.fit()
+    assert training.best[0] == 3
+    assert training.step == 15
 
 
 class Killed(BaseException):
