@@ -399,7 +399,7 @@ def test_model_is_kept_where_its_directory_vanished_while_training(folder):
                 break
         shutil.rmtree(folder / "model")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err.endswith(" of 10000000 steps; saved model/model.safetensors\n")
     checkpoint.load(folder / "model")
@@ -457,7 +457,7 @@ def test_reader_that_leaves_ends_the_program_in_silence(folder):
         cwd=folder,
         env=environment(),
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (141, "")
     assert done.stdout.splitlines()[0] == "num docs: 6"
@@ -515,7 +515,7 @@ def test_signal_ends_training_between_steps_and_saves(folder, engine, signum, ex
             if line.startswith("step    5"):
                 break
         process.send_signal(signum)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == expected
     said = re.search(
         r"stopped after (\d+) of 10000000 steps; saved model/model.safetensors\n$", err
@@ -538,7 +538,7 @@ def test_second_signal_ends_the_program_in_the_middle_of_a_step(folder):
         process.send_signal(signal.SIGINT)
         assert process.stderr.readline().startswith("microgpt: stopping after this step")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "microgpt: interrupted\n")
     assert Training.load(folder / "model").step == 0  # as it was saved before the first step
 
@@ -547,20 +547,20 @@ def test_interrupt_while_waiting_for_data_is_one_line(folder):
     with running("train", "--data", "-", cwd=folder, stdin=subprocess.PIPE) as process:
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(300) == 130
         assert process.stderr.read() == "microgpt: interrupted\n"
 
 
 def test_interrupt_that_was_ignored_from_the_start_stays_ignored(folder):
-    flags = ["train", *SMALL, "--num-steps", "3000", "--log-every", "1"]
+    flags = ["train", *SMALL, "--engine", "python", "--num-steps", "200", "--log-every", "1"]
     with running(*flags, cwd=folder, interrupt=signal.SIG_IGN) as process:
         for line in process.stdout:
-            if line.startswith("step    5"):
+            if line.startswith("step   5 / 200"):
                 break
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
-    assert "step 3000 / 3000" in out
+    assert "step 200 / 200" in out
 
 
 def terminal(folder, *flags, columns=100, term="xterm", act=None):

@@ -129,7 +129,7 @@ def test_two_quick_signals_end_with_the_signals_own_status(folder, signum):
                 break
         process.send_signal(signum)
         process.send_signal(signum)
-        assert process.wait(60) == 128 + signum
+        assert process.wait(300) == 128 + signum
         err = process.stderr.read()
     assert err.count("\n") == 1
     assert "Traceback" not in err
