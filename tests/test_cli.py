@@ -555,12 +555,12 @@ def test_interrupt_that_was_ignored_from_the_start_stays_ignored(folder):
     flags = ["train", *SMALL, "--engine", "python", "--num-steps", "200", "--log-every", "1"]
     with running(*flags, cwd=folder, interrupt=signal.SIG_IGN) as process:
         for line in process.stdout:
-            if line.startswith("step   5 / 200"):
+            if line.startswith("step    5 /  200"):
                 break
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, "")
-    assert "step 200 / 200" in out
+    assert "step  200 /  200" in out
 
 
 def terminal(folder, *flags, columns=100, term="xterm", act=None):
