@@ -778,7 +778,7 @@ def train(steps):
 
 train(2_000)  # the allocator's own stores fill, once
 grown = []
-while not grown or grown[-1] >= 2**20 and len(grown) < 3:  # once more after a huge page
+while not grown or grown[-1] >= 2**20 and len(grown) < 3:  # a leak grows each time
     before = resident()
     train(32_000 // {batch_size})
     grown.append(resident() - before)
