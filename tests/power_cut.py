@@ -29,7 +29,7 @@ TRAIN = ["train", "--data=text", *FLAGS, f"--num-steps={STEPS}", f"--save-every=
 
 @contextmanager
 def mounted(image, folder):
-    """Mount an image file; without the guesses by which ext4 flushes what nobody flushed."""
+    """Mount an image file so that ext4 flushes nothing at a rename that was not flushed before."""
     folder.mkdir()
     subprocess.run(["mount", "-o", "loop,noauto_da_alloc", image, folder], check=True)
     try:

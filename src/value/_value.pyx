@@ -600,7 +600,7 @@ def attributes_of(self):
 cdef PyObject *call_value(
     PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
 ) except NULL:
-    """Make a node; what is no usual call of a usual class takes Python's way through `__init__`."""
+    """Make a node; unusual arguments and other classes are left to `type.__call__`."""
     cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
     cdef ClassInfo *info
     cdef double number

@@ -275,7 +275,7 @@ cdef inline void release_children(Node *node) noexcept:
 
 
 cdef inline bint free_quickly(Node *node) noexcept:
-    """Keep a Value for reuse if nothing else dies with it; else return False."""
+    """Keep a Value's memory for reuse unless a child would be freed with it; return whether."""
     cdef Node *a = node.child[0]
     cdef Node *b = node.child[1]
     if type_of(node) != value_type or n_free == MAX_FREE:
