@@ -90,7 +90,7 @@ def trainings(rounds: int = 30) -> None:
 
         def as_trial() -> None:
             trial.run(Task(0, "benchmark", folder, {}, settings(1_000)))
-            shutil.rmtree(trial.attempts(Path(folder), 0)[0])
+            shutil.rmtree(trial.attempts(Path(folder), 0))
 
         for name, train in (("in memory", in_memory), ("as a trial, with its files", as_trial)):
             train()
@@ -204,11 +204,10 @@ class Simulated:
         tasks, self.tasks = self.tasks, []
         found = []
         for task in tasks:
-            name = f".{task.number:04d}-simulated"
             loss = 2.0 + task.params["learning_rate"]
-            result = Result(task.number, task.sweep, task.params, val_loss=loss, attempt=name)
-            attempt = Path(task.directory) / TRIALS / name
-            attempt.mkdir()
+            result = Result(task.number, task.sweep, task.params, val_loss=loss, attempt="one")
+            attempt = trial.attempts(Path(task.directory), task.number) / result.attempt
+            attempt.mkdir(parents=True)
             (attempt / RESULT).write_bytes(result.as_json())
             found.append((task.number, result))
         return found

@@ -1,5 +1,6 @@
 """Sweeps: the same trials whatever ends first or is killed, each of them a run."""
 
+import contextlib
 import json
 import os
 import re
@@ -258,7 +259,7 @@ def test_a_sweep_whose_processes_are_killed_loses_nothing(folder, long, victim):
     expected, flags = long
     trials = folder / "out" / "trials"
     with running("sweep", *flags, *LONG, "--out=out", cwd=folder) as process:
-        wait_for(lambda: list(trials.glob(".*/log.jsonl")))
+        wait_for(lambda: list(trials.glob(".*/*/log.jsonl")))
         wait_for(lambda: len(children(process.pid)) == 2)
         if victim == "worker":
             for child in children(process.pid):
@@ -303,6 +304,31 @@ def test_a_storage_of_another_sweep_is_refused_and_kept(folder, capsys):
     (folder / "b/sweep.db").unlink()
     assert commands.main(["sweep", "--resume=b", "--trials=3", "--jobs=1"]) == 0
     assert len(stored(folder / "b")) == 3
+
+
+def test_rows_are_those_that_optuna_would_write(folder):
+    varies = {
+        "learning_rate": (1e300, 0.5, *(0.1 / 3**i for i in range(12))),
+        "schedule": ("linear", "cosine"),
+    }
+    rules = {"varies": varies, "sampler": "grid", "pruner": "median", "trials": 28}
+    for name, storage in (("a", None), ("b", "sqlite:///b.db")):
+        swept(folder / name, fixed={"num_steps": 10}, storage=storage, **rules)
+    rows = []
+    for path in ("a/sweep.db", "b.db"):
+        with contextlib.closing(sqlite3.connect(path)) as database:
+            names = [name for (name,) in database.execute("select name from sqlite_master")]
+            trials = [name for name in names if name.startswith("trial")]
+            assert len(trials) == 7
+            rows.append(
+                {name: database.execute(f"select * from {name}").fetchall() for name in trials}
+            )
+    for found in rows:
+        assert {state for _, _, _, state, *_ in found["trials"]} == {"COMPLETE", "PRUNED", "FAIL"}
+        found["trials"] = [row[:4] for row in found["trials"]]
+        attributes = "trial_user_attributes"
+        found[attributes] = [row[: 3 + (row[2] != "seconds")] for row in found[attributes]]
+    assert rows[0] == rows[1]
 
 
 def test_sweeps_share_a_storage_by_its_address(folder):

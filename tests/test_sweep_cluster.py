@@ -92,7 +92,7 @@ def expected(tmp_path_factory):
 
 def begun(folder, count=1):
     """Return whether so many trials run."""
-    return lambda: len(list((folder / "out" / "trials").glob(".*/log.jsonl"))) >= count
+    return lambda: len(list((folder / "out" / "trials").glob(".*/*/log.jsonl"))) >= count
 
 
 def finished(folder):

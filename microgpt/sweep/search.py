@@ -11,10 +11,12 @@ which one ends first: see `Sweep.follows`.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,6 +38,7 @@ PRUNERS = ("none", "median")
 AHEAD = 16  # with a pruner, random and grid: how many numbers a trial is behind the ones it sees
 TEXT = "text.txt"
 WAIT = 0.5  # seconds until a signal is seen
+STORE = 1.0  # seconds between writes to the storage
 LOCK = ".lock"
 
 
@@ -57,6 +60,7 @@ class Sweep:
             raise
         self.running: dict[int, Task] = {}
         self._told = self._next = 0
+        self._stored = time.monotonic()
 
     @classmethod
     def create(
@@ -152,7 +156,7 @@ class Sweep:
                     failure, stopping = outcome, True
                     workers.stop()
             beat()
-        self._store()
+        self._store(last=True)
         if failure is not None:
             raise failure
         return all(number in self.results.trials for number in range(self.count))
@@ -213,9 +217,10 @@ class Sweep:
 
     def _keep(self, result: Result) -> Result:
         """Give a trial's directory its name."""
-        attempt = self.directory / TRIALS / (result.attempt or f".{result.number:04d}-none")
+        folder = attempts(self.directory, result.number)
+        attempt = folder / (result.attempt or "none")
         if result.files is not None or not result.attempt:
-            attempt.mkdir(exist_ok=True)
+            attempt.mkdir(parents=True, exist_ok=True)
             for name, content in (result.files or {RESULT: result.as_json()}).items():
                 with files.replacing(attempt / name) as file:
                     file.write(content)
@@ -224,15 +229,20 @@ class Sweep:
         if path.exists():  # without a result of this sweep
             os.rename(path, path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
         os.rename(attempt, path)
-        for other in attempts(self.directory, result.number):
-            shutil.rmtree(other, ignore_errors=True)
+        try:
+            folder.rmdir()
+        except OSError:  # it has other attempts
+            shutil.rmtree(folder, ignore_errors=True)
         self.results.trials[result.number] = result
         return result
 
-    def _store(self) -> None:
-        """Add to the storage what has ended, in the order of numbers."""
-        while (result := self.results.trials.get(self.storage.count)) is not None:
-            self.storage.add(result, self.space)
+    def _store(self, last: bool = False) -> None:
+        """Add to the storage what has ended, in the order of numbers, once a second."""
+        now = time.monotonic()
+        if last or now - self._stored > STORE:
+            self._stored, trials = now, self.results.trials
+            ended = itertools.takewhile(trials.__contains__, itertools.count(self.storage.count))
+            self.storage.add([trials[number] for number in ended], self.space)
 
 
 def _placed(space: Space, directory: Path) -> Space:
@@ -257,12 +267,13 @@ def _placed(space: Space, directory: Path) -> Space:
 
 def _publish_attempts(directory: Path, sweep: str) -> None:
     """Give their names to trials that ended while no client was there to do it."""
-    for attempt in sorted((directory / TRIALS).glob(".[0-9]*-*")):
-        path = directory / TRIALS / attempt.name[1:].partition("-")[0]
+    for folder in sorted((directory / TRIALS).glob(".[0-9]*")):
+        path = folder.with_name(folder.name[1:])
+        for attempt in sorted(folder.glob("*")):
+            if read_result(attempt, sweep) is not None and not path.exists():
+                os.rename(attempt, path)
         if read_result(path, sweep) is not None:
-            shutil.rmtree(attempt, ignore_errors=True)
-        elif read_result(attempt, sweep) is not None and not path.exists():
-            os.rename(attempt, path)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _write(directory: Path, definition: dict[str, Any]) -> None:

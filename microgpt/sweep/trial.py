@@ -1,8 +1,8 @@
 """One trial of a sweep: a training in a directory of its own, on this machine or another.
 
-A worker trains in an attempt, the directory `.0007-` and eight letters, and writes
-`trial.json` there last. The client renames it to `0007`. So an attempt that another worker
-takes up is copied, and one that goes on elsewhere unnoticed disturbs no other.
+A worker trains in an attempt, a directory of any name in `.0007`, and writes `trial.json`
+there last. The client renames it to `0007`. So an attempt that another worker takes up is
+copied, and one that goes on elsewhere unnoticed disturbs no other.
 A worker that does not see the sweep's directory trains in one of its own and sends the files.
 """
 
@@ -89,21 +89,22 @@ def run(task: Task, stop: Callable[[], bool] | None = None) -> Result:
 
     Raises:  StoppedError once stop returns True; OSError if a file cannot be read or written
     """
-    trials = Path(task.directory) / TRIALS
-    name = f".{task.number:04d}-{secrets.token_hex(4)}"
+    name = secrets.token_hex(4)
     result = Result(task.number, task.sweep, task.params, attempt=name)
     if _is_of(task):
-        _train(task, trials / name, result, stop)
+        folder = attempts(Path(task.directory), task.number)
+        folder.mkdir(exist_ok=True)
+        _train(task, folder / name, result, stop)
         return result
-    with tempfile.TemporaryDirectory(prefix="microgpt-") as folder:
-        _train(task, Path(folder) / name, result, stop)
-        result.files = {p.name: p.read_bytes() for p in (Path(folder) / name).iterdir()}
+    with tempfile.TemporaryDirectory(prefix="microgpt-") as place:
+        _train(task, Path(place) / name, result, stop)
+        result.files = {p.name: p.read_bytes() for p in (Path(place) / name).iterdir()}
     return result
 
 
-def attempts(directory: Path, number: int) -> list[Path]:
-    """Return the directories of a trial's attempts."""
-    return sorted((directory / TRIALS).glob(f".{number:04d}-*"))
+def attempts(directory: Path, number: int) -> Path:
+    """Return the directory of a trial's attempts."""
+    return directory / TRIALS / f".{number:04d}"
 
 
 def read_result(directory: Path, sweep: str) -> Result | None:
@@ -172,7 +173,7 @@ def _begun(task: Task, settings: Settings, directory: Path) -> Training:
     """Return the training as the attempt that came furthest saved it, or a new one."""
     names = ("data", "split", "val", "seed", "block_size")
     corpus = _corpus(Settings(**{name: getattr(settings, name) for name in names}))
-    found = [(step, path) for path in attempts(Path(task.directory), task.number)
+    found = [(step, path) for path in attempts(Path(task.directory), task.number).glob("*")
              if path != directory and (step := _step(path, settings)) is not None]  # fmt: skip
     for _, path in sorted(found, reverse=True):
         # The checkpoint first: the log has all its steps, and is cut to them.
@@ -200,6 +201,8 @@ def _step(attempt: Path, settings: Settings) -> int | None:
 
 class _TrialWatch(Watch):
     """Ends a training that is stopped or pruned, and keeps its held-out losses."""
+
+    together = True
 
     def __init__(self, task: Task, training: Training, stop: Callable[[], bool] | None) -> None:
         self.stopped = self.pruned = False
