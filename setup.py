@@ -23,8 +23,9 @@ if "-g" not in os.environ.get("CFLAGS", "").split():  # Python's own flags ask f
     STRIP = ["-Wl,-s"] if sys.platform == "linux" else []
 
 # Single nodes leave nothing to vectorise, and nothing reads the flag that a comparison
-# with NaN raises (clang never keeps it): replays take 12 % less time.
-SCALAR = ["-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-trapping-math"]
+# with NaN raises (clang never keeps it): replays take 12 % less time. With -O3 they take as
+# long as with -O2 and what _value.pyx adds to it, which compiles in 2 s less.
+SCALAR = ["-O2", "-fno-tree-vectorize", "-fno-tree-slp-vectorize", "-fno-trapping-math"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [f"-mavx512{part}" for part in ("f", "bw", "cd", "dq", "vl")]
 AVX512 += ["-mfma", "-mprefer-vector-width=512"]
@@ -33,19 +34,19 @@ if sys.platform == "darwin":  # universal2: for the half that has such instructi
 
 MODULES = {
     "_value": ("src/value/_value.pyx", SCALAR),
-    "_record": ("src/recording/_record.pyx", []),
+    "_record": ("src/recording/_record.pyx", ["-O1"]),
     # FOR_RUN: the nodes of src/value for `microgpt run`; -O2: a tenth of its size less
     "_script": ("src/script/_script.pyx", ["-O2", "-DFOR_RUN=1"]),
-    "_gpt": ("src/gpt/_gpt.pyx", ["-O1"]),
+    "_gpt": ("src/gpt/_gpt.pyx", ["-O1"]),  # the same speed, as in _record
     "_kernels": ("src/gpt/_kernels.pyx", []),  # with -O2 a step takes 20 to 40 % longer
 }
-# Rule 7: one source, compiled once for each instruction set; microgpt.fused picks.
+# Rule 7: one source, translated once and compiled for each instruction set; microgpt.fused picks.
+SETS = {}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    MODULES["_kernels_avx2"] = ("src/gpt/_kernels_avx2.pyx", AVX2)
-    MODULES["_kernels_avx512"] = ("src/gpt/_kernels_avx512.pyx", AVX512)
+    SETS = {"_kernels_avx2": AVX2, "_kernels_avx512": AVX512}
 if TESTING := os.environ.get("MICROGPT_TESTING"):  # a module of tests/testing.py: never installed
-    source, flags = MODULES[TESTING.replace("_testing", "_kernels")]
-    MODULES = {TESTING: (source.replace("gpt/_kernels", "testing/_testing"), flags)}
+    flags = SETS.get(TESTING.replace("_testing", "_kernels"), [])
+    MODULES, SETS = {TESTING: (f"src/testing/{TESTING}.pyx", flags)}, {}
 
 INCLUDE = ["src", "src/shared", "src/value", "src/gpt", "src/testing"]
 
@@ -99,31 +100,39 @@ def extensions():
 
     folder = "build/debug" if DEBUG else "build/cython"
     sources = ["setup.py", *filter(os.path.isfile, glob("src/**", recursive=True))]
+
+    def extension(name, source, flags):
+        return Extension(
+            f"microgpt.{name}",
+            [str(source)],
+            include_dirs=INCLUDE,
+            depends=[path for path in sources if path.endswith((".h", ".py"))],
+            extra_compile_args=FLAGS + flags,
+            extra_link_args=STRIP,
+            # Named, pow, exp and log are the versions that CPython itself was linked with.
+            libraries=["m"] if os.name == "posix" else [],
+        )
+
     modules = []
     for name, (source, flags) in MODULES.items():
         c = Path(folder, source).with_suffix(".c")
         # cythonize would make it again in every `pip install`, which unpacks a new Cython.
         if not newer_group(sources, c) and f" {__version__} " in c.open().readline():
-            source = str(c)
-        modules.append(
-            Extension(
-                f"microgpt.{name}",
-                [source],
-                include_dirs=INCLUDE,
-                depends=[path for path in sources if path.endswith((".h", ".py"))],
-                extra_compile_args=FLAGS + flags,
-                extra_link_args=STRIP,
-                # Named, pow, exp and log are the versions that CPython itself was linked with.
-                libraries=["m"] if os.name == "posix" else [],
-            )
-        )
-    if all(module.sources[0].endswith(".c") for module in modules):
-        return modules
-    from Cython.Build import cythonize
+            source = c
+        modules.append(extension(name, source, flags))
+    if not all(module.sources[0].endswith(".c") for module in modules):
+        from Cython.Build import cythonize
 
-    return cythonize(
-        modules, build_dir=folder, include_path=INCLUDE, compiler_directives=DIRECTIVES
-    )
+        modules = cythonize(
+            modules, build_dir=folder, include_path=INCLUDE, compiler_directives=DIRECTIVES
+        )
+    c = Path(folder, "src/gpt/_kernels.c")
+    for name, flags in SETS.items():  # the C of the kernels, in which only their name differs
+        copy = c.with_stem(name)
+        if newer_group([c], copy):
+            copy.write_text(c.read_text().replace(c.stem, name))
+        modules.append(extension(name, copy, flags))
+    return modules
 
 
 setup(

@@ -24,19 +24,15 @@ from libc.math cimport INFINITY, pow, sqrt
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from activations cimport Activations, Layer, free_buffers
 from barrier cimport (
     Barrier, barrier_init, barrier_wait, getpid, pthread_join, pthread_t, start_thread,
 )
 from clock cimport now
 from generator cimport WORDS, Generator
-from kernels cimport Kernels
+from kernels cimport SQUARES, Activations, AdamStep, Job, Kernels, Layer, free_buffers
 from memory cimport free_zeros, zeros
-from model cimport loss_forward
-from optimizer cimport SQUARES, AdamStep, clip_factor
 from scalar cimport floats
 from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
-from training cimport Job, gradients_size
 from weights cimport Sizes
 
 cdef extern from "Python.h":
@@ -308,7 +304,7 @@ cdef class Pass:
                 if acts.dropout > 0.0:
                     kernels.draw_masks(acts)
                 kernels.forward(acts, self.copied.at, 0, acts.m, True, 0)
-                loss_forward(acts)
+                kernels.loss_forward(acts)
         if not fine:
             raise MemoryError()
         if acts.failed:
@@ -434,7 +430,7 @@ cdef int take_step(
     with nogil:
         if step.clip > 0.0:
             squares = kernels.sum_of_squares(grad, n)
-            factor = clip_factor(squares, step.clip)
+            factor = kernels.clip_factor(squares, step.clip)
         raises = kernels.first_that_raises(grad, v, n, &step, factor)
         if raises == n:
             if factor != 1.0:
@@ -517,7 +513,9 @@ cdef class Trainer:
         self.barrier.size = 1  # `close` waits for no worker, even where `__init__` did not begin
 
     def __init__(self, Network network, Moments moments, int threads):
-        self.job.gradients_size = network.kernels.padded(gradients_size(&network.sizes))
+        self.job.gradients_size = network.kernels.padded(
+            network.kernels.gradients_size(&network.sizes)
+        )
         self.gradients = Buffer(threads * self.job.gradients_size)
         self.squares = Buffer(network.sizes.n_params // SQUARES + 1)
         self.job.gradients, self.job.squares = self.gradients.at, self.squares.at
@@ -623,7 +621,7 @@ cdef class Trainer:
         if not self.job.adam.clip > 0.0:
             return 1.0
         squares = self.network.kernels.sum_of_squares(grad, self.network.grad.n)
-        return clip_factor(squares, self.job.adam.clip)
+        return self.network.kernels.clip_factor(squares, self.job.adam.clip)
 
     def evaluate(self, Documents documents, Py_ssize_t batch_size, double nats, double seconds):
         """Run documents forward, batch by batch, until all are used or the time is over.

@@ -5,10 +5,10 @@ from cpython.pycapsule cimport PyCapsule_New
 from activations cimport begin_batch, draw_masks
 from kernels cimport Kernels
 from layers cimport softmax_forward
-from model cimport backward, forward
-from optimizer cimport adam_step, first_that_raises, multiply, sum_of_squares
+from model cimport backward, forward, loss_forward
+from optimizer cimport adam_step, clip_factor, first_that_raises, multiply, sum_of_squares
 from simd cimport divisor_of, padded
-from training cimport worker_loop
+from training cimport gradients_size, worker_loop
 
 cdef Kernels KERNELS
 KERNELS.padded = padded
@@ -16,12 +16,15 @@ KERNELS.divisor_of = divisor_of
 KERNELS.begin_batch = begin_batch
 KERNELS.draw_masks = draw_masks
 KERNELS.forward = forward
+KERNELS.loss_forward = loss_forward
 KERNELS.softmax_forward = softmax_forward
 KERNELS.backward = backward
 KERNELS.sum_of_squares = sum_of_squares
+KERNELS.clip_factor = clip_factor
 KERNELS.first_that_raises = first_that_raises
 KERNELS.multiply = multiply
 KERNELS.adam_step = adam_step
+KERNELS.gradients_size = gradients_size
 KERNELS.worker_loop = worker_loop
 
 table = PyCapsule_New(&KERNELS, "microgpt.Kernels", NULL)

@@ -1,6 +1,6 @@
 """What a batch leaves behind in memory between its forward and its backward pass.
 
-`Activations` names them, with their shapes and those of their gradients. All lie in one block of
+`Activations` (kernels.pxd) names them, with their shapes. All lie in one block of
 memory, the arena, which grows for a larger batch and is kept from step to step.
 """
 
@@ -8,81 +8,12 @@ cimport cython
 from libc.stdlib cimport calloc, free
 
 from attention cimport packed_size
-from barrier cimport Barrier
-from generator cimport Generator, draw_number
+from generator cimport draw_number
+from kernels cimport Activations, Layer
 from layers cimport linear_scratch
 from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
 from weights cimport Sizes
-
-
-cdef struct Layer:  # pointers of one shape follow each other: see `assign_buffers`
-    double *x  # (m, n_embd)
-    double *norm1
-    double *attended
-    double *mid
-    double *norm2
-    double *qkv  # (m, 3 * n_embd): queries, keys, values
-    double *hidden  # (m, 4 * n_embd)
-    double *mean1  # (m,)
-    double *scale1
-    double *mean2
-    double *scale2
-    double *totals  # per document (n_head, n)
-    double *inverses
-    double *weights  # per document (n_head, n, n)
-    double *exps
-    double *dropped  # with dropout: weights times their mask
-    double *weights_mask  # what each number is multiplied by
-    double *attn_mask  # with dropout: (m, n_embd)
-    double *mlp_mask
-    double *dmid  # (m, n_embd)
-    double *dout
-    double *dqkv  # (m, 3 * n_embd)
-    double *dhidden  # (m, 4 * n_embd)
-    double *dattn  # gradients of both projections before dropout
-    double *dmlp
-    double *dx  # the layer's below dout
-
-
-cdef struct Activations:
-    Sizes sizes
-    Py_ssize_t m  # positions of all documents
-    Py_ssize_t n_documents
-    Py_ssize_t *ints
-    Py_ssize_t ints_size
-    Py_ssize_t *starts  # (n_documents + 1,) a document's first position
-    Py_ssize_t *maps  # (n_documents + 1,) where its attention weights are
-    Py_ssize_t *tokens  # (m,)
-    Py_ssize_t *targets
-    Py_ssize_t *positions
-    double loss
-    bint failed  # whether a logarithm would have raised
-    bint reuses  # whether all layers have their gradients in the same buffers, one after the other
-    Barrier barrier  # of the threads that share the positions
-    double *arena
-    Py_ssize_t arena_size
-    Layer *layers
-    double *embedding  # (m, n_embd)
-    double *out
-    double *dembedding
-    double *dnorm
-    double *logits  # (m, vocab_size)
-    double *exps
-    double *probs
-    double *dlogits
-    double *mean  # (m,)
-    double *scale
-    double *totals
-    double *inverses  # total ** -1, total ** -2
-    double *squares
-    double *losses
-    double *dtargets
-    double *embedding_mask  # (m, n_embd), with dropout
-    double dropout
-    Generator *generator
-    double *scratches  # scratch memory of each thread
-    Py_ssize_t scratch_size
 
 
 cdef struct Arena:
@@ -252,10 +183,3 @@ cdef inline void draw_mask(Activations *acts, double *mask, Py_ssize_t n) noexce
     cdef Py_ssize_t i
     for i in range(n):
         mask[i] = 0.0 if draw_number(acts.generator) < acts.dropout else scale
-
-
-cdef inline void free_buffers(Activations *acts) noexcept nogil:
-    """Give the memory back."""
-    free(acts.ints)
-    free_zeros(acts.arena)
-    free(acts.layers)

@@ -1,13 +1,140 @@
-"""The functions of the fused step that are compiled once for each instruction set, as a table.
+"""What the kernels and `_gpt.pyx`, the interface to Python, share: structs and a function table.
 
-Each module of `_kernels.pyx` has one; `_gpt.pyx`, the interface to Python, is compiled once and
-calls the one that its network was given.
+Each module of `_kernels.pyx`, one an instruction set, has a table; `_gpt.pyx` is compiled once and
+calls the functions of the table that its network was given.
 """
 
-from activations cimport Activations
-from optimizer cimport AdamStep
+from libc.stdlib cimport free
+
+from barrier cimport Barrier
+from generator cimport Generator
+from memory cimport free_zeros
 from simd cimport divisor
-from training cimport Job
+from weights cimport Sizes
+
+
+cdef enum:
+    SQUARES = 1024  # numbers of a block of `sum_of_squares`
+
+
+cdef struct Layer:  # pointers of one shape follow each other: see activations.pxd
+    double *x  # (m, n_embd)
+    double *norm1
+    double *attended
+    double *mid
+    double *norm2
+    double *qkv  # (m, 3 * n_embd): queries, keys, values
+    double *hidden  # (m, 4 * n_embd)
+    double *mean1  # (m,)
+    double *scale1
+    double *mean2
+    double *scale2
+    double *totals  # per document (n_head, n)
+    double *inverses
+    double *weights  # per document (n_head, n, n)
+    double *exps
+    double *dropped  # with dropout: weights times their mask
+    double *weights_mask  # what each number is multiplied by
+    double *attn_mask  # with dropout: (m, n_embd)
+    double *mlp_mask
+    double *dmid  # (m, n_embd)
+    double *dout
+    double *dqkv  # (m, 3 * n_embd)
+    double *dhidden  # (m, 4 * n_embd)
+    double *dattn  # gradients of both projections before dropout
+    double *dmlp
+    double *dx  # the layer's below dout
+
+
+cdef struct Activations:  # of a batch; activations.pxd gives each its memory
+    Sizes sizes
+    Py_ssize_t m  # positions of all documents
+    Py_ssize_t n_documents
+    Py_ssize_t *ints
+    Py_ssize_t ints_size
+    Py_ssize_t *starts  # (n_documents + 1,) a document's first position
+    Py_ssize_t *maps  # (n_documents + 1,) where its attention weights are
+    Py_ssize_t *tokens  # (m,)
+    Py_ssize_t *targets
+    Py_ssize_t *positions
+    double loss
+    bint failed  # whether a logarithm would have raised
+    bint reuses  # whether all layers have their gradients in the same buffers, one after the other
+    Barrier barrier  # of the threads that share the positions
+    double *arena
+    Py_ssize_t arena_size
+    Layer *layers
+    double *embedding  # (m, n_embd)
+    double *out
+    double *dembedding
+    double *dnorm
+    double *logits  # (m, vocab_size)
+    double *exps
+    double *probs
+    double *dlogits
+    double *mean  # (m,)
+    double *scale
+    double *totals
+    double *inverses  # total ** -1, total ** -2
+    double *squares
+    double *losses
+    double *dtargets
+    double *embedding_mask  # (m, n_embd), with dropout
+    double dropout
+    Generator *generator
+    double *scratches  # scratch memory of each thread
+    Py_ssize_t scratch_size
+
+
+cdef inline void free_buffers(Activations *acts) noexcept nogil:
+    """Give the memory back."""
+    free(acts.ints)
+    free_zeros(acts.arena)
+    free(acts.layers)
+
+
+cdef struct AdamStep:
+    double beta1
+    double beta2
+    double eps_adam
+    divisor correction1
+    divisor correction2
+    double learning_rate  # of this step
+    double weight_decay
+    double clip  # 0.0 for none
+
+
+cdef struct Job:
+    Activations acts
+    AdamStep adam
+    bint evaluates  # whether documents are only run forward
+    double nats  # the evaluation so far
+    Py_ssize_t predicted
+    double t  # the optimizer's steps before these
+    const double *rates  # (n_steps,)
+    double *squares  # (n_params / SQUARES,) of the gradients, by block, if they are clipped
+    double *norms  # (n_steps,) of the gradients, with squares
+    Generator before  # the generator before this step
+    double *data  # (n_params,)
+    double *grad
+    double *m
+    double *v
+    double *gradients  # (threads, gradients_size)
+    Py_ssize_t gradients_size
+    const Py_ssize_t *tokens
+    const Py_ssize_t *ends  # (n_documents + 1,)
+    Py_ssize_t n_documents
+    Py_ssize_t n_steps
+    Py_ssize_t batch_size
+    double until  # the time when no new step is begun
+    double *losses  # (n_steps,)
+    Py_ssize_t done  # steps
+    Py_ssize_t *raises  # (threads,) the first parameter at which Adam raises, or n_params
+    bint out_of_memory
+    bint add  # whether gradients continue those of before
+    bint whole  # whether all gradients are computed before the first update
+    bint failed  # whether Adam raises
+    bint over
 
 
 cdef struct Kernels:
@@ -21,6 +148,7 @@ cdef struct Kernels:
         Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, bint losses,
         int thread,
     ) noexcept nogil
+    void (*loss_forward)(Activations *acts) noexcept nogil
     void (*softmax_forward)(
         double *probs, double *exps, double *totals, double *inverses, const double *logits,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
@@ -29,6 +157,7 @@ cdef struct Kernels:
         Activations *acts, const double *w, double *dw, bint add, int thread
     ) noexcept nogil
     double (*sum_of_squares)(const double *x, Py_ssize_t n) noexcept nogil
+    double (*clip_factor)(double squares, double clip) noexcept nogil
     Py_ssize_t (*first_that_raises)(
         const double *g, const double *v, Py_ssize_t n, const AdamStep *a, double factor
     ) noexcept nogil
@@ -36,4 +165,5 @@ cdef struct Kernels:
     void (*adam_step)(
         double *p, double *g, double *m, double *v, Py_ssize_t n, const AdamStep *a, bint clear
     ) noexcept nogil
+    Py_ssize_t (*gradients_size)(const Sizes *sizes) noexcept nogil
     void (*worker_loop)(Job *job, int thread) noexcept nogil

@@ -8,9 +8,10 @@ has two halves: `backward_inputs` goes through the activations, layer by layer,
 cimport cython
 from libc.string cimport memset
 
-from activations cimport Activations, Layer, scratch_of
+from activations cimport scratch_of
 from attention cimport Head, attention_backward, attention_forward, packed_size
 from barrier cimport barrier_wait, take_share
+from kernels cimport Activations, Layer
 from layers cimport (
     cross_entropy_backward, cross_entropy_forward,
     dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,

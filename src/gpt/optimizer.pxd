@@ -10,9 +10,10 @@ from libc.float cimport DBL_EPSILON
 from libc.math cimport fabs, isinf, pow, sqrt
 from libc.string cimport memcpy
 
+from kernels cimport SQUARES, AdamStep
 from powers cimport other_square, root_is_doubtful
 from simd cimport (
-    LANES, divisor, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_differ, vec_divisor,
+    LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_differ, vec_divisor,
     vec_exceeds, vec_fma, vec_is_beyond, vec_load, vec_neighbour, vec_quotient, vec_residual,
     vec_set, vec_set_divisor, vec_size, vec_sqrt, vec_store, vec_with_sign,
 )
@@ -24,19 +25,7 @@ cdef extern from *:
 
 
 cdef enum:
-    SQUARES = 1024  # numbers of a block of `sum_of_squares`
     FETCHED = 512  # how many numbers ahead weights and moments are prefetched
-
-
-cdef struct AdamStep:
-    double beta1
-    double beta2
-    double eps_adam
-    divisor correction1
-    divisor correction2
-    double learning_rate  # of this step
-    double weight_decay
-    double clip  # 0.0 for none
 
 
 cdef struct Settings:  # the same for vectors, in no memory that stores could change

@@ -7,17 +7,16 @@ that one on a busy core takes fewer. No sum is divided between threads.
 cimport cython
 from libc.math cimport pow, sqrt
 
-from activations cimport Activations, begin_batch, draw_masks, scratch_of
+from activations cimport begin_batch, draw_masks, scratch_of
 from barrier cimport barrier_wait, take_share
 from clock cimport now
-from generator cimport Generator
+from kernels cimport SQUARES, Activations, AdamStep, Job
 from matmul cimport LEAST_ROWS, is_packed
 from model cimport (
     Matrix, backward, backward_weights, forward, loss_forward, matrices_backward, matrix_of,
 )
 from optimizer cimport (
-    SQUARES, AdamStep, adam_step, block_of_squares, clip_factor, first_that_raises, multiply,
-    numbers_are_small,
+    adam_step, block_of_squares, clip_factor, first_that_raises, multiply, numbers_are_small,
 )
 from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max_size, vec_set, vec_store
 from weights cimport WPE, Sizes, matrix_count
@@ -26,39 +25,6 @@ from weights cimport WPE, Sizes, matrix_count
 cdef enum:
     L1_WEIGHTS = 8192  # weights updated together, while their gradients are in L1
     L2_WEIGHTS = 131072  # the same in L2: in batches, whose products have to be packed
-
-
-cdef struct Job:
-    Activations acts
-    AdamStep adam
-    bint evaluates  # whether documents are only run forward
-    double nats  # the evaluation so far
-    Py_ssize_t predicted
-    double t  # the optimizer's steps before these
-    const double *rates  # (n_steps,)
-    double *squares  # (n_params / SQUARES,) of the gradients, by block, if they are clipped
-    double *norms  # (n_steps,) of the gradients, with squares
-    Generator before  # the generator before this step
-    double *data  # (n_params,)
-    double *grad
-    double *m
-    double *v
-    double *gradients  # (threads, gradients_size)
-    Py_ssize_t gradients_size
-    const Py_ssize_t *tokens
-    const Py_ssize_t *ends  # (n_documents + 1,)
-    Py_ssize_t n_documents
-    Py_ssize_t n_steps
-    Py_ssize_t batch_size
-    double until  # the time when no new step is begun
-    double *losses  # (n_steps,)
-    Py_ssize_t done  # steps
-    Py_ssize_t *raises  # (threads,) the first parameter at which Adam raises, or n_params
-    bint out_of_memory
-    bint add  # whether gradients continue those of before
-    bint whole  # whether all gradients are computed before the first update
-    bint failed  # whether Adam raises
-    bint over
 
 
 @cython.cdivision(True)

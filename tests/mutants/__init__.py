@@ -29,10 +29,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import Cython.Build
+import Cython.Build  # noqa: F401
 import numpy  # noqa: F401 (for the forks)
 import pytest
-import setuptools  # noqa: F401
+import setuptools
 
 from mutants import together
 
@@ -141,17 +141,17 @@ def build(tree: Path, modules: list[str]) -> str:
     """
 
     def work() -> int:
-        cythonize = Cython.Build.cythonize
+        setup = setuptools.setup
 
-        def some(extensions: list[Any], **options: Any) -> Any:
-            extensions = [e for e in extensions if e.name.rpartition(".")[2] in modules]
-            assert len(extensions) == len(modules), modules
-            for extension in extensions:
+        def some(ext_modules: list[Any], **options: Any) -> Any:
+            ext_modules = [e for e in ext_modules if e.name.rpartition(".")[2] in modules]
+            assert len(ext_modules) == len(modules), modules
+            for extension in ext_modules:
                 flags = [flag for flag in extension.extra_compile_args if flag != "-O3"]
                 extension.extra_compile_args = [*flags, "-O0", "-g0"]
-            return cythonize(extensions, **options)
+            return setup(ext_modules=ext_modules, **options)
 
-        Cython.Build.cythonize = some
+        setuptools.setup = some
         sys.argv = ["setup.py", "-q", "build_ext", "--inplace"]
         exec(compile(Path("setup.py").read_text(), "setup.py", "exec"), {"__name__": "__main__"})
         return 0

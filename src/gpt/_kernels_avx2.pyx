@@ -1,3 +1,0 @@
-"""_kernels.pyx, compiled for processors with AVX2."""
-
-include "_kernels.pyx"

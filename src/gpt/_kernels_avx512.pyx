@@ -1,3 +1,0 @@
-"""_kernels.pyx, compiled for processors with AVX-512."""
-
-include "_kernels.pyx"
