@@ -194,6 +194,8 @@ def overhead() -> None:
 class Simulated:
     """Workers that have trained at once: what is left is the client's own time."""
 
+    ahead = 0
+
     def __init__(self, slots: int) -> None:
         self.slots, self.tasks = slots, []
 

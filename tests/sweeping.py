@@ -39,6 +39,8 @@ VARIES = {"learning_rate": Range(1e-3, 0.3, log=True), "n_embd": (2, 4, 6)}
 class Here:
     """Workers in this process; of those that run, the last submitted ends first."""
 
+    ahead = 0
+
     def __init__(self, slots):
         self.slots, self.tasks, self.asked = slots, [], False
 

@@ -13,7 +13,7 @@ from command import environment, interruptible, run, running
 from sweeping import FIXED, FLAGS, TEXT, VARIES, Here, content, stored, swept, wait_for
 
 from microgpt import engine
-from microgpt.sweep import Results, trial
+from microgpt.sweep import Results, cluster, trial
 from microgpt.sweep.search import Sweep
 from microgpt.sweep.space import Space
 
@@ -134,6 +134,44 @@ def test_a_worker_that_is_killed_loses_no_trial(dask, expected, tmp_path):
         workers[0].kill()
         assert client.wait() == 0, client.stderr.read()
     assert content(tmp_path / "out") == expected
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_a_turn_of_short_trials_loses_none(dask, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    workers = [dask.worker(), dask.worker()]
+    flags = [*FLAGS, "--learning-rate=log:1e-3:0.3", "--n-embd=2,4,6", "--trials=90"]
+    flags += ["--sampler=random", "--scheduler", dask.address, "--jobs=2", "--out=out"]
+    with running("sweep", *flags, cwd=tmp_path) as client:
+        wait_for(lambda: len(list((tmp_path / "out/trials").glob("00[1-9]*"))) > 1)
+        workers[0].kill()
+        assert client.wait() == 0, client.stderr.read()
+    swept(tmp_path / "here", Here(1), trials=90)
+    trial._corpus.cache_clear()
+    assert content(tmp_path / "out") == content(tmp_path / "here")
+    assert len(stored(tmp_path / "out")) == 90
+
+
+def test_a_turn_ends_in_time_or_with_an_error_and_trains_no_trial_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text(TEXT)
+    sweep = Sweep.create("out", Space(dict(VARIES), FIXED), trials=4, sampler="random")
+    here = Here(4)
+    here.wait = lambda seconds: [(task.number, None) for task in here.tasks]
+    assert not sweep.run(here, stopped=lambda: bool(here.tasks))
+    sweep.close()
+    tasks = here.tasks
+    monkeypatch.setattr(cluster, "TURN", 0.0)
+    assert [number for number, _ in cluster.run(tasks)] == [0]
+    monkeypatch.setattr(cluster, "TURN", 60.0)
+    first, second, third, fourth = cluster.run(tasks)
+    trial._corpus.cache_clear()
+    monkeypatch.setattr(trial, "_train", None)
+    assert cluster.run(tasks) == [first, second, third, fourth]
+    shutil.rmtree("out/trials")
+    ((number, error),) = cluster.run(tasks)
+    assert number == 0
+    assert isinstance(error, FileNotFoundError)
 
 
 @pytest.mark.slow

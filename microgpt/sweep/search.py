@@ -145,7 +145,8 @@ class Sweep:
             if not stopping and stopped():
                 stopping = True
                 workers.stop()
-            while not stopping and len(self.running) < workers.slots and self._can_ask():
+            most = workers.slots + workers.ahead
+            while not stopping and len(self.running) < most and self._can_ask():
                 self._submit(workers)
             self._store()
             for number, outcome in workers.wait(WAIT) if self.running else []:

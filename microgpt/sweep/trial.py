@@ -9,6 +9,7 @@ A worker that does not see the sweep's directory trains in one of its own and se
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -94,6 +95,10 @@ def run(task: Task, stop: Callable[[], bool] | None = None) -> Result:
     if _is_of(task):
         folder = attempts(Path(task.directory), task.number)
         folder.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            ended = read_result(path, task.sweep)  # on a worker that then died, or was lost
+            if ended is not None and ended.params == task.params:
+                return dataclasses.replace(ended, attempt=path.name)
         _train(task, folder / name, result, stop)
         return result
     with tempfile.TemporaryDirectory(prefix="microgpt-") as place:

@@ -23,7 +23,11 @@ Outcome = tuple[int, Result | Exception | None]
 class Workers(Protocol):
     """What runs trials: processes here, or a cluster."""
 
-    slots: int
+    slots: int  # how many trials they run at a time
+
+    @property
+    def ahead(self) -> int:
+        """How many trials more they take, which wait."""
 
     def submit(self, task: Task) -> None:
         """Let a trial be run."""
@@ -49,6 +53,8 @@ def died(task: Task, deaths: dict[int, int], machine: str = "") -> Result | None
 
 class Processes:
     """A number of processes of this machine. One that dies is replaced, its trial run again."""
+
+    ahead = 0
 
     def __init__(self, count: int) -> None:
         self.slots = count
