@@ -33,7 +33,7 @@ MAX_DRAWN = 400
 Activation = Any  # a name of ACTIVATIONS, a function of a Value, True for relu or False for none
 
 
-class Value(engine.Value, results="own", relu="not negative", attributes=True):
+class Value(engine.Value, results="own", relu="not negative", init="leaf", attributes=True):
     """A node of a graph, as micrograd has it.
 
     A new operation is a node with its derivatives:
@@ -82,15 +82,12 @@ class Value(engine.Value, results="own", relu="not negative", attributes=True):
     def _op(self, text: str) -> None:
         self._written_op = text
 
-    def __pow__(self, other: Any) -> oracle.Value:
-        if not hasattr(other, "_children"):
-            return super().__pow__(other)
-        data, k = self.data**other.data, other.data
-        grads = (k * self.data ** (k - 1), data * math.log(self.data))
-        return Value(data, (self, other), "**", local_grads=grads)
-
-    def __rpow__(self, other: float) -> oracle.Value:
-        return Value(other) ** self
+    def _power(self, base: oracle.Value | float, exponent: oracle.Value) -> oracle.Value:
+        a: Any = base if hasattr(base, "_children") else Value(base)
+        x, k = a.data, exponent.data
+        data = x**k
+        grads = (k * x ** (k - 1), data * math.log(x))
+        return Value(data, (a, exponent), "**", local_grads=grads)
 
     # By number, as floats compare; two values are equal only if they are the same node.
     def __lt__(self, other: oracle.Value | float) -> bool:

@@ -20,7 +20,7 @@ result is a float.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 MAX_INT = 2**53
@@ -31,12 +31,8 @@ class Settings(NamedTuple):
     """What a class of Values does in its own way; `Value` has the original's."""
 
     results: type[Value] | None = None  # the class of results; None for the operand's own
-    ints: bool = True
-    grad: float = 0
-    root: float = 1
-    slope: float = 1
-    late: bool = False
     relu: str = "positive"
+    init: Any = None  # the `__init__` of the class that chose "leaf"
     attributes: bool = False
 
 
@@ -81,56 +77,43 @@ class Value:
 
     results     class of what operators make: "own", the left operand's; "fixed", V
                 itself for subclasses of V too, as `Value` has it
-    ints        False: numbers become floats
-    grad, root  the first gradient, 0 or 0.0, and the one backward sets, 1 or 1.0
-    slope       the local gradients of `+`, 1 or 1.0
-    late        True: backward takes local gradients from the numbers at that time
     relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
+    init        "leaf": its `__init__` given a number alone does as Value's, and may be left out
     attributes  True: nodes take attributes; `__slots__` must be `engine.ATTRIBUTES`
 
     Raises:  TypeError if data is not a number
     Source:  microgpt `Value`
     """
 
-    __slots__ = ("_data", "_grad", "_children", "_slopes", "_operation")
+    __slots__ = ("_data", "_grad", "_children", "_local_grads", "_operation")
     _settings = Settings()
 
     def __init_subclass__(
         cls,
         *,
         results: str | None = None,
-        ints: bool | None = None,
-        grad: float | None = None,
-        root: float | None = None,
-        slope: float | None = None,
-        late: bool | None = None,
         relu: str | None = None,
+        init: str | None = None,
         attributes: bool | None = None,
         **others: Any,
     ) -> None:
         super().__init_subclass__(**others)
-        chosen = {
-            "results": results, "ints": ints, "grad": grad, "root": root, "slope": slope,
-            "late": late, "relu": relu, "attributes": attributes,
-        }  # fmt: skip
-        chosen = {name: value for name, value in chosen.items() if value is not None}
-        if chosen:
-            cls._settings = settings_of(cls, chosen, ATTRIBUTES)
+        chosen = {"results": results, "relu": relu, "init": init, "attributes": attributes}
+        cls._settings = settings_of(cls, chosen, ATTRIBUTES)
 
     def __init__(
         self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
     ) -> None:
-        settings = self._settings
         data = _number(data)
         children = tuple(children)
         grads = tuple([_number(grad) for grad in local_grads])
         for child in children:
             if not isinstance(child, Value):
                 raise TypeError(f"children must be Values, not {type(child).__name__}")
-        self._data: float = data if settings.ints else float(data)
-        self._grad = settings.grad
+        self._data: float = data
+        self._grad: float = 0
         self._children: tuple[Value, ...] = children
-        self._slopes: tuple[float, ...] | Callable[[Value], tuple[float, ...]] = grads
+        self._local_grads: tuple[float, ...] = grads  # by each child, taken here
         self._operation = ""
 
     @property
@@ -140,8 +123,7 @@ class Value:
 
     @data.setter
     def data(self, number: float) -> None:
-        number = _number(number)
-        self._data = number if self._settings.ints else float(number)
+        self._data = _number(number)
 
     @property
     def grad(self) -> float:
@@ -152,25 +134,14 @@ class Value:
     def grad(self, number: float) -> None:
         self._grad = _number(number)
 
-    @property
-    def _local_grads(self) -> tuple[float, ...]:
-        """The derivative by each child, taken when the node was made."""
-        slopes = self._slopes
-        return slopes if isinstance(slopes, tuple) else slopes(self)
-
     def _result(
-        self,
-        operation: str,
-        data: float,
-        children: tuple[Value, ...],
-        slopes: tuple[float, ...] | Callable[[Any], tuple[float, ...]],
+        self, operation: str, data: float, children: tuple[Value, ...], slopes: tuple[float, ...]
     ) -> Value:
         """Return the node of an operation on this value, of the class of its results."""
         cls = self._settings.results or type(self)
         node = cls.__new__(cls)
-        Value.__init__(node, data, children)
+        Value.__init__(node, data, children, slopes)
         node._operation = operation
-        node._slopes = slopes if node._settings.late else _called(slopes, node)
         return node
 
     def _operand(self, x: Value | float) -> Value:
@@ -202,54 +173,51 @@ class Value:
 
     def __add__(self, other: Value | float) -> Value:
         b = self._operand(other)
-        return self._result(
-            "+", self._data + b._data, (self, b), lambda out: 2 * (out._settings.slope,)
-        )
+        return self._result("+", self._data + b._data, (self, b), (1, 1))
 
     def __mul__(self, other: Value | float) -> Value:
         b = self._operand(other)
-        return self._result("*", self._data * b._data, (self, b), lambda _: (b._data, self._data))
+        return self._result("*", self._data * b._data, (self, b), (b._data, self._data))
 
     def __pow__(self, other: float) -> Value:
-        k = other if type(other) is int else _number(other)
-        return self._result(
-            _power_name(k),
-            _power(self._data, k),
-            (self,),
-            lambda _: (_number(k * _power(self._data, k - 1)),),
-        )
+        if isinstance(other, Value):
+            return self._power(self, other)
+        x, k = self._data, _number(other)
+        return self._result(_power_name(k), _power(x, k), (self,), (k * _power(x, k - 1),))
 
     def log(self) -> Value:
         """Return the natural logarithm.
 
         Raises:  ValueError if data is zero or negative
         """
-        return self._result("log", math.log(self._data), (self,), lambda _: (1 / self._data,))
+        return self._result("log", math.log(self._data), (self,), (1 / self._data,))
 
     def exp(self) -> Value:
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        return self._result("exp", math.exp(self._data), (self,), lambda y: (float(y._data),))
+        y = math.exp(self._data)
+        return self._result("exp", y, (self,), (y,))
 
     def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         x = self._data
         if self._settings.relu == "positive":
-            data = x if x > 0 else 0
-            return self._result("relu", data, (self,), lambda y: (float(y._data > 0),))
-        data = 0 if x < 0 else x
-        return self._result("relu", data, (self,), lambda out: (int(out._data > 0),))
+            y = x if x > 0 else 0
+            return self._result("relu", y, (self,), (float(y > 0),))
+        y = 0 if x < 0 else x
+        return self._result("relu", y, (self,), (int(y > 0),))
 
     def tanh(self) -> Value:
         """Return the hyperbolic tangent."""
-        return self._result("tanh", math.tanh(self._data), (self,), lambda y: (1.0 - y._data**2,))
+        y = math.tanh(self._data)
+        return self._result("tanh", y, (self,), (1.0 - y**2,))
 
     def sigmoid(self) -> Value:
         """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
-        data = _sigmoid(self._data)
-        return self._result("sigmoid", data, (self,), lambda y: (y._data * (1.0 - y._data),))
+        y = _sigmoid(self._data)
+        return self._result("sigmoid", y, (self,), (y * (1.0 - y),))
 
     def __neg__(self) -> Value:
         return self * -1
@@ -259,6 +227,13 @@ class Value:
 
     def __sub__(self, other: Value | float) -> Value:
         return self + (-other)
+
+    def __rpow__(self, other: float) -> Value:
+        return self._power(other, self)
+
+    def _power(self, base: Value | float, exponent: Value) -> Value:
+        """Return base ** exponent, where a class has a rule for exponents that are Values."""
+        return NotImplemented  # type: ignore[no-any-return] # as an operator may
 
     def __rsub__(self, other: float) -> Value:
         return other + (-self)
@@ -284,33 +259,34 @@ class Value:
 Value._settings = Settings(results=Value)
 
 
-def _called(slopes: Any, node: Value) -> tuple[float, ...]:
-    return slopes(node) if callable(slopes) else slopes  # type: ignore[no-any-return]
-
-
 def _power_name(k: float) -> str:
-    whole = type(k) is int or (math.isfinite(k) and k == int(k))
-    return f"**{int(k)}" if whole and -MAX_INT <= k <= MAX_INT else f"**{float(k)}"
+    return f"**{int(k)}" if -MAX_INT <= k <= MAX_INT and k == int(k) else f"**{k}"
 
 
 def settings_of(cls: Any, chosen: dict[str, Any], slots: tuple[str, ...]) -> Settings:
-    """Return the settings of a class that chooses some.
+    """Return the settings of a class, of which it chooses those that are not None.
 
     Raises:  ValueError for a choice that there is not; TypeError for attributes in a
              class that has no `__slots__` for them
     """
-    choices = {
-        "results": ("own", "fixed"), "ints": (False, True), "grad": (0, 0.0), "root": (1, 1.0),
-        "slope": (1, 1.0), "late": (False, True), "relu": ("positive", "not negative"),
+    inherited: Settings = cls._settings
+    chosen = {name: choice for name, choice in chosen.items() if choice is not None}
+    choices: dict[str, tuple[Any, ...]] = {
+        "results": ("own", "fixed"),
+        "relu": ("positive", "not negative"),
+        "init": ("leaf",),
         "attributes": (False, True),
-    }  # fmt: skip
+    }
     for name, choice in chosen.items():
         if choice not in choices[name]:
             wanted = " or ".join(map(repr, choices[name]))
             raise ValueError(f"{name} of class {cls.__name__} must be {wanted}, not {choice!r}")
     if chosen.get("attributes") and tuple(vars(cls).get("__slots__", "none")) != slots:
         raise TypeError(f"class {cls.__name__} needs __slots__ = engine.ATTRIBUTES")
-    inherited: Settings = cls._settings
+    if not chosen:
+        return inherited
+    if "init" in chosen:
+        chosen["init"] = cls.__init__
     results = chosen.get("results", "fixed" if inherited.results else "own")
     return inherited._replace(**{**chosen, "results": None if results == "own" else cls})
 
@@ -361,7 +337,7 @@ class Tape:
 
         Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
         """
-        self._nodes[-1]._grad = self._nodes[-1]._settings.root
+        self._nodes[-1]._grad = 1
         for node in reversed(self._nodes):
             for child, local_grad in zip(node._children, node._local_grads):
                 term = local_grad * node._grad

@@ -446,16 +446,41 @@ def test_attributes_need_room_and_settings_are_checked(engine):
         class Wide(engine.Value, attributes=True):
             __slots__ = ("more",)
 
-    for name, choice in (
-        ("results", "all"),
-        ("grad", 2),
-        ("relu", "leaky"),
-        ("late", None.__class__),
-    ):
+    for name, choice in (("results", "all"), ("relu", "leaky"), ("init", 0), ("attributes", int)):
         with pytest.raises(ValueError, match=f"{name} of class Odd must be "):
             type("Odd", (engine.Value,), {}, **{name: choice})
     with pytest.raises(TypeError):
         type("Odd", (engine.Value,), {}, colour=1)
+
+
+def test_an_init_that_may_be_left_out_is_that_of_the_class_that_says_so(micrograd, monkeypatch):
+    class Named(micrograd.Value):
+        def __init__(self, data, name="leaf"):
+            super().__init__(data)
+            self.name = name
+
+    named = Named(2.0)
+    assert (named.name, Named(1.0, "w").name, (named * 3).data) == ("leaf", "w", 6.0)
+    assert micrograd.Value(3).label == ""
+    assert micrograd.Value(3, label="x").label == "x"
+    monkeypatch.setattr(
+        micrograd.Value,
+        "__init__",
+        lambda self, data: named.__class__.__mro__[2].__init__(self, 2 * data),
+    )
+    assert micrograd.Value(3).data == 6
+
+
+def test_a_base_of_another_class_is_raised_to_a_value(micrograd, engine):
+    x, y = micrograd.Value(3.0), engine.Value(2.0)
+    for out, a, b in ((x**y, x, y), (y**x, y, x), (x**x, x, x)):
+        assert out._children == (a, b)
+        assert out.data == a.data**b.data
+        assert type(out) is micrograd.Value
+        assert out._op == "**"
+    for a, b in ((y, y), (2.0, y), (y, "2")):
+        with pytest.raises(TypeError):
+            a**b
 
 
 # ---------------------------------------------------------------- networks

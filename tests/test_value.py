@@ -190,7 +190,7 @@ def typed(numbers):
         (lambda v: v(2) ** 3.0, 8.0, (12.0,)),
         (lambda v: v(2.0) ** 3, 8.0, (12.0,)),
         (lambda v: v(2) ** -1, 0.5, (-0.25,)),
-        (lambda v: v(-1) ** (2**53 + 2), 1, (-(2.0**53) - 2,)),
+        (lambda v: v(-1) ** (2**53 + 2), 1.0, (2.0**53 + 2,)),
         (lambda v: v(4) / 2, 2.0, (0.5, 4)),
         (lambda v: v(-2).relu(), 0, (0.0,)),
         (lambda v: v(-2.5).relu(), 0, (0.0,)),
@@ -440,8 +440,8 @@ def test_an_operator_gives_way_to_an_unknown_type(compiled_scalar, oracle):
 SETTINGS = {
     "own": {"results": "own"},
     "fixed": {"results": "fixed"},
-    "floats": {"ints": False, "grad": 0.0, "root": 1.0, "slope": 1.0},
-    "lecture": {"results": "own", "grad": 0.0, "root": 1.0, "relu": "not negative", "late": True},
+    "relu": {"relu": "not negative"},
+    "micrograd": {"results": "own", "relu": "not negative"},
     "attributes": {"attributes": True},
 }
 
@@ -473,26 +473,6 @@ def test_a_class_with_settings_is_as_the_oracles(compiled_scalar, oracle, name, 
         return found
 
     assert everything(compiled_scalar) == everything(oracle)
-
-
-def test_late_slopes_raise_where_backward_reads_them(scalar):
-    class Late(scalar.Value, results="own", late=True):
-        __slots__ = ()
-
-    x = Late(0.0)
-    root = x**0.5 + x * 3
-    assert root.data == 0.0
-    with pytest.raises(ZeroDivisionError):
-        root.backward()
-    assert (root.grad, x.grad) == (1, 3)
-    x.data = 4.0
-    root.backward()
-    assert x.grad == 3 + 2 * 3 + 2 * 0.25
-    log = Late(2.0)
-    out = log.log()
-    log.data = 0.0
-    with pytest.raises(ZeroDivisionError):
-        out.backward()
 
 
 def test_members_can_be_added_to_the_class(scalar, monkeypatch):
@@ -787,70 +767,6 @@ def test_sum_starts_from_zero(scalar):
 def test_outcome_tells_values_from_errors(scalar):
     assert outcome(scalar.Value, 1) == ("Value", bits(1.0, 0.0))
     assert outcome(scalar.Value, "1") is TypeError
-
-
-@pytest.mark.parametrize("relu", ["positive", "not negative"])
-def test_late_local_gradients_follow_a_number_that_was_edited(scalar, relu):
-    class Late(scalar.Value, late=True, relu=relu):
-        __slots__ = ()
-
-    for make in (Late.relu, Late.exp, Late.tanh, Late.sigmoid):
-        for before in (2.0, -3.0):
-            for after in (3, -1, 0.5):
-                x = Late(before)
-                y = make(x)
-                y.data = after
-                (slope,) = y._local_grads
-                expected = {
-                    "relu": float(after > 0),
-                    "exp": float(after),
-                    "tanh": 1.0 - after**2,
-                    "sigmoid": after * (1.0 - after),
-                }[make.__name__]
-                assert bits(slope) == bits(expected)
-                whole = make is Late.relu and relu == "not negative"
-                assert type(slope) is (int if whole else float)
-                y.backward()
-                assert bits(x.grad) == bits(expected)
-
-
-def test_copies_of_late_nodes_keep_the_local_gradients_that_they_had(scalar, oracle):
-    def program(engine):
-        class Late(engine.Value, results="own", late=True):
-            __slots__ = ()
-
-        x = Late(1.5)
-        y = copy.deepcopy((x * x + x**3).exp() * x.tanh())
-        below, todo = [], [y]
-        while todo:
-            below.append(node := todo.pop())
-            todo += node._children
-            node.data = 0.75
-        y.backward()
-        return bits(*(number for n in below for number in (n.data, n.grad, *n._local_grads)))
-
-    assert program(scalar) == program(oracle)
-
-
-def test_late_slope_of_a_tanh_that_was_edited_raises_as_the_square_does(scalar):
-    class Late(scalar.Value, late=True):
-        __slots__ = ()
-
-    y = Late(0.5).tanh()
-    y.data = 1e200
-    with pytest.raises(OverflowError):
-        y.backward()
-
-
-def test_last_term_of_a_sum_gets_the_roots_int_gradient_from_a_class_of_float_gradients(scalar):
-    class Heavy(scalar.Value, grad=0.0):
-        __slots__ = ()
-
-    first, last = scalar.Value(3.0), scalar.Value(4.0)
-    total = sum([Heavy(1.0), first, last])
-    total.backward()
-    assert (first.grad, type(first.grad)) == (1.0, float)  # through a partial sum's, a float
-    assert (last.grad, type(last.grad)) == (1, int)
 
 
 def test_an_int_zero_that_is_a_product_of_a_negative_number_has_no_sign(engine):

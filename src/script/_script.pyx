@@ -19,16 +19,15 @@ from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.math cimport fabs, sqrt
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcmp, memcpy
 
 from classes cimport (
     ADDITION, DIVISION, MULTIPLICATION, NEGATION, POWER, REFLECTED, SUBTRACTION, WITH_NUMBER,
-    _PyType_Lookup, PyType_IsSubtype, class_info, find_info, guards_hold, info_of, ours,
+    PyType_IsSubtype, _PyType_Lookup, class_info, find_info, guards_hold, info_of, ours,
 )
 from make cimport (
-    dealloc, make_leaf, make_mul, make_neg, make_unary, number_object,
-    release_children,
+    dealloc, make_leaf, make_mul, make_neg, make_unary, number_object, release_children,
 )
 from node cimport (
     ADD, ATTRIBUTES_OFFSET, BOXED, CALLS, CHILDREN_BOXED, CUSTOM, DATA_BOXED, DATA_INT, EXP,

@@ -24,42 +24,35 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from classes cimport (
-    NEGATIONS, PRODUCTS, SUMS, class_info, info_of, known_info, ours, quick_info,
-    remember_members,
+    ADDITION, MULTIPLICATION, NEGATIONS, PRODUCTS, SUBTRACTION, SUMS, class_info, info_of,
+    known_info, ours, quick_info, remember_members,
 )
 from make cimport (
-    compute_where, data_object, dealloc, free_quickly, kept_ints, make_add, make_constant,
-    make_leaf, make_maximum, make_mul, make_neg, make_unary, make_where, number_object,
-    raise_of_unary, release_children,
+    compute_node, data_object, dealloc, exponent_object, free_quickly, make_add, make_constant,
+    make_leaf, make_mul, make_neg, make_two, make_unary, number_object, raise_of, release_children,
 )
 from node cimport (
-    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT,
-    HAS_MORE, IN_BLOCK, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY,
-    RELU, SECOND_INT, SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, Op,
-    PyType_Modified, TypeSlots, are_ints, children_of, decref, has_nodes, incref, ints_of_two,
-    is_int_slope, n_allocated, n_free, new_block, new_node, quick_node, set_grad,
-    set_value_type, slopes_of, type_of, unlikely, value_type, vectorcallfunc,
+    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE,
+    IN_BLOCK, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY, RELU, SECOND_INT,
+    SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, Op, PyType_Modified,
+    TypeSlots, children_of, decref, has_nodes, incref, is_int_slope, n_allocated, n_free, new_block,
+    new_node, quick_node, set_grad, set_value_type, slopes_of, type_of, unlikely, value_type,
+    vectorcallfunc,
 )
 from operators cimport (
-    NODE_NUMBER, NODES, NUMBER_NODE, Operands, add, add_constant, divide, is_number,
-    is_quick_number, multiply, node_of, quick_add, quick_add_number, quick_multiply,
-    quick_multiply_number, quick_operands, quick_relu, quick_subtract, subtract, times_constant,
+    add, add_constant, divide, is_number, is_quick_number, multiply, node_of, quick_multiply_number,
+    quick_relu, quick_result, subtract, times_constant,
 )
 from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
 )
 from rows cimport LANES, compute_rows, play_rows
-from rules cimport (
-    POSITIVE, RAISES_NUMBER, RAISES_SLOPE, add_rule, apply_unary, is_unary, maximum_rule, mul_rule,
-    unary_name,
-)
+from rules cimport POSITIVE, unary_name
 from scalar cimport c_pow
-from sums cimport (
-    raise_stale, sum_of_products, sum_of_values, sync_children, sync_node,
-)
+from sums cimport raise_stale, sum_of_products, sum_of_values, sync_children, sync_node
 from walk cimport (
-    DONE, FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, late_slopes, play,
-    raise_unwalked, trim, unmark, walk,
+    DONE, FOR_BACKWARD, FOR_REPLAY, FOR_TAPE, Entry, Purpose, Walk, Walked, play, raise_unwalked,
+    trim, unmark, walk,
 )
 
 import sys
@@ -171,11 +164,8 @@ cdef class Value:
 
     results     class of what operators make: "own", the left operand's; "fixed", V
                 itself for subclasses of V too, as `Value` has it
-    ints        False: numbers become floats
-    grad, root  the first gradient, 0 or 0.0, and the one backward sets, 1 or 1.0
-    slope       the local gradients of `+`, 1 or 1.0
-    late        True: backward takes local gradients from the numbers at that time
     relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
+    init        "leaf": its `__init__` given a number alone does as Value's, and may be left out
     attributes  True: nodes take attributes; `__slots__` must be `engine.ATTRIBUTES`
 
     Raises:  TypeError if data is not a number
@@ -205,7 +195,6 @@ cdef class Value:
         cdef Node *node = node_of(self)
         sync_node(node)
         node.data = data
-        is_int = is_int and info_of(node).keeps_ints
         node.flags = (node.flags & ~<uint16_t>DATA_INT) | EDITED | (DATA_INT if is_int else 0)
 
     @property
@@ -247,10 +236,6 @@ cdef class Value:
         cdef Py_ssize_t n, i
         sync_node(node)
         sync_children(node)
-        if node.flags & LATE and node.op != CUSTOM and not late_slopes(node):
-            raise_of_unary(
-                node.op, data_object(node.child[0]), exponent_object(node), RAISES_SLOPE
-            )
         slopes_of(node, &n)
         numbers = [None] * n  # see above
         slopes = slopes_of(node, &i)
@@ -301,7 +286,6 @@ cdef class Value:
         Value.__init__(self, data, children, local_grads)
         self.grad = grad
         set_operation(node_of(self), operation)
-        node_of(self).flags &= ~<uint16_t>LATE  # local gradients are these numbers now
         if attributes:
             self.__dict__.update(attributes)
 
@@ -341,14 +325,20 @@ cdef class Value:
         cdef double k
         cdef bint is_int
         cdef ClassInfo *info = info_of(<PyObject *>left)
-        if info.result is NULL or modulo is not None:
+        if modulo is not None:
             return NotImplemented
-        if PyLong_CheckExact(right) and not (
-            is_number(<PyObject *>right, &k, &is_int) and fabs(k) < MAX_INT
-        ):
-            return power_of_huge(info, left, right)
-        k = to_number(right, &is_int)
+        if info.result is NULL:
+            return right._power(left, right)
+        if not is_number(<PyObject *>right, &k, &is_int):
+            if isinstance(right, Value):
+                out = left._power(left, right)
+                return right._power(left, right) if out is NotImplemented else out
+            k = to_number(right, &is_int)
         return OWNED(make_unary(POW, info, node_of(left), k, is_int))
+
+    def _power(self, base, exponent):
+        """Return base ** exponent, where a class has a rule for exponents that are Values."""
+        return NotImplemented
 
     def __neg__(self):
         cdef ClassInfo *info = ours(<PyObject *>self, NEGATIONS)
@@ -361,33 +351,29 @@ cdef class Value:
 
         Raises:  ValueError if data is zero or negative
         """
-        return OWNED(make_unary(LOG, info_of(node_of(self)), node_of(self), 0.0, False))
+        return unary(LOG, self)
 
     def exp(self):
         """Return e to the power of this value.
 
         Raises:  OverflowError if the result exceeds the largest float
         """
-        return OWNED(make_unary(EXP, info_of(node_of(self)), node_of(self), 0.0, False))
+        return unary(EXP, self)
 
     def relu(self):
         """Return the value itself where positive, else zero (for NaN too)."""
-        cdef ClassInfo *info
-        cdef Op op
         cdef Node *node = quick_relu(node_of(self))
-        if node is NULL:
-            info = info_of(node_of(self))
-            op = RECTIFY if info.relu != POSITIVE else RELU
-            node = make_unary(op, info, node_of(self), 0.0, False)
-        return OWNED(node)
+        if node is not NULL:
+            return OWNED(node)
+        return unary(RECTIFY if info_of(node_of(self)).relu != POSITIVE else RELU, self)
 
     def tanh(self):
         """Return the hyperbolic tangent."""
-        return OWNED(make_unary(TANH, info_of(node_of(self)), node_of(self), 0.0, False))
+        return unary(TANH, self)
 
     def sigmoid(self):
         """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""
-        return OWNED(make_unary(SIGMOID, info_of(node_of(self)), node_of(self), 0.0, False))
+        return unary(SIGMOID, self)
 
     def backward(self):
         """Add the derivative of this value by each node into that node's `grad`.
@@ -402,9 +388,13 @@ cdef class Value:
         if walked != DONE:
             raise_unwalked(walked, scratch.n)
         try:
-            play(scratch.entries, scratch.n, info_of(root).float_root)
+            play(scratch.entries, scratch.n)
         finally:
             trim(&scratch)
+
+
+cdef inline object unary(const Op op, object self):
+    return OWNED(make_unary(op, info_of(node_of(self)), node_of(self), 0.0, False))
 
 
 cdef int construct(object self, data, children, local_grads) except -1:
@@ -428,7 +418,7 @@ cdef int construct(object self, data, children, local_grads) except -1:
     info = info_of(node)
     node.data = number
     node.grad = 0.0
-    node.flags = info.fresh | (DATA_INT if is_int and info.keeps_ints else 0)
+    node.flags = info.fresh | (DATA_INT if is_int else 0)
     adopt(node, nodes, grads)
     return 0
 
@@ -485,10 +475,6 @@ cdef int set_operation(Node *node, str operation) except -1:
     return 0
 
 
-cdef object exponent_object(Node *node):
-    return number_object(node.slope[1], node.op == POW and node.flags & SECOND_INT)
-
-
 cdef str power_name(k):
     return oracle._power_name(k)
 
@@ -530,49 +516,18 @@ cdef inline bint is_reflected(object left, object right, str name):
     )
 
 
-cdef object power_of_huge(ClassInfo *info, object left, object k):
-    """Return left ** k for an int that a float may not hold: the oracle's own words."""
-    cdef Node *a = node_of(left)
-    cdef Node *node
-    cdef bint is_int, slope_is_int = False
-    cdef double slope = 0.0
-    sync_node(a)
-    x = data_object(a)
-    number = to_number(oracle._power(x, k), &is_int)
-    if not info.fresh & LATE:
-        slope = to_number(k * oracle._power(x, k - 1), &slope_is_int)
-    node = new_node(info_of(a), info_of(a).fresh, CUSTOM, 1)
-    node.data = number
-    node.slope[0] = slope
-    node.flags |= kept_ints(
-        info_of(a), (DATA_INT if is_int else 0) | (FIRST_INT if slope_is_int else 0)
-    )
-    incref(a)
-    node.child[0] = a
-    return OWNED(node)
-
-
 # ---------------------------------------------------------------- classes of Values
 
-def init_subclass(
-    cls, *, results=None, ints=None, grad=None, root=None, slope=None, late=None, relu=None,
-    attributes=None, **others
-):
-    """Choose a subclass's settings: `__init_subclass__` of Value, as the oracle's."""
-    super(Value, cls).__init_subclass__(**others)
-    chosen = {
-        "results": results, "ints": ints, "grad": grad, "root": root, "slope": slope,
-        "late": late, "relu": relu, "attributes": attributes,
-    }
-    settle(cls, {name: value for name, value in chosen.items() if value is not None})
+def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, **others):
+    """Choose a subclass's settings: `__init_subclass__` of Value, as the oracle's.
 
-
-cdef int settle(object cls, dict chosen) except -1:
-    """Write a new class's settings, and let its objects be nodes and nothing more if it can."""
+    Its objects are nodes and nothing more if they can.
+    """
     cdef TypeSlots *slots = <TypeSlots *><PyObject *>cls
     cdef bint has_room
-    if chosen:
-        cls._settings = oracle.settings_of(cls, chosen, ATTRIBUTES)
+    super(Value, cls).__init_subclass__(**others)
+    chosen = {"results": results, "relu": relu, "init": init, "attributes": attributes}
+    cls._settings = oracle.settings_of(cls, chosen, ATTRIBUTES)
     # A graph has no cycles, and a class with empty __slots__ can add none. A place on the
     # garbage collector's lists, which Python gives to every class of its own, costs time.
     has_room = (
@@ -581,7 +536,7 @@ cdef int settle(object cls, dict chosen) except -1:
         and (slots.tp_dictoffset == 0 or slots.tp_dictoffset == ATTRIBUTES_OFFSET)
     )
     if not has_room:
-        return 0
+        return
     if cls._settings.attributes and slots.tp_dictoffset == 0:
         slots.tp_dictoffset = ATTRIBUTES_OFFSET
         (<dict><object>slots.tp_dict)["__dict__"] = property(attributes_of)
@@ -591,7 +546,6 @@ cdef int settle(object cls, dict chosen) except -1:
     slots.tp_dealloc = dealloc_value
     slots.tp_vectorcall = <vectorcallfunc>call_quickly
     PyType_Modified(<PyTypeObject *>slots)
-    return 0
 
 
 def attributes_of(self):
@@ -618,9 +572,9 @@ cdef PyObject *call_value(
         if n == 1:
             number = to_number(<object>args[0], &is_int)
         info = class_info(<PyTypeObject *>kind)
+        if n == 1 and info.makes_leaves:
+            return <PyObject *>make_leaf(info, number, is_int)
         if info.makes_ours:
-            if n == 1:
-                return <PyObject *>make_leaf(info, number, is_int)
             node = OWNED(make_leaf(info, number, is_int))
             construct(node, <object>args[0], <object>args[1], <object>args[2] if n == 3 else ())
             incref(<PyObject *>node)
@@ -644,65 +598,37 @@ cdef PyObject *call_quickly(
     cdef double x
     cdef bint is_int
     if (
-        info is NULL or not info.makes_ours or names is not NULL or PyVectorcall_NARGS(nargsf) != 1
-        or not has_nodes(info, 1) or not is_quick_number(args[0], &x, &is_int)
+        info is NULL or not info.makes_leaves or names is not NULL
+        or PyVectorcall_NARGS(nargsf) != 1 or not has_nodes(info, 1)
+        or not is_quick_number(args[0], &x, &is_int)
     ):
         return written.call(kind, args, nargsf, names)
-    node = quick_node(info, info.fresh | (DATA_INT if is_int and info.keeps_ints else 0), LEAF, 0)
+    node = quick_node(info, info.fresh | (DATA_INT if is_int else 0), LEAF, 0)
     node.data = x
     return <PyObject *>node
 
 
 cdef PyObject *add_quickly(PyObject *left, PyObject *right) noexcept:
-    cdef ClassInfo *info
-    cdef Node *node = NULL
-    cdef double x = 0.0
-    cdef bint is_int = False
-    cdef Operands case
+    cdef Node *node
     if unlikely(n_free < 2):
         return with_more_nodes(add_quickly, written.add, left, right)
-    case = quick_operands(left, right, &info, &x, &is_int)
-    if case == NODES:
-        node = quick_add(info, <Node *>left, <Node *>right)
-    elif case == NODE_NUMBER:
-        node = quick_add_number(info, <Node *>left, x, is_int)
-    elif case == NUMBER_NODE and x != 0.0:
-        node = quick_add_number(info, <Node *>right, x, is_int)
+    node = quick_result(ADDITION, left, right)
     return <PyObject *>node if node is not NULL else written.add(left, right)
 
 
 cdef PyObject *multiply_quickly(PyObject *left, PyObject *right) noexcept:
-    cdef ClassInfo *info
-    cdef Node *node = NULL
-    cdef double x = 0.0
-    cdef bint is_int = False
-    cdef Operands case
+    cdef Node *node
     if unlikely(n_free < 2):
         return with_more_nodes(multiply_quickly, written.multiply, left, right)
-    case = quick_operands(left, right, &info, &x, &is_int)
-    if case == NODES:
-        node = quick_multiply(info, <Node *>left, <Node *>right)
-    elif case == NODE_NUMBER:
-        node = quick_multiply_number(info, <Node *>left, x, is_int)
-    elif case == NUMBER_NODE:
-        node = quick_multiply_number(info, <Node *>right, x, is_int)
+    node = quick_result(MULTIPLICATION, left, right)
     return <PyObject *>node if node is not NULL else written.multiply(left, right)
 
 
 cdef PyObject *subtract_quickly(PyObject *left, PyObject *right) noexcept:
-    cdef ClassInfo *info
-    cdef Node *node = NULL
-    cdef double x = 0.0
-    cdef bint is_int = False
-    cdef Operands case
+    cdef Node *node
     if unlikely(n_free < 3):
         return with_more_nodes(subtract_quickly, written.subtract, left, right)
-    case = quick_operands(left, right, &info, &x, &is_int)
-    if case == NODES:
-        node = quick_subtract(info, <Node *>left, <Node *>right)
-    elif case == NODE_NUMBER:
-        x = 0.0 if is_int and x == 0.0 else -x  # the int 0 has no sign to turn
-        node = quick_add_number(info, <Node *>left, x, is_int)
+    node = quick_result(SUBTRACTION, left, right)
     return <PyObject *>node if node is not NULL else written.subtract(left, right)
 
 
@@ -739,62 +665,30 @@ cdef double compute_nodes(Entry *computed, Py_ssize_t n) except? -1.0:
     """Compute nodes one by one, each from its children, as new graphs would hold them."""
     cdef Py_ssize_t i
     for i in range(n):
-        compute(computed[i].node)
+        compute_anew(computed[i].node)
     return computed[n - 1].node.data
 
 
-cdef int compute(Node *node) except -1:
+cdef int compute_anew(Node *node) except -1:
     """Make a node, or a constant, what it would be in a new graph over its children."""
-    cdef Node *a = node.child[0]
-    cdef Node *b = node.child[1]
-    cdef ClassInfo *info = info_of(node)
-    cdef uint32_t ints = FIRST_INT | SECOND_INT
+    cdef Node *largest
     cdef int raises
-    cdef double y = 0.0
-    if node.op == ADD:
-        ints = add_rule(&node.data, a.data, b.data, are_ints(a, b))
-        if not info.float_slope:
-            ints |= FIRST_INT | SECOND_INT
-    elif node.op == MUL:
-        ints = mul_rule(
-            &node.data, &node.slope[0], &node.slope[1], a.data, b.data, ints_of_two(a, b)
-        )
-    elif is_unary(node.op):
-        ints = (FIRST_INT if a.flags & DATA_INT else 0)
-        if node.op == POW:
-            ints |= node.flags & SECOND_INT
-        raises = apply_unary(node.op, &y, &node.slope[0], a.data, node.slope[1], &ints, False)
-        if node.flags & LATE:
-            raises &= RAISES_NUMBER
-        if raises:
-            raise_of_unary(node.op, data_object(a), exponent_object(node), raises)
-        node.data = y
-        if node.op == POW:
-            ints |= node.flags & SECOND_INT
-    elif node.op == MAXIMUM:
-        maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
-        ints = (a if node.slope[0] == 1.0 else b).flags & DATA_INT
-    elif node.op == WHERE:
-        compute_where(node, info.keeps_ints)
-        ints = node.flags & DATA_INT
-    elif node.op == NEG_MAX:
-        a = largest_of(node.block.children, node.block.n_children)
-        node.data = -a.data
-        ints = a.flags & DATA_INT
-        if ints and node.data == 0.0:
-            node.data = 0.0  # no int is -0.0
+    if node.op == NEG_MAX:
+        largest = largest_of(node.block.children, node.block.n_children)
+        node.data = -largest.data
+        node.flags &= ~<uint16_t>DATA_INT
+        if largest.flags & DATA_INT:
+            node.data += 0.0  # no int is -0.0
+            node.flags |= DATA_INT
     elif node.op == OPERATION:
         compute_operation(node)
-        ints = node.flags & DATA_INT
+    elif node.op != LEAF:
+        raises = compute_node(node.op, info_of(node), node)
+        if raises:
+            raise_of(node, raises)
     elif not node.flags & CONSTANT:
         return 0  # a constant that a tape has made its input since
-    else:
-        ints = node.flags & DATA_INT
-    node.flags = (
-        (node.flags & ~<uint16_t>(DATA_INT | FIRST_INT | SECOND_INT | GRAD_INT))
-        | kept_ints(info, ints) | (info.fresh & GRAD_INT)
-    )
-    node.grad = 0.0
+    set_grad(node, 0.0, True)
     return 0
 
 
@@ -880,7 +774,6 @@ The nodes a value depends on, in the order in which they are finished.
     cdef list numbers          # of the leaves, at the last forward by nodes
     cdef uint64_t seen         # n_changes when this tape last wrote to nodes
     cdef Py_ssize_t n_compiled
-    cdef bint float_root
 
     def __cinit__(self, loss, inputs=None):
         if not isinstance(loss, Value):
@@ -897,7 +790,6 @@ The nodes a value depends on, in the order in which they are finished.
                 sync_node(node_of(value))
                 node_of(value).flags &= ~<uint16_t>CONSTANT
         sync_node(node_of(loss))
-        self.float_root = info_of(node_of(loss)).float_root
         self.entries = own_walk(node_of(loss), FOR_TAPE, &self.n)
         if inputs is None:
             return
@@ -987,7 +879,7 @@ cdef int compile_tape(Tape tape) except -1:
     tape.n_compiled += 1
     compile_program(
         &tape.program, tape.entries, tape.n, tape.computed, tape.n_computed,
-        <Node **>PySequence_Fast_ITEMS(tape.inputs), len(tape.inputs), tape.float_root,
+        <Node **>PySequence_Fast_ITEMS(tape.inputs), len(tape.inputs),
     )
     return 0
 
@@ -1009,7 +901,6 @@ cdef Entry *own_walk(Node *root, Purpose purpose, Py_ssize_t *n) except NULL:
 
 
 cdef inline int write_leaf(Node *node, double number, bint is_int) except -1:
-    is_int = is_int and info_of(node).keeps_ints
     node.data = number
     node.flags = (node.flags & ~<uint16_t>DATA_INT) | (DATA_INT if is_int else 0)
     return 0
@@ -1151,7 +1042,7 @@ cdef int write_numbers(Tape tape) except -1:
         write_leaves(leaves, numbers)
         compute_nodes(tape.computed, tape.n_computed)
         if tape.state == BACKWARD_DONE:
-            play(tape.entries, tape.n, tape.float_root)
+            play(tape.entries, tape.n)
     finally:
         write_leaves(leaves, [data for data, _ in now])
         for leaf, (_, grad) in zip(leaves, now):
@@ -1190,14 +1081,14 @@ cdef int play_back(Tape tape) except -1:
     if tape.state == FORWARD_DONE and tape.by_nodes:
         if tape.seen != n_changes:
             write_numbers(tape)
-        play(tape.entries, tape.n, tape.float_root)
+        play(tape.entries, tape.n)
         tape.state = BACKWARD_DONE
         changed(tape)
         return 0
     refresh(tape)  # a second time gradients inside count, as in any graph
     for i in range(tape.n):
         sync_node(tape.entries[i].node)
-    play(tape.entries, tape.n, tape.float_root)
+    play(tape.entries, tape.n)
     changed(tape)
     return 0
 
@@ -1494,9 +1385,11 @@ cdef object new_neg_max(ClassInfo *info, tuple values, Node *largest, object sib
     return value
 
 
-cdef Block *block_of(tuple values) except NULL:
-    cdef Block *block = new_block(len(values), 0)
+cdef Block *block_of(tuple values, Py_ssize_t n_slopes=0) except NULL:
+    """Return a block of values, whose local gradients, if it has room for them, are floats."""
+    cdef Block *block = new_block(len(values), n_slopes)
     cdef Py_ssize_t i
+    memset(block.ints, 0, n_slopes)
     for i in range(len(values)):
         block.children[i] = node_of(values[i])
         incref(block.children[i])
@@ -1683,7 +1576,7 @@ def maximum(a, b):
     if is_recording(a, b, b):
         return plain("maximum")(a, b)
     a, b = as_values((a, b))
-    return OWNED(make_maximum(info_of(node_of(a)), node_of(a), node_of(b)))
+    return OWNED(make_two(MAXIMUM, info_of(node_of(a)), node_of(a), node_of(b)))
 
 
 def where(condition, a, b):
@@ -1693,8 +1586,17 @@ def where(condition, a, b):
     """
     if is_recording(condition, a, b):
         return plain("where")(condition, a, b)
-    condition, a, b = as_values((condition, a, b))
-    return OWNED(make_where(info_of(node_of(a)), node_of(condition), node_of(a), node_of(b)))
+    cdef tuple values = tuple(as_values((condition, a, b)))
+    cdef ClassInfo *info = info_of(node_of(values[1]))
+    cdef Node *node = make_leaf(info, 0.0, False)
+    out = OWNED(node)
+    for value in values:
+        sync_node(node_of(value))
+    node.block = block_of(values, 3)
+    node.op = WHERE
+    node.n = IN_BLOCK
+    compute_node(WHERE, info, node)
+    return out
 
 
 cdef bint is_recording(a, b, c) except -1:

@@ -9,7 +9,7 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t
 
 from node cimport (
-    FIRST_INT, GRAD_INT, LATE, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, fill_info,
+    FIRST_INT, GRAD_INT, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, fill_info,
     is_simple, set_fill_info, set_value_info, type_of, unlikely, value_info, value_type,
 )
 from rules cimport POSITIVE, RECTIFIES
@@ -26,6 +26,7 @@ cdef extern from *:
     static PyObject *member_keys[N_MEMBERS];
     static PyObject *members[N_MEMBERS];
     static PyObject *settings_key = NULL;
+    static PyObject *init_key = NULL;
     static void *value_init = NULL;
     static void *value_new = NULL;
     static ClassInfo no_info;
@@ -35,6 +36,7 @@ cdef extern from *:
     PyObject *member_keys[13]
     PyObject *members[13]
     PyObject *settings_key
+    PyObject *init_key
     void *value_init
     void *value_new
     ClassInfo no_info
@@ -42,8 +44,6 @@ cdef extern from *:
     bint PyType_IsSubtype(PyTypeObject *, PyTypeObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     PyObject *PyDict_GetItem(PyObject *, PyObject *) noexcept
-    bint is_float "PyFloat_CheckExact"(PyObject *)
-    PyObject *Py_True
     PyObject *Py_None
 
 
@@ -61,12 +61,8 @@ cdef extern from *:
     }
 
     static INLINED ClassInfo *quick_info(PyTypeObject *kind) {
-        ClassInfo *info = value_info;
-        if (kind != value_type) {
-            info = *bucket_of(kind);
-            if (info == NULL || info->type != kind) return NULL;
-        }
-        return info->quick == kind->tp_version_tag ? info : NULL;
+        ClassInfo *info = known_info(kind);
+        return info != NULL && info->is_quick ? info : NULL;
     }
     """
     ClassInfo *quick_info(PyTypeObject *) noexcept
@@ -122,7 +118,7 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
         info.type = kind
         info.next = bucket_of(kind)[0]
         bucket_of(kind)[0] = info
-        info.version = info.quick = NO_VERSION
+        info.version = NO_VERSION
     if info.version != (<TypeSlots *>kind).tp_version_tag:
         fill_info(info)
     return info
@@ -142,45 +138,38 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
     cdef TypeSlots *slots = <TypeSlots *>kind
     cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
     cdef Py_ssize_t i
-    info.makes_ours = info.in_lists = info.is_simple = False
+    info.makes_ours = info.makes_leaves = info.in_lists = info.is_simple = info.is_quick = False
     info.ours = 0
     info.result = NULL
     info.version = slots.tp_version_tag or NO_VERSION
-    info.quick = NO_VERSION
     if not PyType_IsSubtype(kind, value_type):
         return
     info.result = kind
     if PyTuple_GET_ITEM(settings, 0) != Py_None:
         info.result = <PyTypeObject *>PyTuple_GET_ITEM(settings, 0)
         settings = _PyType_Lookup(info.result, settings_key)
-    info.keeps_ints = PyTuple_GET_ITEM(settings, 1) == Py_True
-    info.fresh = 0 if is_float(PyTuple_GET_ITEM(settings, 2)) else GRAD_INT
-    info.float_root = is_float(PyTuple_GET_ITEM(settings, 3))
-    info.float_slope = is_float(PyTuple_GET_ITEM(settings, 4))
-    if PyTuple_GET_ITEM(settings, 5) == Py_True:
-        info.fresh |= LATE
-    info.relu = RECTIFIES if <object>PyTuple_GET_ITEM(settings, 6) == "not negative" else POSITIVE
+    info.relu = RECTIFIES if <object>PyTuple_GET_ITEM(settings, 1) == "not negative" else POSITIVE
+    info.keeps_ints = True
+    info.fresh = GRAD_INT
+    info.fresh_sum = GRAD_INT | FIRST_INT | SECOND_INT
     info.is_simple = is_simple(info.result)
-    info.makes_ours = (
-        slots.tp_init == value_init and slots.tp_new == value_new
-        and info.result == kind and info.is_simple
-    )
-    info.fresh_sum = info.fresh | (0 if info.float_slope else FIRST_INT | SECOND_INT)
+    info.makes_leaves = slots.tp_new == value_new and info.result == kind and info.is_simple
+    info.makes_ours = info.makes_leaves and slots.tp_init == value_init
+    if not info.makes_ours:  # an `__init__` that may be left out: see the settings of Value
+        info.makes_leaves &= _PyType_Lookup(kind, init_key) == PyTuple_GET_ITEM(settings, 2)
     for i in range(N_MEMBERS):
         if _PyType_Lookup(kind, member_keys[i]) == members[i]:
             info.ours |= <uint32_t>1 << i
     info.in_lists = (
         info.ours == ALL_MEMBERS and info.is_simple and info.result == kind
-        and not info.fresh & LATE
     )
     info.version = slots.tp_version_tag or NO_VERSION
-    if info.is_simple and info.ours & DIFFERENCES == DIFFERENCES:
-        info.quick = info.version
+    info.is_quick = info.is_simple and info.ours & DIFFERENCES == DIFFERENCES
 
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:
     """Remember the members of Value as they are compiled."""
-    global settings_key, value_init, value_new
+    global init_key, settings_key, value_init, value_new
     cdef Py_ssize_t i
     cdef object name
     import sys
@@ -189,6 +178,7 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
         member_keys[i] = forever(name)
         members[i] = forever(<object>_PyType_Lookup(kind, member_keys[i]))
     settings_key = forever(sys.intern("_settings"))
+    init_key = forever(sys.intern("__init__"))
     value_init = (<TypeSlots *>kind).tp_init
     value_new = (<TypeSlots *>kind).tp_new
     set_fill_info(read_settings)

@@ -5,7 +5,6 @@ reference to a node of the class of its results; for `run` NULL without an excep
 the script's own code has to compute: an int beyond 2**53, and what raises.
 """
 
-from cpython.mem cimport PyMem_Free
 from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.math cimport signbit
@@ -13,14 +12,13 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MAX_FREE, MUL, NEG_MAX, POW, SECOND_INT, SUM, TANH, TRACKED, UNUSUAL, WHERE, Block,
-    ClassInfo, Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node,
-    incref, ints_of_two, is_simple, keep_node, n_free, new_block, new_node, refcount,
-    release_block, type_of, unlikely, value_type,
+    MAXIMUM, MAX_FREE, MUL, NEG_MAX, OWNED, POW, SECOND_INT, SUM, TRACKED, WHERE, Block, ClassInfo,
+    Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref,
+    ints_of_two, is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, unlikely,
+    value_type,
 )
 from rules cimport (
-    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule,
-    unary_name, where_rule,
+    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, unary_name, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
 from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
@@ -28,7 +26,7 @@ from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_
 
 cdef inline uint16_t kept_ints(ClassInfo *info, uint32_t ints) noexcept:
     """Return which results are ints in a class; its settings may say that data never is."""
-    if unlikely(ints & DATA_INT and not info.keeps_ints):
+    if FOR_RUN and ints & DATA_INT and not info.keeps_ints:
         ints &= ~<uint32_t>DATA_INT
     return <uint16_t>ints
 
@@ -69,98 +67,70 @@ cdef inline Node *with_children(Node *node, Node *a, Node *b) noexcept:
     return node
 
 
-cdef inline bint is_too_large(Node *a, Node *b, uint32_t made) noexcept:
-    """Return whether a result of ints is none, which a script's own would be."""
-    return FOR_RUN and are_ints(a, b) and not made & DATA_INT
+cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noexcept:
+    """Compute a node of an operation from its children: its number and local gradients.
+
+    Return RAISES_NUMBER or RAISES_SLOPE or both where Python raises, the number as it was; or 0
+    """
+    cdef Node *a = node.child[0]
+    cdef Node *b = node.child[1]
+    cdef uint32_t ints
+    cdef int raises
+    cdef double y = 0.0
+    if op == ADD:
+        ints = add_rule(&node.data, a.data, b.data, are_ints(a, b))
+        ints |= info.fresh_sum & (FIRST_INT | SECOND_INT)
+        node.slope[0] = node.slope[1] = 1.0
+    elif op == MUL:
+        ints = mul_rule(
+            &node.data, &node.slope[0], &node.slope[1], a.data, b.data, ints_of_two(a, b)
+        )
+    elif op == MAXIMUM:
+        maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
+        ints = (a if node.slope[0] == 1.0 else b).flags & DATA_INT
+    elif op == WHERE:
+        where_rule(
+            &node.data, node.block.slopes, 1, node.block.children[0].data,
+            node.block.children[1].data, node.block.children[2].data,
+        )
+        ints = node.block.children[1 if node.block.slopes[1] == 1.0 else 2].flags & DATA_INT
+    else:
+        ints = node.flags & SECOND_INT if op == POW else 0  # of its exponent
+        ints |= FIRST_INT if a.flags & DATA_INT else 0
+        raises = apply_unary(op, &y, &node.slope[0], a.data, node.slope[1], &ints, False)
+        if unlikely(raises):
+            return raises
+        node.data = y
+        if op == POW:
+            ints |= node.flags & SECOND_INT
+    node.flags = (node.flags & ~<uint16_t>(DATA_INT | FIRST_INT | SECOND_INT)) | kept_ints(
+        info, ints
+    )
+    return 0
+
+
+cdef inline Node *make_two(const Op op, ClassInfo *info, Node *a, Node *b) except? NULL:
+    """Return a node of an operation of two numbers."""
+    cdef Node *node
+    sync_both(a, b)
+    node = with_children(new_node(info, info.fresh, op, 2), a, b)
+    compute_node(op, info, node)
+    if FOR_RUN and are_ints(a, b) and not node.flags & DATA_INT:  # beyond 2**53
+        decref(node)
+        return NULL
+    return node
 
 
 cdef inline Node *make_add(ClassInfo *info, Node *a, Node *b) except? NULL:
-    cdef Node *node
-    cdef uint32_t ints = 0
-    cdef double y
     if not FOR_RUN and unlikely(a.op == SUM) and a is not b and (
         type_of(a) == info.result and can_grow(a)
     ):
         return grow_sum(info, a, b)
-    if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
-        sync_both(a, b)
-        ints = add_rule(&y, a.data, b.data, are_ints(a, b))
-        if is_too_large(a, b, ints):
-            return NULL
-        ints = kept_ints(info, ints)
-    else:
-        add_rule(&y, a.data, b.data, False)
-    node = new_node(info, info.fresh_sum | ints, ADD, 2)
-    node.data = y
-    node.slope[0] = node.slope[1] = 1.0
-    return with_children(node, a, b)
+    return make_two(ADD, info, a, b)
 
 
 cdef inline Node *make_mul(ClassInfo *info, Node *a, Node *b) except? NULL:
-    cdef Node *node
-    cdef uint32_t ints = 0
-    cdef double y, by_a, by_b
-    if unlikely((a.flags | b.flags) & (UNUSUAL | DATA_INT)):
-        sync_both(a, b)
-        ints = mul_rule(&y, &by_a, &by_b, a.data, b.data, ints_of_two(a, b))
-        if is_too_large(a, b, ints):
-            return NULL
-        ints = kept_ints(info, ints)
-    else:
-        mul_rule(&y, &by_a, &by_b, a.data, b.data, 0)
-    node = new_node(info, info.fresh | ints, MUL, 2)
-    node.data = y
-    node.slope[0] = by_a
-    node.slope[1] = by_b
-    return with_children(node, a, b)
-
-
-cdef inline Node *make_maximum(ClassInfo *info, Node *a, Node *b) except NULL:
-    cdef Node *node
-    sync_both(a, b)
-    node = new_node(info, info.fresh, MAXIMUM, 2)
-    maximum_rule(&node.data, &node.slope[0], &node.slope[1], a.data, b.data)
-    if (a if node.slope[0] == 1.0 else b).flags & DATA_INT and info.keeps_ints:
-        node.flags |= DATA_INT
-    return with_children(node, a, b)
-
-
-cdef inline Node *make_where(ClassInfo *info, Node *condition, Node *a, Node *b) except NULL:
-    cdef Node *node
-    cdef Block *block = NULL
-    sync_node(condition)
-    sync_both(a, b)
-    block = new_block(3, 3)
-    try:
-        node = new_node(info, info.fresh, LEAF, 0)
-    except MemoryError:
-        PyMem_Free(block)
-        raise
-    block.children[0] = condition
-    block.children[1] = a
-    block.children[2] = b
-    incref(condition)
-    incref(a)
-    incref(b)
-    node.block = block
-    node.op = WHERE
-    node.n = IN_BLOCK
-    compute_where(node, info.keeps_ints)
-    return node
-
-
-cdef inline void compute_where(Node *node, bint keeps_ints) noexcept:
-    cdef Block *block = node.block
-    cdef bint first
-    where_rule(
-        &node.data, block.slopes, 1,
-        block.children[0].data, block.children[1].data, block.children[2].data,
-    )
-    block.ints[0] = block.ints[1] = block.ints[2] = 0
-    first = block.slopes[1] == 1.0
-    node.flags &= ~<uint16_t>DATA_INT
-    if keeps_ints and block.children[1 if first else 2].flags & DATA_INT:
-        node.flags |= DATA_INT
+    return make_two(MUL, info, a, b)
 
 
 cdef inline Node *make_unary(
@@ -171,48 +141,41 @@ cdef inline Node *make_unary(
     For `run` k is the choice of a RELU or a TANH, as `ReluChoice` says or whether to square.
     """
     cdef Node *node
-    cdef double y = 0.0, slope = 0.0
-    cdef uint32_t ints
     cdef int raises
     sync_node(a)
-    ints = (FIRST_INT if a.flags & DATA_INT else 0) | (SECOND_INT if k_is_int else 0)
-    raises = apply_unary(op, &y, &slope, a.data, k, &ints, False)
-    if unlikely(raises):
-        if info.fresh & LATE:
-            raises &= RAISES_NUMBER
-        if FOR_RUN and raises:
-            return NULL
-        if raises:
-            raise_of_unary(op, data_object(a), number_object(k, k_is_int), raises)
-    if op == POW and k_is_int:
-        if FOR_RUN and a.flags & DATA_INT and k >= 0.0 and not (
-            ints & DATA_INT and (k < 1.0 or ints & FIRST_INT)
-        ):
-            return NULL
-        ints |= SECOND_INT
-    ints = kept_ints(info, ints)
-    node = new_node(info, info.fresh | ints, op, 1)
-    node.data = y
-    node.slope[0] = slope
-    node.slope[1] = k
+    node = new_node(info, info.fresh | (SECOND_INT if op == POW and k_is_int else 0), op, 1)
     incref(a)
     node.child[0] = a
+    node.slope[1] = k
+    raises = compute_node(op, info, node)
+    if FOR_RUN:
+        if info.fresh & LATE:
+            raises &= RAISES_NUMBER
+        if raises or op == POW and k_is_int and a.flags & DATA_INT and k >= 0.0 and not (
+            node.flags & DATA_INT and (k < 1.0 or node.flags & FIRST_INT)  # beyond 2**53
+        ):
+            decref(node)
+            return NULL
+    elif unlikely(raises):
+        _owner = OWNED(node)
+        raise_of(node, raises)
     return node
 
 
-cdef inline int raise_of_unary(uint32_t op, object x, object k, int raises) except -1:
+cdef inline object exponent_object(Node *node):
+    return number_object(node.slope[1], node.op == POW and node.flags & SECOND_INT)
+
+
+cdef inline int raise_of(Node *node, int raises) except -1:
     """Raise what Python raises for an operation of one number."""
-    if op != POW:
-        if raises & RAISES_NUMBER:
-            raise_math_error(unary_name(op), x)
-        if op == TANH:  # its own number, edited, has a square that overflows
-            raise_pow_error(1e200, 2)
-        1 / x  # of a logarithm, where backward reads the number
-    else:
-        if not raises & RAISES_NUMBER:
-            k = k - 1
-        # The oracle takes the float of an int that is beyond 2**53 as an int.
-        raise_pow_error(float(x) if type(k) is int and k >= 0 else x, k)
+    x = data_object(node.child[0])
+    if node.op != POW:
+        raise_math_error(unary_name(node.op), x)
+    k = exponent_object(node)
+    if not raises & RAISES_NUMBER:
+        k = k - 1
+    # The oracle takes the float of an int that is beyond 2**53 as an int.
+    raise_pow_error(float(x) if type(k) is int and k >= 0 else x, k)
     return 0
 
 
@@ -230,7 +193,7 @@ cdef inline Node *number_plus(ClassInfo *info, double number, bint is_int, Node 
     """Return number + a."""
     cdef Node *node
     cdef Node *constant
-    if not FOR_RUN and number == 0.0 and not signbit(number) and not info.fresh & LATE and (
+    if not FOR_RUN and number == 0.0 and not signbit(number) and (
         info.is_simple and info.result == type_of(a)
     ):
         node = start_sum(info, a, is_int and info.keeps_ints)

@@ -271,7 +271,8 @@ cdef extern from *:
         uint8_t is_simple;      /* whether its objects are nodes and nothing more */
         uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
         uint8_t makes_ours;     /* whether its constructor is that of Value, and simple */
-        unsigned int quick;     /* version, if its operators + - * are Value's; or NO_VERSION */
+        uint8_t makes_leaves;   /* whether it is, given a number alone */
+        uint8_t is_quick;       /* whether its operators + - * are Value's, and is_simple */
         uint32_t ours;          /* which operators are Value's: see Members of classes.pxd */
     } ClassInfo;
     #define N_BUCKETS 64
@@ -303,7 +304,8 @@ cdef extern from *:
         uint8_t is_simple
         uint8_t in_lists
         uint8_t makes_ours
-        unsigned int quick
+        uint8_t makes_leaves
+        uint8_t is_quick
         uint32_t ours
     ClassInfo *value_info
     void set_value_info(ClassInfo *)

@@ -8,16 +8,16 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t
 
 from classes cimport (
-    ADDITION, DIFFERENCES, DIVISION, MULTIPLICATION, PRODUCTS, QUOTIENTS, REFLECTED, SUBTRACTION,
-    SUMS, WITH_NUMBER, guards_hold, ours, quick_info,
+    ADDITION, DIVISION, MULTIPLICATION, PRODUCTS, QUOTIENTS, REFLECTED, SUBTRACTION, SUMS,
+    WITH_NUMBER, guards_hold, ours, quick_info,
 )
 from make cimport (
     make_add, make_constant, make_mul, make_neg, make_unary, number_plus, with_children,
 )
 from node cimport (
-    ADD, CONSTANT, DATA_BOXED, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, OWNED, POW, RECTIFY,
-    RELU, SUM, UNUSUAL, ClassInfo, Node, are_ints, has_nodes, incref, ints_of_two, quick_node,
-    type_of, unlikely,
+    ADD, CONSTANT, DATA_BOXED, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, OWNED, POW, RECTIFY, RELU,
+    SUM, UNUSUAL, ClassInfo, Node, are_ints, has_nodes, incref, ints_of_two, quick_node, type_of,
+    unlikely,
 )
 from rules cimport POSITIVE, RECTIFIES, add_rule, mul_rule, relu_rule
 from scalar cimport NO_ERROR, PowError, pow_or_error, raise_pow_error
@@ -82,19 +82,19 @@ cdef inline bint is_number(PyObject *x, double *number, bint *is_int) noexcept:
 
 
 cdef inline Operands operands(
-    PyObject *left, PyObject *right, const uint32_t direct, const uint32_t reflected,
-    const uint32_t number, ClassInfo **info, double *x, bint *is_int
+    const uint32_t operator, PyObject *left, PyObject *right, ClassInfo **info, double *x,
+    bint *is_int,
 ) noexcept:
-    """Return what the operands are; direct, reflected, number: the members that each case calls.
+    """Return what the operands are, where their classes have the usual operators; else GENERIC.
 
+    For `run` the operator, ADDITION to DIVISION, is the usual one between these operands.
     Writes:  info, of the class of the left node, or of the only one; x, is_int
     """
     cdef bint same = type_of(left) == type_of(right)
-    cdef ClassInfo *other
     if FOR_RUN:
-        info[0] = ours(left, direct if same else number)
+        info[0] = ours(left, operator if same else operator * WITH_NUMBER)
         if info[0] is NULL and not same:
-            info[0] = ours(right, reflected)
+            info[0] = ours(right, operator * REFLECTED)
             if info[0] is NULL or unlikely(
                 (<Node *>right).flags & DATA_BOXED or not guards_hold(info[0])
             ):
@@ -106,37 +106,20 @@ cdef inline Operands operands(
         ):
             return GENERIC
         return NODES if same else NODE_NUMBER if is_number(right, x, is_int) else GENERIC
-    info[0] = ours(left, direct)
-    if same:
-        return NODES if info[0] is not NULL else GENERIC
-    other = NULL if is_float(right) else ours(right, direct)
-    if info[0] is not NULL:
-        if other is not NULL:
-            return NODES
-        return NODE_NUMBER if is_number(right, x, is_int) else GENERIC
-    info[0] = other
-    return NUMBER_NODE if other is not NULL and is_number(left, x, is_int) else GENERIC
-
-
-# ------------------------------------------------------------------ the usual operands
-
-cdef inline Operands quick_operands(
-    PyObject *left, PyObject *right, ClassInfo **info, double *x, bint *is_int
-) noexcept:
-    """Return what operands are whose class has Value's operators; GENERIC, if that takes long.
-
-    Writes:  as operands
-    """
     info[0] = quick_info(type_of(left))
     if info[0] is not NULL:
-        if type_of(right) == type_of(left):
+        if same:
             return NODES
-        return NODE_NUMBER if is_quick_number(right, x, is_int) else GENERIC
+        if is_quick_number(right, x, is_int):
+            return NODE_NUMBER
+        return NODES if quick_info(type_of(right)) is not NULL else GENERIC
     if not is_quick_number(left, x, is_int):
         return GENERIC
     info[0] = quick_info(type_of(right))
     return NUMBER_NODE if info[0] is not NULL else GENERIC
 
+
+# ------------------------------------------------------------------ the usual operands
 
 cdef inline Node *quick_constant(ClassInfo *info, double x, bint is_int) noexcept:
     cdef uint32_t flags = DATA_INT if is_int and info.keeps_ints else 0
@@ -233,6 +216,34 @@ cdef inline Node *quick_relu(Node *a) noexcept:
     return node
 
 
+cdef inline Node *quick_result(const uint32_t operator, PyObject *left, PyObject *right) noexcept:
+    """Return the sum, product or difference of usual operands, or NULL."""
+    cdef ClassInfo *info
+    cdef double x = 0.0
+    cdef bint is_int = False
+    cdef Operands case = operands(operator, left, right, &info, &x, &is_int)
+    if case == NODES:
+        if operator == ADDITION:
+            return quick_add(info, <Node *>left, <Node *>right)
+        if operator == MULTIPLICATION:
+            return quick_multiply(info, <Node *>left, <Node *>right)
+        if type_of(left) == type_of(right):  # else -right is of another class
+            return quick_subtract(info, <Node *>left, <Node *>right)
+        return NULL
+    if case == NUMBER_NODE:
+        if operator == SUBTRACTION or operator == ADDITION and x == 0.0:  # 0 begins a sum
+            return NULL
+        left = right
+    elif case == NODE_NUMBER:
+        if operator == SUBTRACTION:
+            x = 0.0 if is_int and x == 0.0 else -x  # the int 0 has no sign to turn
+    else:
+        return NULL
+    if operator == MULTIPLICATION:
+        return quick_multiply_number(info, <Node *>left, x, is_int)
+    return quick_add_number(info, <Node *>left, x, is_int)
+
+
 # ---------------------------------------------------------------------- all operands
 
 cdef inline Node *add_constant(ClassInfo *info, void *left, double x, bint is_int) except? NULL:
@@ -255,10 +266,7 @@ cdef inline Node *add(PyObject *left, PyObject *right) except? NULL:
     cdef ClassInfo *info
     cdef double x = 0.0
     cdef bint is_int = False
-    cdef Operands case = operands(
-        left, right, ADDITION if FOR_RUN else SUMS, ADDITION * REFLECTED,
-        ADDITION * WITH_NUMBER, &info, &x, &is_int,
-    )
+    cdef Operands case = operands(ADDITION, left, right, &info, &x, &is_int)
     if case == NODES:
         return make_add(info, <Node *>left, <Node *>right)
     if case == NODE_NUMBER:
@@ -272,10 +280,7 @@ cdef inline Node *multiply(PyObject *left, PyObject *right) except? NULL:
     cdef ClassInfo *info
     cdef double x = 0.0
     cdef bint is_int = False
-    cdef Operands case = operands(
-        left, right, MULTIPLICATION if FOR_RUN else PRODUCTS, MULTIPLICATION * REFLECTED,
-        MULTIPLICATION * WITH_NUMBER, &info, &x, &is_int,
-    )
+    cdef Operands case = operands(MULTIPLICATION, left, right, &info, &x, &is_int)
     if case == NODES:
         return make_mul(info, <Node *>left, <Node *>right)
     if case == NODE_NUMBER:
@@ -290,10 +295,7 @@ cdef inline Node *subtract(PyObject *left, PyObject *right) except? NULL:
     cdef Node *negative
     cdef double x = 0.0
     cdef bint is_int = False
-    cdef Operands case = operands(
-        left, right, SUBTRACTION if FOR_RUN else DIFFERENCES, SUBTRACTION * REFLECTED,
-        SUBTRACTION * WITH_NUMBER, &info, &x, &is_int,
-    )
+    cdef Operands case = operands(SUBTRACTION, left, right, &info, &x, &is_int)
     if case == NODE_NUMBER:  # the int 0 has no sign to turn
         return add_constant(info, left, 0.0 if is_int and x == 0.0 else -x, is_int)
     if case == GENERIC:
@@ -314,11 +316,10 @@ cdef inline Node *divide(PyObject *left, PyObject *right) except? NULL:
     cdef double x = 0.0, reciprocal
     cdef bint is_int = False
     cdef PowError error = NO_ERROR
-    cdef Operands case = operands(
-        left, right, DIVISION if FOR_RUN else QUOTIENTS, DIVISION * REFLECTED,
-        DIVISION * WITH_NUMBER, &info, &x, &is_int,
-    )
-    if case == GENERIC:
+    cdef Operands case = operands(DIVISION, left, right, &info, &x, &is_int)
+    if case == GENERIC or not FOR_RUN and (
+        info.ours & QUOTIENTS != QUOTIENTS or case == NODES and ours(right, QUOTIENTS) is NULL
+    ):
         return NULL
     if case == NODE_NUMBER:
         reciprocal = pow_or_error(x, -1.0, &error)

@@ -23,8 +23,8 @@ from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
 from node cimport (
-    ADD, CONSTANT, DATA_INT, EXP, LATE, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW,
-    RECTIFY, RELU, SECOND_INT, SIGMOID, TANH, WHERE, Node, children_of, decref, incref,
+    ADD, CONSTANT, DATA_INT, EXP, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW, RECTIFY,
+    RELU, SECOND_INT, SIGMOID, TANH, WHERE, Node, children_of, decref, incref,
 )
 from rules cimport is_unary
 from walk cimport Entry, grow
@@ -139,7 +139,7 @@ cdef inline void free_program(Program *program) noexcept:
 
 cdef inline int compile_program(
     Program **out, Entry *entries, Py_ssize_t n, Entry *computed, Py_ssize_t n_computed,
-    Node **inputs, Py_ssize_t n_inputs, bint float_root,
+    Node **inputs, Py_ssize_t n_inputs,
 ) except -1:
     """Write a tape's program to out; NULL if it has to be computed node by node."""
     cdef Program *program
@@ -149,7 +149,7 @@ cdef inline int compile_program(
     if n > MAX_NODES or n_computed > MAX_NODES:
         return 0
     for i in range(n_computed):
-        if computed[i].node.op == OPERATION or computed[i].node.flags & LATE:
+        if computed[i].node.op == OPERATION:
             return 0
     program = <Program *>PyMem_Calloc(1, sizeof(Program))
     if program is NULL:
@@ -160,7 +160,7 @@ cdef inline int compile_program(
     fits = find_nodes(program, entries, n, computed, n_computed, inputs)
     if fits:
         find_kinds(program, computed, n_computed)
-        find_grad_kinds(program, entries, n, float_root)
+        find_grad_kinds(program, entries, n)
         has_program = ints_are_known(program, entries, n)
     if fits and has_program:
         fits = (
@@ -328,9 +328,7 @@ cdef inline Kind slope_kind(Program *program, Node *node, Py_ssize_t j) noexcept
     return INTS if node.op == RECTIFY else FLOATS
 
 
-cdef inline void find_grad_kinds(
-    Program *program, Entry *entries, Py_ssize_t n, bint float_root
-) noexcept:
+cdef inline void find_grad_kinds(Program *program, Entry *entries, Py_ssize_t n) noexcept:
     """Find which gradients are ints, if all begin as ints."""
     cdef Py_ssize_t i, j, n_children
     cdef Node *node
@@ -339,7 +337,7 @@ cdef inline void find_grad_kinds(
     cdef NodeInfo *child
     cdef Kind kind
     info = info_of_node(program, entries[n - 1].node)
-    info.grad_kind = FLOATS if float_root else INTS
+    info.grad_kind = INTS
     info.is_reached = True
     for i in range(n - 1, -1, -1):
         node = entries[i].node

@@ -19,9 +19,8 @@ from libc.string cimport memcpy, memset
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, OWNED, PLAYED,
-    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, are_ints, decref,
-    free_node, has_nodes, incref, ints_of_two, new_node, quick_node, refcount, take_node,
-    type_of, unlikely,
+    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, are_ints, decref, free_node,
+    has_nodes, incref, ints_of_two, new_node, quick_node, refcount, take_node, type_of, unlikely,
 )
 from rules cimport add_rule, mul_rule
 

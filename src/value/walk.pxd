@@ -4,7 +4,6 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.math cimport fabs
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
-from make cimport data_object, raise_of_unary
 from node cimport (
     BOXED, CALLS, CONSTANT, CUSTOM, DATA_INT, EXP, FIRST_INT, FOR_RUN, GRAD_INT, LATE, LEAF,
     LOGISTIC, MUL, NEG_MAX, PLAYED, POW, SECOND_INT, STALE, SUM, Node, Term, Terms, children_of,
@@ -257,39 +256,32 @@ cdef inline void add_int_part(Node *node, double slope, bint is_int, double grad
         add_to_grad(node, term)
 
 
-cdef inline int play(Entry *entries, Py_ssize_t n, bint float_root) except -1:
+cdef inline void play(Entry *entries, Py_ssize_t n) noexcept:
     """Apply the chain rule along a walk, last entry first, and clear the marks that it has left.
 
     Order:   entries n-1 to 0; within a node, children left to right; within a
              sum, terms last to first
     Writes:  grad of the last node, as 1. Adds to: grad of all other nodes
-    Raises:  what a late local gradient raises, with the entries after it played
     """
-    cdef Py_ssize_t i, j
-    cdef Node *node
-    set_grad(entries[n - 1].node, 1.0, not float_root)
+    cdef Py_ssize_t i
+    set_grad(entries[n - 1].node, 1.0, True)
     for i in range(n - 1, -1, -1):
-        node = entries[i].node
-        node.place = 0
-        if unlikely(not play_entry(node, entries[i].start, entries[i].stop)):
-            for j in range(i):
-                entries[j].node.place = 0
-            raise_of_unary(node.op, data_object(node.child[0]), exponent_of(node), RAISES_SLOPE)
-    return 0
+        entries[i].node.place = 0
+        play_entry(entries[i].node, entries[i].start, entries[i].stop)
 
 
 cdef inline bint play_entry(Node *node, uint32_t start, uint32_t stop) noexcept:
-    """Apply the chain rule to a node; False, with nothing done, if a late local gradient raises.
+    """Apply the chain rule to a node.
 
-    For `run` False too where an int may get beyond 2**53.
+    For `run` False, with nothing done, where a late local gradient raises, or an int may get
+    beyond 2**53.
     """
     cdef double grad = node.grad
-    if unlikely(node.flags & (GRAD_INT | LATE)):
-        if node.flags & LATE and node.op != LEAF:
+    if unlikely(node.flags & (GRAD_INT | LATE if FOR_RUN else GRAD_INT)):
+        if FOR_RUN and node.flags & LATE and node.op != LEAF:
             if node.op == CUSTOM:
-                if FOR_RUN:
-                    return True  # it has none
-            elif not late_slopes(node):
+                return True  # it has none
+            if not late_slopes(node):
                 return False
         if node.flags & GRAD_INT:
             if FOR_RUN and not ints_are_small(node):
@@ -335,12 +327,6 @@ cdef inline bint ints_are_small(Node *node) noexcept:
     for j in range(min(n, n_slopes)):
         small &= is_small(children[j], slopes[j], is_int_slope(node, j), node.grad)
     return small
-
-
-cdef inline object exponent_of(Node *node):
-    if node.flags & SECOND_INT:
-        return <long long>node.slope[1]
-    return node.slope[1]
 
 
 cdef inline void play_block(Node *node) noexcept:

@@ -9,11 +9,6 @@ from typing import Any
 
 CHOICES: dict[str, list[Any]] = {
     "results": ["own", "fixed"],
-    "ints": [False, True],
-    "grad": [0, 0.0],
-    "root": [1, 1.0],
-    "slope": [1, 1.0],
-    "late": [False, True],
     "relu": ["positive", "not negative"],
 }
 DATA = [0, 1, -1, 2, 3.5, -0.0, 2**53, -(2**53), 7, 0.1, math.inf]

@@ -112,16 +112,13 @@ def _settled(value: Any, attributes: tuple[str, ...]) -> list[Any]:
     class OfFixed(Fixed):
         pass
 
-    class Floats(value, ints=False, grad=0.0, root=1.0, slope=1.0):  # type: ignore[misc]
+    class Light(value, relu="not negative"):  # type: ignore[misc]
         __slots__ = ()
 
-    class Late(value, results="own", late=True, relu="not negative"):  # type: ignore[misc]
-        __slots__ = ()
-
-    class Heavy(value, results="own", grad=0.0, relu="not negative"):  # type: ignore[misc]
+    class Heavy(value, results="own", relu="not negative"):  # type: ignore[misc]
         pass
 
-    return [Own, Fixed, OfFixed, Floats, Late, Heavy]
+    return [Own, Fixed, OfFixed, Light, Heavy]
 
 
 def told(error: Exception) -> tuple[str, str]:
@@ -440,10 +437,7 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
             machine.nodes += [node for node in made if isinstance(node, engine.Value)]
         else:
             machine.seen.append((name, type(made).__name__))
-    try:
-        machine.nodes[-1].backward()
-    except ArithmeticError as error:  # of a late local gradient
-        machine.seen.append(("backward", *told(error)))
+    machine.nodes[-1].backward()
     made = [node for array in machine.arrays for node in array]
     machine.seen.append([_number(node.data) for node in machine.nodes + made])
     machine.seen.append([_number(node.grad) for node in machine.nodes + made])
@@ -462,11 +456,7 @@ def _nodes(roots: list[Any]) -> list[Any]:
                 number[id(child)] = len(found)
                 found.append(child)
             places.append(number[id(child)])
-        numbers = [_number(x) for x in (node.data, node.grad)]
-        try:
-            numbers += [_number(x) for x in node._local_grads]
-        except ArithmeticError as error:
-            numbers.append(told(error))
+        numbers = [_number(x) for x in (node.data, node.grad, *node._local_grads)]
         shown.append((type(node).__name__, numbers, places))
     return shown
 
