@@ -21,7 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         if given[:1] == ["run"]:  # the streams and errors of a script are its own
-            from microgpt import engine as engine
+            if not os.environ.keys().isdisjoint(("MICROGPT_ENGINE", "MICROGPT_SIMD")):
+                from microgpt import engine as engine  # refuses a wrong one; else it takes time
             from microgpt import run
         else:
             _prepare_streams()
