@@ -65,11 +65,17 @@ class Family:
     keywords: Any
     guards: Any
     has_slots: Any
+    is_weak: Any
     switches: Any
-
-class NodeBase:
+    own: Any
     data: Any
     grad: Any
+    stored_data: Any
+    stored_grad: Any
+
+class NodeBase:
+    _microgpt_data: Any
+    _microgpt_grad: Any
 
 class Base(NodeBase):
     __slots__ = ()

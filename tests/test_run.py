@@ -611,7 +611,6 @@ LEFT = {
     "data_rounded": "__init__ mentions round",
     "counts_nodes": "__init__ mentions COUNT",
     "own_metaclass": "metaclass",
-    "slot_that_is_set_later": "does not set its slot tag",
     "no_class_of_that_kind": None,
 }
 

@@ -336,16 +336,19 @@ print(c.data, a.grad, b.grad, type(c), isinstance(c, Value), isinstance(b, Wide)
 
 BASES_THAT_STAY = {
     "of_floats": "class Value(float):",
-    "with_a_metaclass": "class Value(__import__('abc').ABC):",
+    "with_a_metaclass": "class Value(metaclass=type('Meta', (type,), {})):",
     "whose_constructor_counts": "class Base:\n    n = []\n    def __init__(self):\n        Base.n.append(1)\n\n\nclass Value(Base):",
 }
 
 
 @pytest.mark.parametrize("name", BASES_THAT_STAY)
 def test_class_with_other_bases_stays(name):
-    outcome = same(
-        "import math\n\n\n" + edited(CLASS, ("class Value:", BASES_THAT_STAY[name])) + USE
-    )
+    source = edited(CLASS, ("class Value:", BASES_THAT_STAY[name]))
+    if "(Base)" in source:
+        source = edited(
+            source, ("self.data = data\n", "self.data = data\n        super().__init__()\n")
+        )
+    outcome = same("import math\n\n\n" + source + USE)
     assert outcome.replaced == []
 
 

@@ -25,6 +25,7 @@ FORBIDDEN = (
     "__setattr__ __getattribute__ __getattr__ __new__ __del__ __delattr__ __init_subclass__ "
     "__reduce__ __reduce_ex__ __getstate__ __setstate__ __dir__"
 ).split()
+LIBRARY = ("abc", "typing")  # of bases such as ABC, Generic and Protocol
 REQUIRED = ("__add__", "__mul__", "backward")
 # What an operator's own code calls: if that cannot be judged, neither can the operator.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -58,6 +59,7 @@ def members_of(cls: type) -> dict[str, tuple[type, Any]]:
     return {
         name: (base, member)
         for base in reversed(cls.__mro__[:-1])
+        if base.__module__ not in LIBRARY
         for name, member in base.__dict__.items()
     }
 
@@ -83,11 +85,11 @@ class Adoption:
         """
         if issubclass(original, _script.NodeBase):
             raise Refused("it is a subclass of a class that is replaced")
-        if type(original) is not type:
+        if type(original) is not type and type(original).__module__ not in LIBRARY:
             raise Refused(f"its metaclass is {type(original).__name__}")
         owners = members_of(original)
         for base in original.__mro__[1:-1]:
-            if type(base) is not type or not base.__flags__ & _HEAP_TYPE:
+            if not base.__flags__ & _HEAP_TYPE:
                 raise Refused(f"it is a subclass of {base.__name__}")
         for forbidden in FORBIDDEN:
             if forbidden in owners:
@@ -112,10 +114,6 @@ class Adoption:
     def judge(self) -> None:
         original, mentions = self.original, self.mentions
         with self.by_itself():
-            for base in original.__mro__[1:-1]:  # whose functions `super()` may call
-                for name, function in vars(base).items():
-                    if isinstance(function, types.FunctionType):
-                        self.require(name, function)
             for name in ("__init__", *REQUIRED):
                 self.require(name, self.members[name])
             self.observed = observed = Observed(original, self.members)
@@ -123,15 +121,13 @@ class Adoption:
             mentions.known.clear()
             mentions.hidden = set(observed.others)
             mentions.switches = observed.switches
-            mentions.in_closures = self.family.backward is None
+            mentions.has_closures = self.family.backward is not None
             for name in REQUIRED:
                 self.require(name, self.members[name])
         self.settings = dict(observed.settings)
         self.cls = cls = made(original, self.members, observed)
         sets = self.family.container in (set, frozenset)
-        self.here, self.there = (
-            probes.Probe(c, self.family.order, self.family.backward, sets) for c in (cls, original)
-        )
+        self.here, self.there = (probes.Probe(c, self.family, sets) for c in (cls, original))
         with _bound(original, cls, *self.place):
             self.choose()
         self.configure()
@@ -139,10 +135,14 @@ class Adoption:
             for free, cell in _cells(member):
                 if free == "__class__":  # of `super()`
                     cell.cell_contents = cls
-        loops.kinds.add(cls)
+        names = {self.family.data: loops.DATA, self.family.grad: loops.GRAD}
+        if names.keys() <= set(self.family.order):  # no properties
+            loops.kinds[cls] = names
 
     def require(self, name: str, function: Any) -> None:
+        self.mentions.in_backward = name == "backward"
         reason = self.mentions.reason(function)
+        self.mentions.in_backward = False
         if reason:
             raise Refused(f"{name} {reason}")
 
@@ -167,7 +167,13 @@ class Adoption:
             (instead.get(id(where), where), name, instead.get(id(value), value))
             for where, name, value in guards.values()
         ]
-        self.family.switches = self.mentions.read
+        self.family.switches = self.mentions.read | self.mentions.read_later
+        if self.mentions.read_later:
+            self.family.own |= {
+                _script.OPS[name.strip("_")]: self.members[name]
+                for name in ("__add__", "__mul__", "__pow__")
+                if name in self.members
+            }
         _script.configure(self.family, native=sum(self.bits.values()), **self.settings)
 
     def equal(self, kind: Any, *arguments: Any) -> bool:
@@ -182,7 +188,7 @@ class Adoption:
     def choose(self) -> None:
         family, cls = self.family, self.cls
         own_backward = cls.backward
-        cls.backward = calling(own_backward, _script.backward, result=self.result_of_backward())
+        cls.backward = calling(own_backward, *self.backward())
         reasons = self.reasons()
         constructor = family.positional or ("data",), family.keywords
         if family.positional is None or not self.equal(probes.constructor, *constructor):
@@ -215,12 +221,17 @@ class Adoption:
         self.own += [(name, reason) for name, reason in reasons.items() if reason]
         self.native = [*sorted(operators), *methods, "backward"]
 
-    def result_of_backward(self) -> str:
-        with self.by_itself(), suppress(Exception):
-            leaf = self.original(1.5)
-            if leaf.backward() is leaf:
-                return "self"
-        return "None"
+    def backward(self) -> tuple[Any, tuple[str, ...], str]:
+        """Return the compiled backward, no names, and what the script's own returns."""
+        compiled: Any = _script.backward
+        result, leaf = "None", self.cls(1.5)
+        own = self.members["backward"]
+        with suppress(Exception):
+            if own(leaf) is leaf:
+                result = "self"
+        if self.mentions.sets_limit:  # of recursion, which is seen later
+            compiled = lambda node: (own(leaf), _script.backward(node))[1]  # noqa: E731
+        return compiled, (), result
 
     def reasons(self) -> dict[str, str | None]:
         """Let all operators be compiled of which probes can speak; return why others are not."""
@@ -232,7 +243,7 @@ class Adoption:
                     reasons[name] = reasons[name] or f"needs {need}"
         with self.by_itself(), suppress(Exception):
             if not reasons["__neg__"]:
-                self.settings["minus_int"] = type((-self.original(2)).data) is int
+                self.settings["minus_int"] = type(self.observed.data(-self.original(2))) is int
         with self.by_itself(), suppress(Exception):
             if not reasons["__pow__"]:
                 self.observed.name_powers(self.original)
@@ -255,7 +266,7 @@ class Adoption:
         with self.by_itself():
             try:
                 nodes = [getattr(self.original(x), name)() for x in POINTS]
-                sample = [float(node.data).hex() for node in nodes]
+                sample = [float(self.observed.data(node)).hex() for node in nodes]
                 if sample == [x.hex() for x in POINTS]:
                     choices = [self.observed.relu(self.original, getattr(self.original, name))]
             except Exception:
@@ -276,6 +287,8 @@ class Adoption:
         for attribute in self.observed.others:
             family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
         setattr(self.cls, name, calling(self.members[name], getattr(_script, op)))
+        if self.mentions.read_later:
+            family.own[_script.OPS[op]] = self.members[name]
         for choice in choices:
             self.settings.update(choice)
             self.configure()

@@ -17,10 +17,13 @@ from typing import Any, cast
 from microgpt import _script
 from microgpt.run import probes
 from microgpt.run.mentions import early, short
+from microgpt.run.observed import DATA
 
 Compiled = Callable[..., Any]
 FOUND = "_microgpt_found"
-NAMES = frozenset("sum zip max len range enumerate data exp append float list map pow min".split())
+NAMES = frozenset(
+    (*DATA, *"sum zip max len range enumerate data exp append float list map pow min".split())
+)
 replaced: list[tuple[str, str, str]] = []  # place, name, what by
 _pending: list[types.FunctionType] = []
 _adoptions: list[Any] = []
@@ -122,8 +125,7 @@ def _rows(cls: type) -> list[tuple[list[Any], list[list[Any]]]]:
 def _equal(
     function: types.FunctionType, compiled: Compiled, cases: list[Any], adoption: Any
 ) -> bool:
-    family = adoption.family
-    probe = probes.Probe(adoption.cls, family.order, family.backward, sets=False)
+    probe = probes.Probe(adoption.cls, adoption.family, sets=False)
     for arguments in cases:
         described = []
         for call in (function, compiled):

@@ -29,7 +29,7 @@ ELEMENTS = "_microgpt_elements"
 MIN_ELEMENTS = 64  # below, the preparation takes longer than the loop
 MAX_INT = 2**53
 MAX_REGISTERS = 255
-FIELDS = {"data": 0, "grad": 1}
+DATA, GRAD = 0, 1
 ITEM = 2
 ADD, SUB, MUL, DIV, POW, NEG, SQRT, MAX, MIN = range(9)
 OF_ELEMENTS: dict[Any, int] = {math.sqrt: SQRT, max: MAX, min: MIN, pow: POW}
@@ -39,7 +39,8 @@ _PLAIN_LOOKUPS: tuple[Any, ...] = tuple(
 )
 SIMPLE = (float, int, bool, str, type(None))
 
-kinds: set[type] = set()  # the compiled classes whose nodes a loop may change
+# The compiled classes whose nodes a loop may change, with what they call data and grad.
+kinds: dict[type, dict[str, int]] = {}
 compiled: set[Loop] = set()  # the loops that have run as vectors, for the report
 
 
@@ -173,10 +174,11 @@ class _Element(_Proxy):
     """A node of the element; its value is its list's number."""
 
     def __getattr__(self, name: str) -> Any:
-        return self._microgpt_trace.load((self._microgpt_value, FIELDS[name]))
+        return self._microgpt_trace.load(self._microgpt_trace.field(self._microgpt_value, name))
 
     def __setattr__(self, name: str, number: Any) -> None:
-        self._microgpt_trace.store((self._microgpt_value, FIELDS[name]), number)
+        place = self._microgpt_trace.field(self._microgpt_value, name)
+        self._microgpt_trace.store(place, number)
 
 
 class _Number(_Proxy):
@@ -283,6 +285,9 @@ class _Trace:
         number, field = self.place(values)
         return _Element(self, number) if field is None else self.load((number, field))
 
+    def field(self, number: int, name: str) -> tuple[int, int]:
+        return number, kinds[type(self.sequences[number][0])][name]
+
     def load(self, place: tuple[int, int]) -> Any:
         if place not in self.current:
             register = self.register()
@@ -293,7 +298,7 @@ class _Trace:
 
     def store(self, place: tuple[int, int], number: Any) -> None:
         register, kind = self.operand(number)
-        if kind not in (FLOATS, float) and (kind, place[1]) != (0, FIELDS["grad"]):
+        if kind not in (FLOATS, float) and (kind, place[1]) != (0, GRAD):
             raise Unsupported
         self.current[place] = _Number(self, (register, kind))
         self.stored.add(place)

@@ -10,7 +10,9 @@ from __future__ import annotations
 import builtins
 import dis
 import math
+import operator
 import os
+import sys
 import types
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
@@ -28,9 +30,12 @@ SAFE_BUILTINS = frozenset(
 )
 SAFE_ATTRIBUTES = frozenset(
     "add append appendleft pop popleft reverse extend insert update discard remove union copy "
-    "get items keys values index count is_integer __class__ __init__ __name__ "
+    "get items keys values index count is_integer mul neg sub truediv Number Real Integral "
+    "__class__ __init__ __name__ getrecursionlimit "
     "__add__ __mul__ __radd__ __rmul__ __sub__ __neg__ __pow__ __truediv__ over seen".split()
 )
+OPERATORS = [getattr(operator, name) for name in "add mul neg pow sub truediv".split()]
+SAFE_MODULES = "numbers typing __future__ collections operator sys".split()
 SIMPLE = (bool, int, float, str, type(None))
 MARKS = (types.CodeType, types.ModuleType, Loop)  # constants that are code, or stand for ours
 early: dict[int, types.FunctionType] = {}  # made before their `def` runs, by the id of their code
@@ -63,9 +68,13 @@ class Mentions:
         self.builtins: set[str] = set()  # that it calls
         self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.switches: Collection[str] = ()  # of these, those whose change a node notices
-        self.in_closures = True  # whether it is noticed by functions inside of methods
-        self.read: set[str] = set()  # switches that are read
+        self.has_closures = False  # whether functions inside of methods run later
+        self.in_backward = False  # whether that is judged
+        self.sets_limit = False  # of recursion, in backward
+        self.read: set[str] = set()  # switches that methods read
+        self.read_later: set[str] = set()  # and functions inside of them
         self.guards: list[tuple[Any, str, Any]] = []
+        self.constants: set[str] = set()  # members of enumerations
         self.known: dict[Any, str | None] = {}
         self.early: list[tuple[dict[str, Any], str]] = []
 
@@ -93,19 +102,22 @@ class Mentions:
                 yield REFUSED[instruction.opname].format(name)
             elif instruction.opname in GLOBALS:
                 yield from self._global(function, name)
-            elif instruction.opname == "IMPORT_NAME" and name != "math":
+            elif instruction.opname == "IMPORT_NAME" and name not in ("math", "sys"):
                 yield f"imports {name}"
             elif instruction.opname in CONSTANTS:
                 following = [other.opname for other in instructions[number + 1 : number + 3]]
                 is_kept = following[-1:] == ["STORE_ATTR"] and following[0].startswith("LOAD_FAST")
+                before = [other.argval for other in instructions[max(0, number - 8) : number]]
+                is_kept = is_kept or "setrecursionlimit" in before
                 if not (is_kept or isinstance(name, MARKS) or _is_plain_constant(name)):
                     yield f"mentions {name!r}"
             elif instruction.opname == "STORE_ATTR":
-                if name not in self.attributes:
+                if type(self.members.get(name, (None, None))[1]) is property:
+                    yield from self._attribute(name, False)
+                elif name not in self.attributes:
                     yield f"sets {name}"
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR"):
-                is_inside = code is not function.__code__
-                yield from self._attribute(name, self.in_closures or not is_inside)
+                yield from self._attribute(name, code is not function.__code__)
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
             if name in ("__class__", self.name):
                 continue
@@ -116,24 +128,32 @@ class Mentions:
             else:
                 yield from self._value(name, value)
 
-    def _attribute(self, name: str, is_noticed: bool) -> Iterator[str]:
-        if name in self.switches and is_noticed:
-            self.read.add(name)
+    def _attribute(self, name: str, is_inside: bool) -> Iterator[str]:
+        if name in self.switches:
+            (self.read_later if is_inside and self.has_closures else self.read).add(name)
         elif name in self.hidden:
             yield f"reads {name}"
-        owner, member = self.members.get(name, (None, None))
-        safe = name in SAFE_ATTRIBUTES or hasattr(math, name)
-        if name in self.attributes or (safe and owner is None):
-            return
-        function = getattr(member, "__func__", member)
-        if isinstance(function, types.FunctionType):
-            reason = self.reason(function)
-            if reason:
-                yield f"calls {name}, which {reason}"
-        elif owner and type(member) in SIMPLE:
-            self.guards.append((owner, name, member))
-        else:
+        found = [(owner, vars(owner)[name]) for owner in self.owners if name in vars(owner)]
+        if name == "setrecursionlimit" and self.in_backward:
+            self.sets_limit = True
+        elif not (found or name in self.attributes or self._is_safe(name)):
             yield f"mentions {name}"
+        for owner, member in found:
+            is_property = type(member) is property
+            for part in (member.fget, member.fset) if is_property else (member,):
+                function = getattr(part, "__func__", part)
+                if isinstance(function, types.FunctionType):
+                    reason = self.reason(function)
+                    if reason:
+                        yield f"calls {name}, which {reason}"
+                elif type(part) in SIMPLE:
+                    if not is_property and name not in self.attributes:
+                        self.guards.append((owner, name, part))
+                elif name not in self.attributes:
+                    yield f"mentions {name}"
+
+    def _is_safe(self, name: str) -> bool:
+        return name in SAFE_ATTRIBUTES or hasattr(math, name) or name in self.constants
 
     def _global(self, function: types.FunctionType, name: str) -> Iterator[str]:
         meanings = len(self.bound.get(name, ()))
@@ -146,7 +166,7 @@ class Mentions:
         if name in function.__globals__:
             value = function.__globals__[name]
             if meanings > 1 and type(value) not in SIMPLE:  # which are watched
-                yield f"mentions {name}, which the script gives several meanings"
+                self.guards.append((function.__globals__, name, value))
             yield from self._value(name, value, function.__globals__)
         elif meanings:
             yield f"mentions {name}, which the script gives another meaning later"
@@ -165,11 +185,11 @@ class Mentions:
 
     def _value(self, name: str, value: Any, scope: dict[str, Any] | None = None) -> Iterator[str]:
         """Judge what a name outside the function stands for."""
-        known = (math, getattr(builtins, name, math), *vars(math).values(), *self.owners)
-        if any(value is one for one in known):
+        known = (getattr(builtins, name, math), math, *vars(math).values(), *OPERATORS)
+        if any(value is one for one in (*known, *self.owners)):
             return
         if isinstance(value, types.ModuleType):
-            if value.__name__ not in ("numbers", "typing", "__future__", "collections"):
+            if value.__name__ not in SAFE_MODULES:
                 yield f"mentions {name}"
         elif isinstance(value, types.FunctionType):
             reason = self.reason(value)
@@ -177,6 +197,11 @@ class Mentions:
                 yield f"calls {name}, which {reason}"
         elif type(value) in SIMPLE and scope is not None:
             self.guards.append((scope, name, value))
+        elif isinstance(value, _enum_type()):
+            self.constants |= {"name", "value", *value.__members__}
+        elif isinstance(value, type) and _constants(value):
+            self.guards += [(value, n, part) for n, part in _constants(value).items()]
+            self.constants |= set(_constants(value))
         elif (
             not (
                 isinstance(value, type)
@@ -188,6 +213,21 @@ class Mentions:
             yield f"mentions {name}"
 
 
+def _enum_type() -> Any:
+    return getattr(sys.modules.get("enum"), "EnumMeta", ())
+
+
+def is_enum(value: Any) -> bool:
+    return isinstance(type(value), _enum_type())
+
+
+def _constants(cls: type) -> dict[str, Any]:
+    """Return the constants of a class that has nothing else."""
+    found = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
+    is_plain = cls.__bases__ == (object,) and all(type(v) in SIMPLE for v in found.values())
+    return found if is_plain else {}
+
+
 def _is_plain_constant(constant: Any) -> bool:
     """Tell whether a constant can choose nothing that the probes do not try."""
     if isinstance(constant, (tuple, frozenset)):
@@ -196,7 +236,12 @@ def _is_plain_constant(constant: Any) -> bool:
         return all(map(_is_plain_constant, (constant.start, constant.stop, constant.step)))
     if isinstance(constant, (int, float)):
         return abs(constant) <= 2
-    return constant is None or constant is Ellipsis or isinstance(constant, (str, bytes))
+    return (
+        constant is None
+        or constant is Ellipsis
+        or isinstance(constant, (str, bytes))
+        or (is_enum(constant))
+    )
 
 
 def short(path: str) -> str:

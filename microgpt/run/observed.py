@@ -9,26 +9,36 @@ from contextlib import suppress
 from typing import Any
 
 from microgpt import _script
-from microgpt.run.mentions import SIMPLE
+from microgpt.run.mentions import SIMPLE, is_enum
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a fault
     """The class stays as it is; the text says why."""
 
 
+DATA, GRAD = ("data", "value", "val"), ("grad", "gradient")  # what scripts call them
+
+
 def _slots(cls: type) -> tuple[str, ...]:
     slots = cls.__dict__.get("__slots__", ())
-    return (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(
+        f"_{cls.__name__.lstrip('_')}{name}"
+        if name.startswith("__") and not name.endswith("__")
+        else name
+        for name in ((slots,) if isinstance(slots, str) else slots)
+        if name not in ("__dict__", "__weakref__")
+    )
 
 
 def _attributes(node: Any) -> dict[str, Any]:
     """Return an object's attributes by name, in the order in which they were set or declared."""
     found = dict(getattr(node, "__dict__", {}))
     for name in (name for base in reversed(type(node).__mro__) for name in _slots(base)):
-        if hasattr(node, name) and name not in ("__dict__", "__weakref__"):
+        if hasattr(node, name):
             found[name] = getattr(node, name)
-    if "grad" not in found and hasattr(node, "grad"):  # of the class, until it is set
-        found["grad"] = node.grad
+    for name in GRAD:
+        if name not in found and type(getattr(type(node), name, None)) in (int, float):
+            found[name] = getattr(node, name)  # of the class, until it is set
     return found
 
 
@@ -39,20 +49,36 @@ def stored_by(cls: type, members: dict[str, Any]) -> set[str]:
     """
     stored, read = set(), set()
     functions = [base.__dict__.get("__init__") for base in cls.__mro__[1:-1]]
-    for function in (members["__init__"], *functions):
+    setters = [member.fset for member in members.values() if type(member) is property]
+    for function in (members["__init__"], *functions, *setters):
         for instruction in dis.get_instructions(function) if function else ():
             if instruction.opname == "STORE_ATTR":
                 stored.add(instruction.argval)
             elif instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
                 read.add(instruction.argval)
-    if isinstance(members.get("grad"), (int, float)):
-        stored.add("grad")
+    stored |= {name for name in GRAD if isinstance(members.get(name), (int, float))}
     return {
         name
         for name in stored
-        if not (name in read and name in members)
-        or isinstance(members[name], types.MemberDescriptorType)
+        if type(members.get(name)) is not property
+        and (
+            not (name in read and name in members)
+            or isinstance(members[name], types.MemberDescriptorType)
+        )
     }
+
+
+def _named(cls: type, members: dict[str, Any], kept: Any, names: Any) -> tuple[str, str]:
+    """Return what a script calls a number of its nodes, and the attribute that holds it."""
+    for name in names:
+        if name in kept or type(members.get(name)) is property:
+            with suppress(Exception):
+                node: Any = cls(1.5)
+                setattr(node, name, 0.125)
+                found = [n for n, v in _attributes(node).items() if type(v) is float and v == 0.125]
+                if found:
+                    return name, found[0]
+    raise Refused(f"its objects have no attribute {names[0]}")
 
 
 class Observed:
@@ -70,10 +96,9 @@ class Observed:
         kept = _attributes(product)
         if tuple(_attributes(leaf)) != tuple(kept) or tuple(_attributes(total)) != tuple(kept):
             raise Refused("its objects have not all the same attributes")
-        for name in ("data", "grad"):
-            if name not in kept:
-                raise Refused(f"its objects have no attribute {name}")
         self.family = family = _script.new_family()
+        family.data, family.stored_data = _named(cls, members, kept, DATA)
+        family.grad, family.stored_grad = _named(cls, members, kept, GRAD)
         family.init, family.order, family.guards = members["__init__"], tuple(kept), []
         family.children = self._children(kept, leaf, other)
         family.container = type(kept[family.children])
@@ -83,10 +108,11 @@ class Observed:
         slopes = [n for n, v in kept.items() if repr(v) in ("(-0.5, 1.5)", "[-0.5, 1.5]")]
         family.slopes = slopes[0] if slopes else None
         family.slopes_container = type(kept.get(family.slopes))
-        family.leaf_slopes_container = type(getattr(leaf, family.slopes or "grad"))
+        family.leaf_slopes_container = type(getattr(leaf, family.slopes or family.grad))
         functions = [n for n, v in kept.items() if isinstance(v, types.FunctionType)]
         family.backward = functions[0] if functions else None
-        roles = {"data", "grad", family.children, family.slopes, family.backward}
+        roles = {family.stored_data, family.stored_grad, family.children, family.slopes}
+        roles.add(family.backward)
         self.others = [name for name in kept if name not in roles]
         for name in self.others:
             value = kept[name]
@@ -98,23 +124,29 @@ class Observed:
             for name, values in family.defaults.items()
             if all(type(value) in SIMPLE for value in values.values())
         ]
-        family.switches = set()
+        family.switches, family.own = set(), {}
         product.backward()
         fresh = cls(3)
-        if fresh.grad != 0:
+        if self.grad(fresh) != 0:
             raise Refused("probe constructor: its gradients do not start at 0")
         self.settings = {
-            "to_float": type(fresh.data) is float,
-            "grad_int": type(fresh.grad) is int,
-            "root_int": type(product.grad) is int,
+            "to_float": type(self.data(fresh)) is float,
+            "grad_int": type(self.grad(fresh)) is int,
+            "root_int": type(self.grad(product)) is int,
             "late": family.slopes is None,
             "ones_int": self.slope_is_int(cls, lambda x: x + x),
         }
         family.positional, family.keywords = self._constructor(cls, members["__init__"].__code__)
         family.has_slots = "__slots__" in cls.__dict__ and not hasattr(leaf, "__dict__")
-        for name in _slots(cls) if family.has_slots else ():
-            if name not in kept:
-                raise Refused(f"its constructor does not set its slot {name}")
+        family.is_weak = hasattr(leaf, "__weakref__")
+        if family.has_slots:
+            family.order += tuple(name for name in _slots(cls) if name not in kept)
+
+    def data(self, node: Any) -> Any:
+        return getattr(node, self.family.data)
+
+    def grad(self, node: Any) -> Any:
+        return getattr(node, self.family.grad)
 
     def _children(self, kept: dict[str, Any], a: Any, b: Any) -> str:
         for name, value in kept.items():
@@ -132,7 +164,7 @@ class Observed:
         for value in values:
             if type(value) in (list, dict, set) and not value:
                 continue
-            if type(value) not in SIMPLE and not isinstance(value, tuple):
+            if type(value) not in SIMPLE and not isinstance(value, tuple) and not is_enum(value):
                 raise Refused(f"its objects keep {name}, a {type(value).__name__}")
         return {_script.OPS[op]: value for op, value in zip(("leaf", "add", "mul"), values)}
 
@@ -144,14 +176,14 @@ class Observed:
             if self.family.slopes:
                 return type(getattr(y, self.family.slopes)[0]) is int
             y.backward()
-            return type(x.grad) is int
+            return type(self.grad(x)) is int
         return False
 
     def relu(self, cls: Any, call: Any) -> dict[str, bool]:
         """Return the settings that follow from what a relu gives."""
         return {
-            "relu_keeps": call(cls(math.nan)).data != 0,
-            "relu_int": type(call(cls(-1.0)).data) is int,
+            "relu_keeps": self.data(call(cls(math.nan))) != 0,
+            "relu_int": type(self.data(call(cls(-1.0)))) is int,
             "relu_slope_int": self.slope_is_int(cls, call),
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import random
 import struct
 from collections.abc import Callable, Iterator
@@ -75,9 +76,12 @@ def number(x: Any) -> Any:
 class Probe:
     """A class, its attributes, which of them holds closures, and whether sets hold nodes."""
 
-    def __init__(self, cls: type, names: tuple[str, ...], closure: str | None, sets: bool) -> None:
+    def __init__(self, cls: type, family: Any, sets: bool) -> None:
         self.cls: Any = cls
-        self.names, self.closure, self.sets = names, closure, sets
+        self.names, self.closure, self.sets = family.order, family.backward, sets
+        self.data: Any = operator.attrgetter(family.data)
+        self.grad: Any = operator.attrgetter(family.grad)
+        self.data_name, self.grad_name = family.data, family.grad
         # Without telling the node that its list or set of children is in the script's hands.
         self.get: Any = _script.peek if issubclass(cls, _script.NodeBase) else getattr
 
@@ -91,7 +95,7 @@ class Probe:
             if type(root) is self.cls:
                 for _ in range(2):
                     result.append(seen(root.backward()))
-                    result.append([number(node.grad) for node in seen.keep])
+                    result.append([number(self.grad(node)) for node in seen.keep])
         except Exception as error:
             result.append((type(error).__name__, str(error)))
         return result
@@ -196,9 +200,9 @@ def late(probe: Probe, name: str) -> Iterator[Any]:
                 root = getattr(x, name)()
             else:
                 root = call(b, x) if name in REFLECTED else call(x, y)
-            (x, y, root)[change].data = 0.75
+            setattr((x, y, root)[change], probe.data_name, 0.75)
             root.backward()
-            yield number(x.grad), number(y.grad)
+            yield number(probe.grad(x)), number(probe.grad(y))
         except Exception as error:
             yield type(error).__name__
 
@@ -239,7 +243,7 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
             a, b = draw.choice(graph), draw.choice(graph[-5:])
             op = draw.choice(choices)
             k = draw.choice((2.0, -1.0, 0.5)) if exact else draw.choice((0.7, 2, -1.25))
-            if exact and abs(a.data) + abs(b.data) > 16:
+            if exact and abs(probe.data(a)) + abs(probe.data(b)) > 16:
                 op = "__add__"
             try:
                 if op == "__pow__":
@@ -254,13 +258,13 @@ def graphs(probe: Probe, operators: set[str], methods: list[str]) -> Iterator[An
                 node = a + probe.cls(0.5)
             graph.append(node)
         if case % 3 == 0:
-            leaves[1].data = 0.5 if exact else draw.gauss(0, 1)
+            setattr(leaves[1], probe.data_name, 0.5 if exact else draw.gauss(0, 1))
         if case % 5 == 0:
-            leaves[2].grad = 1.5
+            setattr(leaves[2], probe.grad_name, 1.5)
         try:
             yield probe.outcome(lambda root=graph[-1]: root, *graph)  # type: ignore[misc]
             draw.choice(graph).backward()
-            yield [number(node.grad) for node in graph]
+            yield [number(probe.grad(node)) for node in graph]
         except Exception as error:
             yield type(error).__name__
 
@@ -269,7 +273,7 @@ def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) 
     """Yield nodes from the constructor, by places and by names."""
     seen = Seen(probe)
     x, y = probe.cls(1.5), probe.cls(2)
-    x.grad = 0.3
+    setattr(x, probe.grad_name, 0.3)
     values: dict[str, list[Any]] = {
         "data": [0.25, 3, True, -0.0, 10**30],
         "children": [(x,), (x, y), (), (x, y, x), (x, x)],
@@ -285,7 +289,7 @@ def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) 
         result = [seen(node)]
         try:
             (node * probe.cls(2.0)).backward()
-            result.append([number(n.grad) for n in seen.keep])
+            result.append([number(probe.grad(n)) for n in seen.keep])
         except Exception as error:
             result.append(type(error).__name__)
         return result

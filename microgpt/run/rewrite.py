@@ -9,7 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from microgpt.run.loops import FIELDS, Loop
+from microgpt.run.loops import Loop
+from microgpt.run.observed import DATA, GRAD
 
 FUNCTION = "\0microgpt function"  # stands for microgpt.run.functions
 _SIMPLE_CODE = tuple(
@@ -110,7 +111,7 @@ def _may_be_elementwise(loop: ast.For) -> bool:
         and any(
             isinstance(node, ast.Attribute)
             and isinstance(node.ctx, ast.Store)
-            and node.attr in FIELDS
+            and node.attr in (*DATA, *GRAD)
             for node in nodes
         )
         and not any(

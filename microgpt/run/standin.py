@@ -69,11 +69,12 @@ REPLACED = {
 def made(original: type, members: dict[str, Any], observed: Observed) -> Any:
     """Return the class, whose operators are all still the script's own code."""
     family = observed.family
-    fields: dict[str, Any] = {}
+    number, grad = _script.NodeBase._microgpt_data, _script.NodeBase._microgpt_grad
+    fields: dict[str, Any] = {family.stored_data: number, family.stored_grad: grad}
     for name in family.order:
         member = members.get(name, _script.MISSING)
         fallback = _script.MISSING if isinstance(member, types.MemberDescriptorType) else member
-        fields[name] = vars(_script.NodeBase).get(name) or _script.Field(family, name, fallback)
+        fields.setdefault(name, _script.Field(family, name, fallback))
     of_base = {} if family.has_slots else {**fields, **REPLACED}
     instead = {**REPLACED, "__slots__": (), **(fields if family.has_slots else {})}
     namespace = {  # in the order of the script's class, which `vars` shows
@@ -104,6 +105,7 @@ def _metaclass(original: type, base: type) -> Any:
     The bases are looked up, but they are no bases in the sense of memory: a Node has no room for
     what their objects keep.
     """
+    own: Any = type(original)
     hidden = {base, _script.Base, _script.NodeBase}
 
     def of_class(name: str) -> property:
@@ -125,7 +127,7 @@ def _metaclass(original: type, base: type) -> Any:
     def shown(cls: Any) -> tuple[type, ...]:
         return tuple(c for c in vars(type)["__mro__"].__get__(cls) if c not in hidden)
 
-    members = {"mro": mro, "__mro__": property(shown), "__module__": "builtins"}
+    members = {"mro": mro, "__mro__": property(shown), "__module__": own.__module__}
     members |= {name: of_class(name) for name in ("__bases__", "__base__")}
-    kind = type("type", (type,), members)
+    kind: Any = type(own)(own.__name__, (own,), members)
     return kind

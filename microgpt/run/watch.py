@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dis
 import os
 import sys
 import types
@@ -71,12 +72,7 @@ class Watch:
         if not adopt.is_candidate(cls):
             return cls
         place = f"{self.short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
-        members = adopt.members_of(cls)
-        if "__init__" not in vars(cls) and (
-            "__dataclass_fields__" in members
-            if "__init__" in members
-            else "dataclasses" in sys.modules
-        ):
+        if "__init__" not in vars(cls) and _is_decorated(sys._getframe(1)):
             _await_dataclass(cls, lambda made: self.judged(made, place, body))
             return cls
         return self.judged(cls, place, body)
@@ -184,6 +180,13 @@ class Watch:
         if names and sys.stderr.isatty():
             text = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
             print(f"microgpt run: {text} compiled", file=sys.stderr)
+
+
+def _is_decorated(frame: types.FrameType) -> bool:
+    """Tell whether a class statement, which is being run, is going to call a decorator."""
+    code = frame.f_code.co_code[frame.f_lasti :: 2]
+    following = (dis.opname[op] for op in code[1:])
+    return not next((n for n in following if n not in ("CACHE", "PRECALL")), "").startswith("STORE")
 
 
 def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:

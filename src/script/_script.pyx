@@ -91,6 +91,8 @@ cdef class Family:
 
     cdef public object cls
     cdef public object init        # its own __init__
+    cdef public str data, grad     # what the script calls them
+    cdef public str stored_data, stored_grad  # the same, but what a property stands for
     cdef public object children    # name of the attribute that holds children
     cdef public object container   # tuple, set or list
     cdef public object leaf_container  # the same, of a node without children
@@ -104,7 +106,8 @@ cdef class Family:
     cdef public dict keywords      # roles by name
     cdef public list guards        # (dict, key, value) that have to hold
     cdef public set switches       # the other attributes that methods read
-    cdef public bint has_slots
+    cdef public dict own           # if functions in them read one: the operators, by operation
+    cdef public bint has_slots, is_weak  # without a __dict__; with weak references
     cdef dict operators            # as they were when the class was made
     cdef ClassInfo settings
     cdef object held  # what the guards' pointers point at
@@ -125,14 +128,16 @@ cdef class NodeBase:
             n_allocated += 1
             node_of(self).flags = info_of(node_of(self)).fresh
 
+    # Under names that no script uses: its class has these descriptors under its own names.
+
     @property
-    def data(self):
+    def _microgpt_data(self):
         if node_of(self).flags & DATA_BOXED:
-            return boxed(self, 0, "data")
+            return boxed(self, 0)
         return number_object(node_of(self).data, node_of(self).flags & DATA_INT)
 
-    @data.setter
-    def data(self, value):
+    @_microgpt_data.setter
+    def _microgpt_data(self, value):
         cdef Node *node = node_of(self)
         cdef double x
         cdef bint is_int
@@ -145,19 +150,19 @@ cdef class NodeBase:
         node.data = x
         node.flags = (node.flags & ~<uint16_t>(DATA_INT | DATA_BOXED)) | (DATA_INT if is_int else 0)
 
-    @data.deleter
-    def data(self):
+    @_microgpt_data.deleter
+    def _microgpt_data(self):
         attributes_of(self).pop(0, None)
         node_of(self).flags |= DATA_BOXED
 
     @property
-    def grad(self):
+    def _microgpt_grad(self):
         if node_of(self).flags & GRAD_BOXED:
-            return boxed(self, 1, "grad")
+            return boxed(self, 1)
         return number_object(node_of(self).grad, node_of(self).flags & GRAD_INT)
 
-    @grad.setter
-    def grad(self, value):
+    @_microgpt_grad.setter
+    def _microgpt_grad(self, value):
         cdef double x
         cdef bint is_int
         if not is_number(<PyObject *>value, &x, &is_int):
@@ -167,8 +172,8 @@ cdef class NodeBase:
         set_grad(node_of(self), x, is_int)
         node_of(self).flags &= ~<uint16_t>GRAD_BOXED
 
-    @grad.deleter
-    def grad(self):
+    @_microgpt_grad.deleter
+    def _microgpt_grad(self):
         attributes_of(self).pop(1, None)
         node_of(self).flags |= GRAD_BOXED
 
@@ -249,9 +254,11 @@ cdef void track(object self) noexcept:
         find_info(<PyTypeObject *>(<Family>info.family).cls).version = NO_VERSION  # to read them
 
 
-cdef object boxed(object self, object key, str name):
+cdef object boxed(object self, int key):
+    cdef Family family = <Family>info_of(node_of(self)).family
     attributes = attributes_of(self)
     if key not in attributes:
+        name = family.stored_grad if key else family.stored_data
         raise AttributeError(f"'{type(self).__name__}' object has no attribute '{name}'")
     return attributes[key]
 
@@ -641,10 +648,10 @@ cdef int take_back() except -1:
 cdef object get_field(object self, Family family, str name):
     cdef Node *node = node_of(self)
     cdef dict kept = <dict>node.attributes if node.attributes is not NULL else None
-    if name == "data":
-        return kept.get(0, MISSING) if node.flags & DATA_BOXED else self.data
-    if name == "grad":
-        return kept.get(1, MISSING) if node.flags & GRAD_BOXED else self.grad
+    if name == family.stored_data:
+        return kept.get(0, MISSING) if node.flags & DATA_BOXED else self._microgpt_data
+    if name == family.stored_grad:
+        return kept.get(1, MISSING) if node.flags & GRAD_BOXED else self._microgpt_grad
     if name == family.children:
         if node.flags & CHILDREN_BOXED:
             return kept[2]
@@ -727,7 +734,7 @@ cdef int notice_switch(object self, Family family, object name, object value) ex
     if name in family.switches and usual(node_of(self), family.defaults[name]) is not value:
         attributes_of(self)[SWITCHED] = True
         if not node_of(self).flags & DATA_BOXED:
-            box(self, 0, self.data)
+            box(self, 0, self._microgpt_data)
             node_of(self).flags |= DATA_BOXED
     return 0
 
@@ -884,6 +891,53 @@ cdef int play_any(Node *node, uint32_t start, uint32_t stop) except -1:
     return 0
 
 
+cdef int add_grad(object node, Family family, object term) except -1:
+    grad = getattr(node, family.grad)
+    grad += term
+    setattr(node, family.grad, grad)
+    return 0
+
+
+cdef bint is_switched(object node):
+    for part in (node, *children_tuple(node)):
+        if SWITCHED in attributes_of(part):
+            return True
+    return False
+
+
+cdef bint play_own(object node, Family family, uint8_t op) except -1:
+    """Call the `_backward` that the script's operator makes, which reads attributes of now."""
+    children = children_tuple(node)
+    function = family.own.get(op)
+    if function is None:
+        return False
+    operands = children
+    if op == POW:
+        k = number_object(node_of(node).slope[1], node_of(node).flags & SECOND_INT)
+        operands = (children[0], k)
+    # As they were when the operator ran, or it would have run itself.
+    switched = [
+        (attributes_of(child), name, attributes_of(child).pop(name))
+        for child in children for name in family.switches if name in attributes_of(child)
+    ]
+    try:
+        other = function(*operands)
+    finally:
+        for attributes, name, value in switched:
+            attributes[name] = value
+    if type(other) is not family.cls or not node_of(other).flags & CALLS:
+        return False
+    is_same = repr(other._microgpt_data) == repr(node._microgpt_data)
+    for name in (family.stored_data, family.stored_grad, *family.defaults):
+        setattr(other, name, get_field(node, family, name))
+    before = getattr(children[0], family.grad)
+    attributes_of(other)[4]()
+    if is_same or op in (ADD, MUL, POW) or repr(getattr(children[0], family.grad)) == repr(before):
+        return True
+    setattr(children[0], family.grad, before)  # its derivative is of the number as it was
+    return False
+
+
 cdef int play_objects(Node *node, uint32_t start, uint32_t stop) except -1:
     """Apply the chain rule to Python's numbers."""
     cdef ClassInfo *info = info_of(node)
@@ -893,9 +947,12 @@ cdef int play_objects(Node *node, uint32_t start, uint32_t stop) except -1:
     cdef Term *term
     cdef Py_ssize_t i
     cdef object me = <object><PyObject *>node
-    cdef object grad = me.grad
+    cdef Family family = <Family>info.family
+    cdef object grad = getattr(me, family.grad)
     cdef object a, b, k
     cdef object one = number_object(1.0, not info.float_slope)
+    if family.own and is_switched(me) and play_own(me, family, op):
+        return 0
     if op == SUM:
         node.flags |= PLAYED
         terms = node.terms
@@ -905,34 +962,39 @@ cdef int play_objects(Node *node, uint32_t start, uint32_t stop) except -1:
         for i in range(<Py_ssize_t>stop - 1, <Py_ssize_t>start - 1, -1):
             a = <object><PyObject *>term[i].a
             if term[i].b is NULL:
-                a.grad += one * grad
+                add_grad(a, family, one * grad)
             else:
                 b = <object><PyObject *>term[i].b
                 k = number_object(term[i].slope_a, term_ints(terms, i) & FIRST_INT)
-                a.grad += (b.data if late else k) * grad
+                k = getattr(b, family.data) if late else k
+                add_grad(a, family, k * grad)
                 k = number_object(term[i].slope_b, term_ints(terms, i) & SECOND_INT)
-                b.grad += (a.data if late else k) * grad
+                k = getattr(a, family.data) if late else k
+                add_grad(b, family, k * grad)
     elif not late:
         for a, k in zip(children_tuple(me), slopes_tuple(me)):
-            a.grad += k * grad
+            add_grad(a, family, k * grad)
     elif op == ADD or op == MUL:
         a, b = children_tuple(me)
-        a.grad += (one if op == ADD else b.data) * grad
-        b.grad += (one if op == ADD else a.data) * grad
+        k = one if op == ADD else getattr(b, family.data)
+        add_grad(a, family, k * grad)
+        k = one if op == ADD else getattr(a, family.data)
+        add_grad(b, family, k * grad)
     elif op != CUSTOM and op != LEAF:
         a = children_tuple(me)[0]
         if op == POW:
             k = number_object(node.slope[1], node.flags & SECOND_INT)
-            k = k * a.data ** (k - 1)
+            k = k * getattr(a, family.data) ** (k - 1)
         elif op == EXP:
-            k = me.data
+            k = getattr(me, family.data)
         elif op == LOG:
-            k = 1 / a.data
+            k = 1 / getattr(a, family.data)
         elif op == RELU:
-            k = number_object(1.0 if me.data > 0 else 0.0, info.relu & SLOPE_IS_INT)
+            is_positive = getattr(me, family.data) > 0
+            k = number_object(1.0 if is_positive else 0.0, info.relu & SLOPE_IS_INT)
         else:
             k = node.slope[0]
-        a.grad += k * grad
+        add_grad(a, family, k * grad)
     return 0
 
 
@@ -1088,6 +1150,7 @@ def adopt(Family family, cls, **choices):
     slots.tp_free = free_memory
     if not family.has_slots:
         slots.tp_dictoffset = ATTRIBUTES_OFFSET
+    if family.is_weak:
         slots.tp_weaklistoffset = WEAK_REFERENCES_OFFSET
     slots.tp_vectorcall = call
     # A metaclass inherits it only from CPython 3.12 on.
