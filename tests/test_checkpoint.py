@@ -302,6 +302,7 @@ def config(**changes):
         (entry("wte", dtype="F32"), "wte is not of dtype F64"),
         (entry("wte", shape=[2, 3]), r"wte is not of shape \[3, 2\]"),
         (entry("wte", shape="3"), r"wte is not of shape \[3, 2\]"),
+        (entry("wte", shape=[3.0, 2]), r"wte is not of shape \[3, 2\]"),
         (entry("wte", data_offsets=[0, 40]), "wte has data_offsets that do not fit"),
         (entry("wte", data_offsets=[-8, 40]), "wte has data_offsets that do not fit"),
         (entry("wte", data_offsets=[False, 48]), "wte has data_offsets that do not fit"),

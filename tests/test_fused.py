@@ -522,13 +522,15 @@ def differing(power, size):
         *((2, size, {}) for size in (1e-20, 1e-3, 1.0, 1e8)),
         *((0.5, size, {"eps_adam": 1e-18}) for size in (1e-40, 1e-6, 1.0, 1e15)),
         *((0.5, size, {"eps_adam": 1e-300}) for size in (1e-308, 1e-200, 1e-80, 1e60, 1e300)),
-        *((1, size, {"learning_rate": 1e300}) for size in (1e-307, 1e-315)),
+        *((1, size, {"learning_rate": 1e300}) for size in (1e-308, 3e-309, 1e-309, 1e-315)),
     ],
 )
 def test_adam_takes_pows_square_and_root_where_they_are_not_the_rounded(
     fused, power, size, settings
 ):
-    numbers = differing(power, size) if power != 1 else [size * x for x in range(1, 150)]
+    rng = random.Random(power)
+    small = [size * rng.uniform(0.5, 2.0) for _ in range(150)]
+    numbers = differing(power, size) if power != 1 else small
     seen = []
     for chosen in (engine.load("cython"), fused):
         model = chosen.GPT(5, 6, 2, 1, 4)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from array import array
 from decimal import Decimal
 from fractions import Fraction
 
@@ -169,6 +170,13 @@ def test_top_k_of_one_takes_the_largest_logit(model_engine):
     assert everything == model.generate(rng=random.Random(1))
 
 
+class Middle(random.Random):
+    """Draws 0.5 each time."""
+
+    def random(self):
+        return 0.5
+
+
 class Halves(random.Random):
     """A generator whose numbers alone are its own."""
 
@@ -187,6 +195,15 @@ def patched():
     rng = random.Random(3)
     rng.choices = lambda population, weights: [population[0]]
     return rng
+
+
+def test_a_draw_on_the_border_of_two_tokens_is_the_upper_one(model_engine):
+    drawn = []
+    for chosen in (load("python"), model_engine):
+        model = chosen.GPT(9, n_embd=4, n_head=2, block_size=7)
+        model.set_weights(array("d", [0.0] * model.config.num_params))  # all are as likely
+        drawn.append(model.generate([1], length=3, bos=False, rng=Middle()))
+    assert drawn[0] == drawn[1] == [1, 4, 4]
 
 
 @pytest.mark.parametrize("make", [random.Random, Halves, First, patched, lambda: random])

@@ -110,6 +110,19 @@ def test_a_kept_number_is_scaled_and_a_dropped_one_is_zero(engine):
     assert [v.data for v in dropped] == [0.0 if rng.random() < 0.5 else 6.0 for _ in range(20)]
 
 
+def test_a_number_is_dropped_where_the_draw_is_below_the_probability(engine):
+    dropout = random.Random(42).random()  # the first draw of a model
+    dropped = engine.GPT(*SHAPE, dropout=dropout)._drop([engine.Value(3.0)])
+    assert dropped[0].data == 3.0 * (1 / (1 - dropout))
+
+
+def test_a_loss_drops_where_a_draw_is_below_the_probability(engine, oracle):
+    dropout = random.Random(42).random()
+    models = [e.GPT(*SHAPE, rng=random.Random(3), dropout=dropout) for e in (engine, oracle)]
+    found, expected = (bits(model.loss([4, 1, 4]).data) for model in models)
+    assert found == expected
+
+
 def test_a_failed_step_draws_nothing(engine):
     model = engine.GPT(*SHAPE, rng=random.Random(3), dropout=0.5)
     model.fit(DOCUMENTS, 2)
@@ -154,6 +167,19 @@ def test_rates_are_nanogpts(engine, schedule):
             assert bits(adam.rate(t)) == bits(rate)
     adam = engine.Adam([], 0.01, num_steps=7)
     assert bits(*map(adam.rate, range(7))) == bits(*(0.01 * (1 - t / 7) for t in range(7)))
+
+
+@pytest.mark.parametrize("clip", [1.0, 1e200])
+def test_a_square_overflows_after_clipping_or_not_at_all(engine, oracle, clip):
+    ended = []
+    for made in (engine, oracle):
+        model = made.GPT(*SHAPE, rng=random.Random(3))
+        adam = made.Adam(model.params, 0.05, clip=clip, eps_adam=0.1)
+        for p in model.params:
+            p.grad = 1e160  # the sum of squares is infinite: every gradient is taken times 0
+        adam.step()
+        ended.append(bits(*model.weights(), *adam.m, *adam.v))
+    assert ended[0] == ended[1]
 
 
 def test_clipped_gradients_have_the_norm(engine, oracle):
@@ -342,6 +368,14 @@ def test_samples_are_the_oracles(engine, arguments):
         ended = [tokens for tokens in drawn if tokens[-len(stop) :] == stop]
         assert ended or len(stop) > 1
         assert all(stop[0] not in tokens[:-1] for tokens in drawn) or len(stop) > 1
+
+
+def test_a_stop_text_that_begins_in_the_prompt_ends_nothing(engine):
+    model = engine.GPT(*SHAPE, rng=random.Random(3))
+    tokens = model.generate([1], temperature=0, length=4, bos=False)
+    again = model.generate([1], temperature=0, length=4, bos=False, stop=tokens[:2])
+    assert len(tokens) == 4
+    assert again[:3] == tokens[:3]
 
 
 def test_a_cropped_context_begins_at_position_zero(engine):

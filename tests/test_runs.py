@@ -180,6 +180,41 @@ def test_an_equal_held_out_loss_is_no_better_one(folder):
     assert training.step == 15
 
 
+def test_a_lower_held_out_loss_begins_patience_again(folder, monkeypatch):
+    losses = [3.0, 3.5, 2.0, 2.5, 2.6, 1.0]
+    monkeypatch.setattr(Training, "evaluate", lambda self: losses.pop(0))
+    training = Training(small(val=0.3, eval_every=3, patience=2))
+    training.fit()
+    assert (training.best, training.step) == ((9, 2.0), 15)
+
+
+def step_line(step, loss=1.0):
+    return json.dumps({"step": step, "loss": loss}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (step_line(1) + "{}\n" + step_line(2), "line 2"),
+        (step_line(1) + "nonsense\n", "line 2"),
+        (step_line(1) + step_line(1), "line 2"),
+        (step_line(0), "line 1"),
+        (step_line(1) + step_line(3) + step_line(2), "line 3"),
+        (step_line(1, "low"), "line 1"),
+    ],
+)
+def test_a_log_with_another_line_is_refused(tmp_path, text, said):
+    (tmp_path / LOG).write_text(text)
+    with pytest.raises(ValueError, match=f"{LOG}: {said} is not of a step after the last"):
+        read_log(tmp_path / LOG)
+
+
+@pytest.mark.parametrize("half", ["{", step_line(2)[:-3], "nonsense"])
+def test_a_log_ends_before_a_line_half_written(tmp_path, half):
+    (tmp_path / LOG).write_text(step_line(1) + half)
+    assert [line["step"] for line in read_log(tmp_path / LOG)] == [1]
+
+
 class Killed(BaseException):
     """Ends a process in the place of a signal."""
 
@@ -384,6 +419,39 @@ def test_state_with_any_value_anywhere_is_refused_or_gives_a_run(saved, data):
         Training.load(saved.parent)
     except (OSError, ValueError) as error:
         assert "\n" not in str(error)
+    finally:
+        saved.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"step": -1}, "its step is -1"),
+        ({"stale": -1}, "its stale is -1"),
+        ({"documents": 2.0}, "its documents is 2.0"),
+        ({"step": 4}, r"its step is 4, its history \[\[0, 3\]\]"),
+        ({"step": 1, "history": [[0, 2], [2, 3]]}, "its step is 1"),
+        ({"history": [[0, 4]]}, "its history does not lead to its settings"),
+        ({"history": [[1, 3]]}, "its history does not lead to its settings"),
+        ({"history": [[0, 3.0]]}, "its history is not of pairs of steps"),
+        ({"history": [[0, 3, 3]]}, "its history"),
+        ({"best": [1.0, 2.0]}, "its best is not a step and a loss"),
+        ({"best": [1, 2]}, "its best is not a step and a loss"),
+        ({"sha256": 3}, "its sha256 is not text"),
+    ],
+    ids=str,
+)
+def test_state_that_cannot_be_says_what_is_wrong(saved, change, said):
+    before = saved.read_bytes()
+
+    def edit(header):
+        state = json.loads(header["__metadata__"]["run"])
+        header["__metadata__"]["run"] = json.dumps({**state, **change})
+
+    try:
+        rewrite(saved, edit)
+        with pytest.raises(ValueError, match=said):
+            Training.load(saved.parent)
     finally:
         saved.write_bytes(before)
 

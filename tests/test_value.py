@@ -270,6 +270,14 @@ def test_a_difference_is_a_sum_with_a_product(scalar):
     assert bits(negated._children[1].data, *negated._local_grads) == bits(-1.0, -1.0, 3.0)
 
 
+def test_a_square_is_the_power_not_the_product(scalar):
+    rng = random.Random(1)
+    xs = [x for x in (rng.uniform(1.0, 2.0) for _ in range(50_000)) if x**2 != x * x]
+    assert xs
+    assert [(scalar.Value(x) ** 2).data for x in xs] == [x**2 for x in xs]
+    assert [(scalar.Value(x) ** 2.0).data for x in xs] == [x**2 for x in xs]
+
+
 def test_a_quotient_is_a_product_with_a_power(scalar):
     a, b = scalar.Value(5.0), scalar.Value(4.0)
     first, inverse = (a / b)._children

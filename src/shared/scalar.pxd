@@ -147,29 +147,6 @@ cdef inline bint is_clear(double head, double rest) noexcept nogil:
     return head - (fabs(rest) + power_of_two(head) * (0.0135 * DBL_EPSILON)) == head
 
 
-cdef inline double c_log(double x) except? -1.0:
-    """Return math.log(x).
-
-    Raises:  ValueError if x is zero or negative
-    Source:  CPython Modules/mathmodule.c `m_log`
-    """
-    if x <= 0.0:
-        raise_math_error("log", x)
-    return log(x)
-
-
-cdef inline double c_exp(double x) except? -1.0:
-    """Return math.exp(x).
-
-    Raises:  OverflowError if the result exceeds the largest float
-    Source:  CPython Modules/mathmodule.c `math_1`
-    """
-    cdef double result = exp(x)
-    if isinf(result) and not isinf(x):
-        raise_math_error("exp", x)
-    return result
-
-
 @cython.cdivision(True)
 cdef inline double c_sigmoid(double x) noexcept nogil:
     """Return 1 / (1 + exp(-x)), computed from the exponential that cannot overflow."""

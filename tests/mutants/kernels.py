@@ -82,7 +82,7 @@ MUTANTS = [
             "\n\n\n@cython.cdivision(True)\ncdef inline mask root_matters",
         ),
         ("cdef Py_ssize_t k = -3 * LANES", "cdef Py_ssize_t k = -2 * LANES"),
-        ("grad = g[i] * factor", "grad = g[i]", "test_knobs.py -k clipped"),
+        ("grad = g[i] * factor", "grad = g[i]", "test_knobs.py -k after_clipping"),
         ("pow_keeps_bound() and is_usual(a)", "pow_keeps_bound()"),
         ("a.eps_adam > 0.0 and a.correction1", "a.correction1", RAISES),
         ("if not (fabs(g[i]) <= 1e150 and v[i] >= 0.0):", "if not fabs(g[i]) <= 1e150:", RAISES),
@@ -90,7 +90,7 @@ MUTANTS = [
         (
             "        if isinf(square) and not isinf(grad):\n            return i\n        corrected",
             "        if isinf(square):\n            return i\n        corrected",
-            RAISES,
+            "test_fused.py -k adam_among and avx512",
         ),
     ),
     *of(
@@ -229,12 +229,6 @@ MUTANTS = [
             "        if False:\n            error[0] = NOT_REAL",
         ),
         ("    return x if odd else 0.0", "    return 0.0"),
-        Equivalent(
-            "    if isinf(result) and not isinf(x):\n",
-            "    if isinf(result):\n",
-            "the slow way asks Python's math.exp, which raises nothing for infinity",
-        ),
-        ("    if isinf(result) and not isinf(x):\n", "    if False:\n"),
         ("if not 1e-9 < x < 1e9:", "if not x < 1e9:", "test_replay.py -k powers_of_any_size"),
     ),
     *of(
@@ -353,9 +347,17 @@ MUTANTS = [
         "_gpt",
         "test_fused.py test_gpt.py -k (samples or generate) and avx512",
         ("scaled[i] = logits[i] * factor", "scaled[i] = logits[i] / (1.0 / factor)"),
-        ("            if x < cumulated[middle]:", "            if x <= cumulated[middle]:"),
+        (
+            "            if x < cumulated[middle]:",
+            "            if x <= cumulated[middle]:",
+            "test_gpt.py -k border",
+        ),
         ("pythons and 0.0 < cumulated[n - 1] < INFINITY", "pythons"),
-        ("            read = n\n", "            read = 0\n"),
+        Equivalent(
+            "            read = n\n",
+            "            read = 0\n",
+            "every position is computed again, to the same numbers",
+        ),
         (
             "if logits[i] > logits[high]:",
             "if logits[i] >= logits[high]:",

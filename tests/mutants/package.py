@@ -3,8 +3,8 @@
 from mutants import Equivalent, of
 
 KNOBS = "test_knobs.py -k (knob or knobs or clipped or rates) and (python or fused)"
-DROPOUT = "test_knobs.py -k (dropped or dropout) and (python or fused)"
-SAMPLES = "test_knobs.py -k (samples or cropped or nucleus) and (python or fused)"
+DROPOUT = "test_knobs.py -k (dropped or dropout or drops) and (python or fused)"
+SAMPLES = "test_knobs.py -k (samples or cropped or nucleus or stop_text) and (python or fused)"
 
 MUTANTS = [
     *of(
@@ -232,7 +232,11 @@ MUTANTS = [
             "        if False:\n            pass\n",
             "test_fused.py -k second_backward",
         ),
-        ("self._documents = [list(tokens) for tokens in documents]", "self._documents = documents"),
+        (
+            "self._documents = [list(tokens) for tokens in documents]",
+            "self._documents = documents",
+            "test_fused.py -k second_backward",
+        ),
         (
             "if t < 0 or adam.num_steps > MAX_EXACT_INT:",
             "if t < 0:",
@@ -278,7 +282,7 @@ MUTANTS = [
         (
             "                self.best, self.stale = (step, loss), 0\n",
             "                self.best = (step, loss)\n",
-            "test_runs.py test_resume.py",
+            "test_runs.py -k begins_patience",
         ),
         (
             "rng = random.Random(self.settings.seed)  #",
@@ -306,10 +310,15 @@ MUTANTS = [
             "norm is None",
             "test_runs.py -k norm",
         ),
-        ('            if not known and not text.endswith("\\n"):\n', "            if not known:\n"),
+        (
+            '            if not known and not text.endswith("\\n"):\n',
+            "            if not known:\n",
+            "test_runs.py -k a_log",
+        ),
         (
             'number <= (lines[-1]["step"] if lines else 0)',
             'number < (lines[-1]["step"] if lines else 0)',
+            "test_runs.py -k a_log",
         ),
         (
             "            if steps is not None and number > steps:",
@@ -324,7 +333,7 @@ MUTANTS = [
     *of(
         "microgpt/state.py",
         "",
-        "test_runs.py -k state_with_any_value",
+        "test_runs.py -k state_that",
         ("if type(state[name]) is not int or state[name] < 0:", "if type(state[name]) is not int:"),
         ("or history[-1][1] != settings.num_steps:", "or False:"),
         ('    if not begins[-1] <= state["step"] <= settings.num_steps:', "    if False:"),
