@@ -10,7 +10,19 @@ import sqlite3
 
 import pytest
 from command import run, running
-from sweeping import FIXED, FLAGS, TEXT, VARIES, Here, children, content, stored, swept, wait_for
+from sweeping import (
+    FIXED,
+    FLAGS,
+    TEXT,
+    VARIES,
+    Here,
+    children,
+    content,
+    optuna,
+    stored,
+    swept,
+    wait_for,
+)
 
 from microgpt import commands, engine, verify
 from microgpt.settings import FIELDS
@@ -213,6 +225,29 @@ def test_every_trial_is_a_run(folder):
     assert commands.main(["plot", path]) == 0
     assert commands.main(["train", "--resume", path, "--num-steps", "30"]) == 0
     assert commands.main(["report", path]) == 0
+
+
+def test_trials_are_pruned_where_optuna_would_prune_them(folder):
+    varies = {"learning_rate": tuple(10 ** (-i / 4) for i in range(12)), "n_embd": (2, 4)}
+    rules = {"sampler": "tpe", "pruner": "median", "trials": 30, "round": 4}
+    results = swept(folder / "out", varies=varies, fixed={"eval_every": 3}, **rules)
+    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(5))
+    assert {r.state for r in results.trials.values()} == {"complete", "pruned"}
+    for first in range(0, 30, 4):
+        group = [results.trials[number] for number in range(first, min(first + 4, 30))]
+        for result in group:
+            trial = optuna.trial.Trial(study, study._storage.create_new_trial(study._study_id))
+            verdicts = []
+            for step, loss in result.evaluations:
+                trial.report(loss, step)
+                verdicts.append(trial.should_prune())
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            last = result.state == "pruned"
+            assert verdicts == [False] * (len(verdicts) - last) + [True] * last
+        for result in group:
+            if result.state == "complete":
+                told = {"value": result.val_loss, "intermediate_values": dict(result.evaluations)}
+                study.add_trial(optuna.trial.create_trial(**told))
 
 
 def test_a_pruned_trial_can_be_trained_to_its_end(folder):

@@ -10,9 +10,11 @@ which one ends first: see `Sweep.follows`.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import itertools
 import json
+import math
 import os
 import secrets
 import shutil
@@ -25,7 +27,7 @@ from microgpt import __version__, data, files
 from microgpt.corpus import Corpus
 from microgpt.settings import Settings
 from microgpt.sweep.results import Results
-from microgpt.sweep.space import SETTINGS, Space
+from microgpt.sweep.space import Space
 from microgpt.sweep.study import Asking, Storage
 from microgpt.sweep.trial import DEFINITION, RESULT, TRIALS, Result, Task, attempts, read_result
 from microgpt.sweep.workers import Workers
@@ -35,6 +37,7 @@ with contextlib.suppress(ImportError):  # Windows
     import fcntl
 
 PRUNERS = ("none", "median")
+STARTUP_TRIALS = 5  # complete ones, before the first is pruned
 AHEAD = 16  # with a pruner, random and grid: how many numbers a trial is behind the ones it sees
 TEXT = "text.txt"
 WAIT = 0.5  # seconds until a signal is seen
@@ -59,7 +62,8 @@ class Sweep:
             self._lock.close()
             raise
         self.running: dict[int, Task] = {}
-        self._told = self._next = 0
+        self._told = self._next = self._complete = 0
+        self._losses: dict[int, list[float]] = {}  # of complete trials by step, sorted
         self._stored = time.monotonic()
 
     @classmethod
@@ -193,28 +197,41 @@ class Sweep:
         """Ask for the next trial, and let it be run if it has not ended."""
         number, seen = self._next, self.follows(self._next)
         for i in range(self._told, seen):
-            self._asking.tell(self.results.trials[i])
+            self._tell(self.results.trials[i])
         self._told = max(self._told, seen)
         self._next += 1
         known = self.results.trials.get(number)
         params = self._asking.ask(known.params if known is not None else None)
         if known is not None:
             return
-        settings = self.space.settings(params)
         task = Task(
             number,
             self.results.sweep,
             str(self.directory.absolute()),
             params,
-            {name: getattr(settings, name) for name in SETTINGS},
-            self._losses(seen) if self.pruner != "none" else None,
+            {**self.space.fixed, **params},
+            self._medians() if self.pruner != "none" else {},
         )
         self.running[number] = task
         workers.submit(task)
 
-    def _losses(self, seen: int) -> list[dict[int, float]]:
-        results = [self.results.trials[i] for i in range(seen)]
-        return [dict(r.evaluations) for r in results if r.state == "complete" and r.evaluations]
+    def _tell(self, result: Result) -> None:
+        self._asking.tell(result)
+        if result.state == "complete":
+            self._complete += 1
+            for step, loss in result.evaluations:
+                if not math.isnan(loss):
+                    bisect.insort(self._losses.setdefault(step, []), loss)
+
+    def _medians(self) -> dict[int, float]:
+        """Return the medians of held-out losses by step, as Optuna's MedianPruner has them."""
+        if self._complete < STARTUP_TRIALS:
+            return {}
+        middles = {
+            n: (found[(len(found) - 1) // 2], found[len(found) // 2])
+            for n, found in self._losses.items()
+        }
+        return {step: (low + high) / 2 for step, (low, high) in middles.items()}
 
     def _keep(self, result: Result) -> Result:
         """Give a trial's directory its name."""

@@ -188,6 +188,7 @@ class Storage:
             self.study = optuna.create_study(
                 storage=kept, study_name=self.name, load_if_exists=True
             )
+            self._id = kept.get_study_id_from_name(self.name)
             self.count = len(self.study.get_trials(deepcopy=False))
 
     def describe(self, definition: dict[str, Any]) -> None:
@@ -210,7 +211,7 @@ class Storage:
         """
         if self._file is None or not trials:
             return False
-        db, study = self._file, self._kept.get_study_id_from_name(self.name)
+        db, study = self._file, self._id
         if db.execute("SELECT schema_version FROM version_info").fetchone() != (SCHEMA,):
             return False
         rows: dict[str, list[tuple[Any, ...]]] = {table: [] for table in COLUMNS}

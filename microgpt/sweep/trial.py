@@ -17,12 +17,12 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from microgpt import checkpoint, extras, files
+from microgpt import checkpoint, files
 from microgpt.corpus import Corpus
 from microgpt.log import LOG, read_log
 from microgpt.settings import Settings
@@ -32,15 +32,13 @@ DEFINITION = "sweep.json"
 RESULT = "trial.json"
 TRIALS = "trials"
 UNSAVED = ("attempt", "files")  # of a result
-STARTUP_TRIALS = 5  # complete ones, before the first is pruned
 
 
 @dataclass(frozen=True)
 class Task:
     """A trial to run: its number, settings, and the sweep's identity and directory.
 
-    seen are the held-out losses by step of the trials that it is compared with to be
-    pruned; None if it is not to be.
+    It is pruned once its lowest held-out loss so far is above that of medians, which are by step.
     """
 
     number: int
@@ -48,7 +46,7 @@ class Task:
     directory: str
     params: dict[str, Any]
     settings: dict[str, Any]
-    seen: Sequence[dict[int, float]] | None = None
+    medians: dict[int, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -212,8 +210,7 @@ class _TrialWatch(Watch):
     def __init__(self, task: Task, training: Training, stop: Callable[[], bool] | None) -> None:
         self.stopped = self.pruned = False
         self.evaluations = _logged(training) if training.step else []
-        self._stop = stop
-        self._trial = None if task.seen is None else _pruner(task.seen, self.evaluations)
+        self._stop, self._medians = stop, task.medians
 
     def step(self, t: int, loss: float) -> None:
         if self._stop is not None and self._stop():
@@ -222,32 +219,16 @@ class _TrialWatch(Watch):
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
         self.evaluations.append((step, loss))
-        if self._trial is not None:
-            self._trial.report(loss, step)
-            if self._trial.should_prune():
-                self.pruned = True
-                raise Stop
+        lowest = min((x for _, x in self.evaluations if not math.isnan(x)), default=math.nan)
+        if step in self._medians and not lowest <= self._medians[step]:
+            self.pruned = True
+            raise Stop
 
 
 def _logged(training: Training) -> list[tuple[int, float]]:
     """Return the held-out losses that a training's log has so far."""
     lines = read_log(Path(f"{training.settings.out}") / LOG, training.step)
     return [(line["step"], line["val_loss"]) for line in lines if line["val_loss"] is not None]
-
-
-def _pruner(seen: Sequence[dict[int, float]], evaluations: list[tuple[int, float]]) -> Any:
-    """Return an Optuna trial that is to be pruned if it is worse than the median of seen."""
-    optuna = extras.need("optuna", "pruning", "sweep")
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    study = optuna.create_study(pruner=optuna.pruners.MedianPruner(STARTUP_TRIALS))
-    for values in seen:
-        study.add_trial(
-            optuna.trial.create_trial(value=min(values.values()), intermediate_values=values)
-        )
-    trial = study.ask()
-    for step, loss in evaluations:
-        trial.report(loss, step)
-    return trial
 
 
 @functools.lru_cache(maxsize=4)
