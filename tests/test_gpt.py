@@ -203,7 +203,9 @@ def test_a_draw_on_the_border_of_two_tokens_is_the_upper_one(model_engine):
         model = chosen.GPT(9, n_embd=4, n_head=2, block_size=7)
         model.set_weights(array("d", [0.0] * model.config.num_params))  # all are as likely
         drawn.append(model.generate([1], length=3, bos=False, rng=Middle()))
+        largest = model.generate([1], length=3, bos=False, temperature=0)
     assert drawn[0] == drawn[1] == [1, 4, 4]
+    assert largest == [1, 0, 0]
 
 
 @pytest.mark.parametrize("make", [random.Random, Halves, First, patched, lambda: random])

@@ -115,6 +115,28 @@ def test_rows_of_one_matrix_that_overlap_add_in_order(compiled_scalar, oracle):
     assert shown == judged
 
 
+def test_products_of_a_row_with_its_own_neighbours_add_in_order(compiled_scalar, oracle):
+    def make(engine, rng):
+        return {"words": matrix(engine, rng, 2, 9)}
+
+    def loss(functions):
+        return lambda w, x: functions.dot(w["words"][0][1:], w["words"][0][:-1]) * x
+
+    rows = [(0.1 + i / 3,) for i in range(9)]
+    judged, shown = twice(make, loss, compiled_scalar, oracle, rows)
+    assert shown == judged
+
+
+@pytest.mark.parametrize("x", [(0.0, -0.0), (-0.0, 0.0), (2, 2.0), (2.0, 2)])
+def test_of_two_equal_numbers_the_first_is_the_maximum(compiled_scalar, oracle, x):
+    shown = []
+    for engine in (oracle, compiled_scalar):
+        w = [engine.Value(number) for number in x]
+        step = compile(lambda w, f=engine.functions: f.maximum(w[0], w[1]), w)
+        shown.append(typed(step(), step.forward(), *(p.grad for p in w)))
+    assert shown[0] == shown[1]
+
+
 def random_loss(seed, functions):
     def loss(w, tokens, target, x):
         rng = random.Random(seed)

@@ -194,9 +194,7 @@ cdef void mark_children(const Step *step, const Run *runs, uint8_t *keeps) noexc
     elif step.op == SUM:
         for k in range(step.n):
             keeps[step.a + k] = 0
-    elif step.op == SELECT:
-        keeps[step.b] = 0  # the others are no leaves
-    elif step.op not in (GROUPS, SEGMENT):
+    elif step.op not in (GROUPS, SEGMENT, SELECT):  # a SELECT's are no leaves
         keeps[step.a] = 0
         if step.op in (ADD, MUL, MAXIMUM, WHERE):
             keeps[step.b] = 0

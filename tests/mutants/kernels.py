@@ -361,7 +361,7 @@ MUTANTS = [
         (
             "if logits[i] > logits[high]:",
             "if logits[i] >= logits[high]:",
-            "test_knobs.py -k samples",
+            "test_gpt.py -k border",
         ),
     ),
 ]

@@ -183,7 +183,6 @@ MUTANTS = [
             "            if n and not 0 <= self.chosen[i] < n:",
             "            if n and not 0 <= self.chosen[i] <= n:",
         ),
-        ("        keeps[step.b] = 0  # the others are no leaves\n", "        pass\n"),
         ("        int_grads[i] &= keeps[i]\n", "        pass\n"),
         (
             "                y4 += w0[4 * n_in + j] * b[j]\n",
