@@ -193,7 +193,7 @@ def test_class_is_replaced_and_prints_the_same(name):
     outcome = same(source)
     assert outcome.replaced[-1:] == ["Value"], outcome.reasons
     assert outcome.ending == "end"
-    assert outcome.native >= {"__add__", "__mul__", "backward"}
+    assert outcome.native >= {"__add__", "__mul__", "__pow__", "__truediv__", "relu", "backward"}
     assert bool(outcome.loops) == ("properties" not in name and "property" not in name)
 
 

@@ -98,6 +98,8 @@ cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noe
         ints = node.flags & SECOND_INT if op == POW else 0  # of its exponent
         ints |= FIRST_INT if a.flags & DATA_INT else 0
         raises = apply_unary(op, &y, &node.slope[0], a.data, node.slope[1], &ints, False)
+        if FOR_RUN and info.fresh & LATE:
+            raises &= RAISES_NUMBER  # its slopes are computed in backward
         if unlikely(raises):
             return raises
         node.data = y
@@ -149,8 +151,6 @@ cdef inline Node *make_unary(
     node.slope[1] = k
     raises = compute_node(op, info, node)
     if FOR_RUN:
-        if info.fresh & LATE:
-            raises &= RAISES_NUMBER
         if raises or op == POW and k_is_int and a.flags & DATA_INT and k >= 0.0 and not (
             node.flags & DATA_INT and (k < 1.0 or node.flags & FIRST_INT)  # beyond 2**53
         ):
