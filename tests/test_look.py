@@ -48,6 +48,25 @@ def test_every_engine_has_the_oracles_bits(compiled, oracle):
     assert arrays(model_of(compiled).look("bella")) == arrays(look)
 
 
+def test_gradients_of_tokens_that_cannot_follow_have_the_oracles_signs(compiled, oracle):
+    seen = 0
+    for token in range(TOKENIZER.vocab_size):
+        models = model_of(compiled), model_of(oracle)
+        for model in models:
+            for p in model.state_dict["lm_head"][token]:
+                p.data *= 1e5
+        found, expected = (model.look("a") for model in models)
+        try:
+            numbers = arrays(expected)
+        except ValueError:  # no other token can follow
+            continue
+        assert arrays(found) == numbers
+        gradients = expected.gradients["logits"][expected.activations["probs"] == 0.0]
+        assert not numpy.signbit(gradients).any()
+        seen += gradients.size
+    assert seen
+
+
 def test_every_intervention_has_the_oracles_bits(compiled, oracle):
     ours, specified = model_of(compiled), model_of(oracle)
     plain = arrays(specified.look("bella"))

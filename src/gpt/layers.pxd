@@ -369,11 +369,12 @@ cdef inline void cross_entropy_backward(
 
     Shapes:  dlogits, probs, exps (n,); inverse and square are total ** -1 and total ** -2
     Order:   the target's exponential gets its own quotient's term first, then the total's;
-             a logit's gradient is a sum of one term, from 0: it is not -0.0
+             a logit's gradient is a sum of one term, from 0: it is not -0.0, which of the
+             others it could not be
     """
     cdef Py_ssize_t i
     cdef double dprob = 1.0 / probs[target] * (-1.0 * dloss)
     cdef double dtotal = -square * (exps[target] * dprob)
     for i in range(n):
-        dlogits[i] = 0.0 + exps[i] * dtotal
+        dlogits[i] = exps[i] * dtotal
     dlogits[target] = 0.0 + exps[target] * (inverse * dprob + dtotal)

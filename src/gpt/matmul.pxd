@@ -161,8 +161,8 @@ cdef inline void multiply_packed(const Product *p) noexcept nogil:
 cdef inline void copy_panel(
     double *to, const double *from_, Py_ssize_t n, Py_ssize_t k, Py_ssize_t width, Py_ssize_t step
 ) noexcept nogil:
-    """Write n numbers of k columns step apart, up to whole vectors, to columns width apart."""
-    cdef Py_ssize_t _x, j, at
+    """Write n numbers, width or whole vectors, of k columns step apart to columns width apart."""
+    cdef Py_ssize_t _x, j
     for _x in range(k):
         if n == width:  # a constant where this is inlined
             for j in range(width // LANES):
@@ -170,9 +170,8 @@ cdef inline void copy_panel(
             if width % LANES:  # two vectors overlap
                 vec_store(to + width - LANES, vec_load(from_ + width - LANES))
         else:
-            for j in range((n + LANES - 1) // LANES):
-                at = min(j * LANES, width - LANES)
-                vec_store(to + at, vec_load(from_ + at))
+            for j in range(n // LANES):
+                vec_store(to + j * LANES, vec_load(from_ + j * LANES))
         to += width
         from_ += step
 

@@ -209,7 +209,7 @@ MUTANTS = [
         (
             "    if ga == gb or ga + n <= gb or gb + n <= ga:\n",
             "    if True:\n",
-            "test_recording.py -k overlap",
+            "test_recording.py -k neighbours",
         ),
         (
             "            for i in range(step.c - 1, step.b - 1, -1):\n                add_products",
