@@ -3,6 +3,7 @@
     python benchmarks/sweeps.py trainings            whole trainings of 1,000 steps on one core
     python benchmarks/sweeps.py jobs                 trials a second by one and two processes
     python benchmarks/sweeps.py overhead             of Optuna, and of Dask, by length of training
+    python benchmarks/sweeps.py overhead 100000      of that length alone
     python benchmarks/sweeps.py workers              what a client and a scheduler can serve
 
 A trial trains the default model on the package's names and is evaluated once, on 1,000
@@ -39,7 +40,7 @@ VARIES = {
     "beta1": Range(0.8, 0.95),
     "beta2": Range(0.95, 0.999),
 }
-LENGTHS = {1_000: 40, 10_000: 12, 100_000: 2}  # steps: trials
+LENGTHS = {1_000: 60, 10_000: 16, 100_000: 3}  # steps: trials
 
 
 def settings(steps: int) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def processor() -> float:
 
 
 def cost(steps: int, trials: int, name: str) -> float:
-    """Return the processor seconds of all processes a trial, once one worker has started."""
+    """Return the processor seconds of all processes a trial, after a worker's first."""
     with contextlib.ExitStack() as stack:
         if name == "Dask":
             from microgpt.sweep.cluster import Cluster
@@ -162,31 +163,42 @@ def cost(steps: int, trials: int, name: str) -> float:
         else:
             workers = Processes(1)
         stack.callback(workers.close)
-        begun = stack.enter_context(sweep(steps, trials + 2, sampler="tpe"))
-        times: list[float] = []
-        begun.run(workers, lambda result: times.append(processor()))
-        return (times[-1] - times[1]) / trials
+        begun = stack.enter_context(sweep(steps, trials + 1, sampler="random"))
+        first: list[float] = []
+        begun.run(workers, lambda result: first or first.append(processor()))
+        return (processor() - first[0]) / trials
 
 
-def overhead() -> None:
+def alone(steps: int, count: int) -> list[float]:
+    """Return the processor seconds of trials that this process trains, without a sweep."""
+    times = []
+    with trials_folder() as folder:
+        for i in range(1 + count):
+            begin = time.process_time()
+            trial.run(Task(i, "benchmark", folder, {}, settings(steps)))
+            times.append(time.process_time() - begin)
+    return times[1:]  # the first one may read the text
+
+
+def overhead(*lengths: int) -> None:
     """Print what a trial costs all processes beside its training and its files.
 
-    In processor time, which a busy machine changes least.
+    In processor time, which a busy machine changes least; trainings alone are measured before,
+    between and after.
     """
     print("steps      workers    training    a trial   beside the training")
-    for steps, trials in LENGTHS.items():
-        times = []
-        with trials_folder() as folder:
-            for i in range(max(3, trials // 2) + 1):
-                begin = time.process_time()
-                trial.run(Task(i, "benchmark", folder, {}, settings(steps)))
-                times.append(time.process_time() - begin)
-        training = statistics.median(times[1:])  # the first one reads the text
+    for steps in lengths or LENGTHS:
+        trials = LENGTHS[steps]
+        some = max(1, trials // 4)
+        times, found = alone(steps, some), {}
         for name in ("processes", "Dask"):
-            found = cost(steps, trials, name)
+            found[name] = cost(steps, trials, name)
+            times += alone(steps, some)
+        training = statistics.mean(times)
+        for name, each in found.items():
             print(
-                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms  {1e3 * found:6.1f} ms  "
-                f"{1e3 * (found - training):6.1f} ms, {found / training - 1:.1%}",
+                f"{steps:<9,}  {name:9}  {1e3 * training:6.1f} ms  {1e3 * each:6.1f} ms  "
+                f"{1e3 * (each - training):6.1f} ms, {each / training - 1:.1%}",
                 flush=True,
             )
 
@@ -262,7 +274,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = {"trainings": trainings, "jobs": jobs, "overhead": overhead, "workers": workers}
     parser.add_argument("part", choices=parts)
-    parts[parser.parse_args().part]()
+    parser.add_argument("number", nargs="*", type=int, help="lengths of overhead, in steps")
+    options = parser.parse_args()
+    parts[options.part](*options.number)
 
 
 if __name__ == "__main__":  # worker processes import this file
