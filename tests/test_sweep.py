@@ -316,8 +316,12 @@ def test_a_sweep_whose_processes_are_killed_loses_nothing(folder, long, victim):
 
 def test_two_processes_do_not_run_one_sweep(folder, capsys):
     sweep = Sweep.create("out", Space(VARIES, FIXED), trials=1)
+    before = (folder / "out" / "sweep.json").read_bytes()
     assert commands.main(["sweep", "--resume", "out"]) == 1
     assert "another process runs this sweep" in capsys.readouterr().err
+    assert commands.main(["sweep", "--n-embd=2,4", "--data=text", "--out=out"]) == 2
+    assert "another process runs this sweep" in capsys.readouterr().err
+    assert (folder / "out" / "sweep.json").read_bytes() == before
     sweep.close()
 
 

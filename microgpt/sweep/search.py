@@ -51,13 +51,16 @@ class Sweep:
     Raises:  OSError or ValueError, of one line, if it cannot be taken up
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, new: bool = False) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, lock: BinaryIO | None = None) -> None:
+        """Take up the sweep of a directory; lock is its, if it is new and already locked."""
         self.directory = Path(directory)
-        self._lock = _locked(self.directory)
+        if lock is None and not (self.directory / DEFINITION).exists():
+            Results(directory)  # which says what is wrong
+        self._lock = lock or _locked(self.directory)
         try:
             _publish_attempts(self.directory, Results(directory).sweep)
             self.results = Results(directory)
-            self._open(self.results.definition, new)
+            self._open(self.results.definition, new=lock is not None)
         except BaseException:
             self._lock.close()
             raise
@@ -86,30 +89,33 @@ class Sweep:
                  trial, or as `Corpus.of` of the first one's text
         """
         folder = Path(directory)
-        if (folder / DEFINITION).exists():
-            raise FileExistsError(
-                None, f"there is a sweep already: go on with --resume {directory}", str(directory)
-            )
         asking = Asking(space, sampler, space.fixed.get("seed", Settings.seed))
         first = space.settings(asking.ask())
         if first.data != "-":
             Corpus.of(first)
         (folder / TRIALS).mkdir(parents=True, exist_ok=True)
-        definition = {
-            "id": secrets.token_hex(8),
-            "version": __version__,
-            "trials": trials,
-            "sampler": sampler,
-            "pruner": pruner,
-            "round": round,
-            "storage": storage,
-            "settings": _placed(space, folder).as_json(),
-        }
-        _write(folder, definition)
+        lock = _locked(folder)
+        if (folder / DEFINITION).exists():
+            lock.close()
+            raise FileExistsError(
+                None, f"there is a sweep already: go on with --resume {directory}", str(directory)
+            )
         try:
-            return cls(folder, new=True)
+            definition = {
+                "id": secrets.token_hex(8),
+                "version": __version__,
+                "trials": trials,
+                "sampler": sampler,
+                "pruner": pruner,
+                "round": round,
+                "storage": storage,
+                "settings": _placed(space, folder).as_json(),
+            }
+            _write(folder, definition)
+            return cls(folder, lock=lock)
         except BaseException:
-            (folder / DEFINITION).unlink()
+            (folder / DEFINITION).unlink(missing_ok=True)
+            lock.close()
             raise
 
     def extend(self, trials: int) -> None:
@@ -301,8 +307,6 @@ def _write(directory: Path, definition: dict[str, Any]) -> None:
 
 def _locked(directory: Path) -> BinaryIO:
     """Return a file that is locked until it is closed, or the process ends."""
-    if not (directory / DEFINITION).exists():
-        Results(directory)  # which says what is wrong
     file = open(directory / LOCK, "ab")  # noqa: SIM115
     if fcntl is not None:
         try:
