@@ -1,4 +1,4 @@
-"""microgpt, compiled: the same program, the same bits, without the waiting.
+"""microgpt, compiled: the same program and the same bits, thousands of times faster.
 
 Names are looked up when they are first used, so `import microgpt` takes no time, and the
 command line can report Ctrl-C and a refused engine in one line.
