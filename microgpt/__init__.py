@@ -96,7 +96,7 @@ class _Package(type(sys)):  # type: ignore[misc]
 
     @gpt.setter
     def gpt(self, module: Any) -> None:
-        """Leave out what an import of the module sets."""
+        """Ignore the attribute that importing `microgpt.gpt` sets."""
 
 
 if not TYPE_CHECKING:

@@ -3,8 +3,8 @@
 A file is eight bytes of header length, a JSON header, and tensors as little-endian f64,
 so any reader of the format can open it: the weights under the model's names and, in the
 file of a run, Adam's moments (`adam.m`, `adam.v`) and the run's state as JSON in the
-metadata. It is written whole or not at all. Nothing in a file is believed: sizes are
-checked before memory is taken, and each name, type, shape and number before it is used.
+metadata. It is written whole or not at all. Files are not trusted: sizes are
+checked before memory is allocated, and each name, type, shape and number before it is used.
 
 Own code instead of the safetensors package, which tests read the files with: the format
 is a length and a JSON object, and the package would be a compiled dependency of its own.
@@ -39,7 +39,7 @@ MOMENTS = ("adam.m", "adam.v")
 
 
 class Content(NamedTuple):
-    """What a file holds; moments (m, v) and run, the state of training, in a run's alone."""
+    """The content of a file. Only a run's file has moments (m, v) and run, the training state."""
 
     model: str
     config: Sizes
@@ -109,7 +109,7 @@ def load(
 
 
 def model_of(content: Content, engine_name: str | None = None) -> Model:
-    """Return the model of what a file holds, on an engine."""
+    """Return the model of a file's content, on an engine."""
     model_class = engine.load(engine_name or engine.NAME).models[content.model]
     model: Model = model_class(**dataclasses.asdict(content.config), rng=NoRandom())
     model.set_weights(content.weights)
@@ -120,7 +120,7 @@ def model_of(content: Content, engine_name: str | None = None) -> Model:
 def load_gpt(
     path: str | os.PathLike[str], engine_name: str | None = None
 ) -> tuple[GPT, CharTokenizer]:
-    """Do as `load` for what needs attention and layers.
+    """Load a model as `load` does, and require a GPT.
 
     Raises:  as `load`; ValueError if it is another model than a GPT
     """
@@ -133,7 +133,7 @@ def load_gpt(
 def read(
     path: str | os.PathLike[str], engine_name: str | None = None, *, best: bool = True
 ) -> Content:
-    """Return what a file holds, or what the file of a directory does.
+    """Return the content of a file, or of the file in a directory.
 
     In a directory it is BEST, if that is there and wanted, or else FILENAME.
 
@@ -174,7 +174,7 @@ def file_in(path: str | os.PathLike[str], *, best: bool = True) -> Path:
 def libm() -> str:
     """Return a digest of this machine's exp, log and pow on fixed arguments.
 
-    With another mathematics library, and so another digest, training gives other bits.
+    Another digest means another mathematics library, with which training gives other bits.
     """
     rng, digest = random.Random(1), hashlib.sha256()
     for _ in range(2_000):

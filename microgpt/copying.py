@@ -1,4 +1,4 @@
-"""What copies and pickles of a `Value` begin with: a new, empty node of its class.
+"""Make the empty nodes from which copies and pickles of a `Value` are rebuilt.
 
 A pickle of the `microgpt.Value` of one process loads as the `microgpt.Value` of
 another, whatever engines the two run on. A `Value` of an engine that was loaded by

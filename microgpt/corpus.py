@@ -1,4 +1,4 @@
-"""The text of a run: read by `data`, shuffled, its last documents held out."""
+"""The documents of a run: read by `data`, shuffled, the last ones held out."""
 
 from __future__ import annotations
 

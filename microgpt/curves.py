@@ -1,4 +1,4 @@
-"""The curves of runs: what their logs hold, thinned and smoothed for a picture."""
+"""The curves of runs: columns of their logs, thinned and smoothed for a plot."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WINDOW = 100  # losses of the running mean
 
 
 class Curve(NamedTuple):
-    """Numbers over numbers, of the same count."""
+    """The x and y numbers of a curve, equally many."""
 
     x: list[float]
     y: list[float]
 
 
 class Run:
-    """One run's log and settings; label is what sets it apart in a picture.
+    """One run's log and settings; label names it in a plot.
 
     Raises:  OSError or ValueError as `checkpoint.read`; ValueError if nothing is logged
     """

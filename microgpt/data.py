@@ -8,7 +8,7 @@ Text is UTF-8; a byte order mark at the start is dropped, and CRLF and CR count 
     windows     the whole text, newlines included: every block_size characters a piece of
                 block_size + 1, so that the last character of one is the first of the next
 
-What is no text is an error that names the line and the byte, never a guess.
+Bytes that are not UTF-8 are an error that names the line and the byte.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def documents(source: str | None = None, split: str = "lines", block_size: int =
 
 
 def read(source: str | None = None) -> tuple[bytes, str]:
-    """Return the bytes of a source and what errors call it.
+    """Return the bytes of a source and its name in error messages.
 
     Raises:  as `documents`
     """
@@ -114,7 +114,7 @@ def decode(data: bytes, name: str) -> str:
 
 
 def cut(text: str, name: str, split: str = "lines", block_size: int = 16) -> list[str]:
-    """Return the documents of a text; name is what errors call it.
+    """Return the documents of a text; name stands for it in error messages.
 
     Raises:  ValueError if there is none
     """
@@ -147,7 +147,7 @@ def checksum(documents: Sequence[str]) -> str:
 
 
 def chunks(read: Callable[[int], bytes], name: str) -> Iterator[bytes]:
-    """Yield what a function reads, piece by piece.
+    """Yield the bytes that a function reads, piece by piece.
 
     Raises:  ValueError that names the source if it is larger than MAX_BYTES
     """

@@ -17,7 +17,7 @@ TIMEOUT = 30.0
 
 
 def download(url: str) -> bytes:
-    """Return what an address gives, from the user's cache directory if it is there.
+    """Return the content of an address, from the user's cache directory if it is there.
 
     It is fetched once: to fetch again, delete the file. With #sha256=HEX at the
     end of the address, the content must have that checksum.

@@ -1,4 +1,4 @@
-"""Choose the engine: the only place that does.
+"""Choose the engine; no other module does.
 
 `MICROGPT_ENGINE` names one, and a named engine that is not built is an error. Unset,
 the fastest engine that is built runs; where a compiled module is missing, one line on

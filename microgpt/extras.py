@@ -1,4 +1,4 @@
-"""Packages that only some commands need: imported where used, explained where missing."""
+"""Import optional packages, with an error that says how to install a missing one."""
 
 from __future__ import annotations
 

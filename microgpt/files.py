@@ -1,4 +1,4 @@
-"""Whole files or none: a reader sees the former file or the new one, never a part."""
+"""Replace files atomically: a reader sees the former file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _unflushed_until: contextvars.ContextVar[float] = contextvars.ContextVar("until"
 
 @contextlib.contextmanager
 def unflushed(seconds: float) -> Iterator[None]:
-    """Leave it to the system for so many seconds when it writes files to the disk.
+    """For so many seconds, let the operating system choose when to write files to the disk.
 
-    Inside the block files are as whole as ever for other processes, and after a process is
-    killed; only a power cut can take them.
+    Inside the block files stay whole for other processes, and after a process is
+    killed; only a power cut can lose them.
     """
     token = _unflushed_until.set(time.monotonic() + seconds)
     try:
@@ -29,13 +29,13 @@ def unflushed(seconds: float) -> Iterator[None]:
 
 
 def to_disk(file: BinaryIO) -> None:
-    """Wait until what was flushed to a file is on the disk, unless inside `unflushed`."""
+    """Wait until a flushed file is on the disk, unless inside `unflushed`."""
     if _flushes():
         os.fsync(file.fileno())
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove the hidden files of a path that a process left beside it when it was killed."""
+    """Remove the hidden files that killed processes left beside a path."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -46,7 +46,7 @@ def _flushes() -> bool:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Yield a new file that takes the place of path when the block ends well.
+    """Yield a new file that replaces path when the block ends without an exception.
 
     Writes:  a hidden file beside path, flushed to the disk before it is renamed;
              removed if the block or a write fails, path is then as it was
@@ -62,7 +62,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        # What the system says of the hidden file is told of the one that was asked for.
+        # The error names path instead of the hidden file.
         if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
             error.filename = str(path)
         raise
@@ -82,7 +82,7 @@ def make_directory(path: Path) -> None:
 
 
 def _flush_directory(path: Path) -> None:
-    """Flush a directory: only then do the names in it last through a power cut."""
+    """Flush a directory, so that the names in it survive a power cut."""
     if not _flushes():
         return
     with contextlib.suppress(OSError):  # no file system needs to offer that

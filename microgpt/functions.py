@@ -112,7 +112,7 @@ def attend(
     n_head: int,
     softmax: Callable[[Sequence[Value]], list[Value]],
 ) -> list[Value]:
-    """Return `attention` by a softmax of one's own."""
+    """Return `attention`, computed with the given softmax."""
     q, keys, values = list(q), [list(k) for k in keys], [list(v) for v in values]
     if n_head < 1 or len(q) % n_head:
         raise ValueError(f"a query of {len(q)} does not divide into {n_head} heads")

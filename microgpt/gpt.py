@@ -1,7 +1,7 @@
 """The model, written once over any `Value`.
 
 `gpt` is the original's function; `GPT` is a model as an object, with its configuration and
-its weights. On every engine this file and `functions` say what is computed, and in which order.
+its weights. This file and `functions` define what every engine computes, and in which order.
 """
 
 from __future__ import annotations

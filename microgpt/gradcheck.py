@@ -1,10 +1,10 @@
-"""Whether gradients are right: each compared with how the loss moves when its weight does.
+"""Check gradients: each is compared with how the loss changes when its weight does.
 
-Two ways. Finite differences move a weight by h to both sides: their error is about h * h and
-the loss's rounding over h, so some six digits agree. A complex step computes the loss once with
-the weight at w + ih, h = 1e-30: its imaginary part over h is the derivative, to the last digits,
-for there is no difference in which digits are lost. It needs a loss of the
-package's own operations and functions: an Operation's rules are for real numbers.
+Finite differences move a weight by h to both sides: their error is about h * h plus the loss's
+rounding over h, so some six digits agree. A complex step computes the loss once with the
+weight at w + ih, h = 1e-30: its imaginary part over h is the derivative, to the last digits,
+because no subtraction loses any. It needs a loss of the package's own operations and
+functions: an Operation's rules are for real numbers.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def _number(x: Any) -> Any:
 
 
 class _Functions:
-    """The functions of lists over `Complex`, where `microgpt.functions` meets it."""
+    """Functions of lists over `Complex`, in place of `microgpt.functions`."""
 
     @staticmethod
     def dot(a: Sequence[Any], b: Sequence[Any]) -> Any:

@@ -1,7 +1,7 @@
 """The log of a run, log.jsonl: a JSON object a step, with losses, rate, norm and speed.
 
 `Training` writes it, and flushes it to the disk before each checkpoint; `log`, `plot`, `report`
-and `verify` read it, without a line that a crash left half written.
+and `verify` read it, and ignore a last line that a crash cut.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Log:
 
 
 def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a log up to a step, without what a crash left half written.
+    """Return the lines of a log up to a step, without a last line that a crash cut.
 
     A log that was deleted during a run begins at a later step.
 

@@ -2,10 +2,10 @@
 
 `model.look(text)` returns a `Look`, on every engine with the same bits. A GPT's forward
 pass is `gpt.gpt` over the engine's own `Value`, with a hook that records each
-activation and replaces those that an intervention sets; the fused engine answers
-from its own buffers where nothing is replaced. Of makemore's models the logits are kept.
-The model is not changed: a look has a copy of the weights, so later training does not
-change it either.
+activation and replaces those that an intervention sets; the fused engine reads
+its own buffers if nothing is replaced. Of makemore's models only the logits are kept.
+A look has a copy of the weights: it does not change the model, and later training does
+not change it.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Look:
 
     @cached_property
     def surprise(self) -> Array:
-        """What each next token cost, in bits: minus the binary logarithm of its probability."""
+        """The surprise of each next token, in bits: minus the binary log of its probability."""
         probs = self.probabilities
         return _array([bits(probs[t][token]) for t, token in enumerate(self.tokens[1:])])
 

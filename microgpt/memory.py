@@ -21,7 +21,7 @@ TERM = {"python": 400, "cython": 32, "fused": 0}
 def check(config: Sizes, engine_name: str, positions: int = 0) -> None:
     """Refuse a model that cannot fit, training on so many positions a step.
 
-    Raises:  MemoryError that says what it would take
+    Raises:  MemoryError that says how much memory it would take
     """
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -38,7 +38,7 @@ def check(config: Sizes, engine_name: str, positions: int = 0) -> None:
 
 
 def least(config: Sizes, engine_name: str, positions: int) -> int:
-    """Return the fewest bytes that a step can do with."""
+    """Return the fewest bytes that a step needs."""
     if not isinstance(config, Config):
         shapes = config.shapes()
         for name in LOOKED_UP & shapes.keys():

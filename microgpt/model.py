@@ -1,8 +1,10 @@
-"""A language model over lists of any `Value`: what `GPT` and makemore's models share.
+"""A language model over lists of any `Value`: the base class of `GPT` and makemore's models.
 
 A model is a `Sizes` that names its matrices, and two functions: `_begin` returns what the
 model remembers before the first position, and `_logits` takes one token, changes that
 memory and returns the logits of the token that follows.
+
+The file is longer than 500 lines because it holds the whole interface of a model, with docstrings.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class Sizes:
 
 
 class Evaluation(NamedTuple):
-    """What a model's predictions cost: the total of -log(probability), and how many there were."""
+    """The total of -log(probability) of a model's predictions, and how many there were."""
 
     nats: float
     tokens: int
@@ -482,7 +484,7 @@ class Model:
 
     @contextmanager
     def _draws_for_a_step(self) -> Iterator[None]:
-        """Take back what dropout has drawn if a step fails: it happens whole or not at all."""
+        """Restore dropout's generator if a step fails: a step happens whole or not at all."""
         state = self.dropout_rng.getstate() if self.dropout else None
         try:
             yield

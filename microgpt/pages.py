@@ -1,4 +1,4 @@
-"""HTML of looks, models and tokenizers: for notebooks, files and reports.
+"""HTML of looks, models and tokenizers, for notebooks, files and reports.
 
 Nothing here needs a script, a font or a network. Colours are translucent and text has
 the colour of its surroundings, so that a fragment reads on light and dark pages alike.
@@ -75,7 +75,7 @@ def page(title: str, body: str) -> str:
 
 
 def summary(look: Look) -> str:
-    """Return one line: positions, loss, and how much of the text was not seen."""
+    """Return one line: positions, loss, and how much of the text the model did not read."""
     bits = look.surprise.mean()
     line = f"{len(look)} positions, {look.loss:.4f} nats or {bits:.4f} bits per token"
     if look.unseen:
@@ -98,7 +98,7 @@ def strip(look: Look) -> str:
 
 
 def table(look: Look) -> str:
-    """Return a row a position: what came, its probability and surprise, the best five."""
+    """Return a row a position: the next token, its probability and surprise, the best five."""
     rows = []
     for t, token in enumerate(look.tokens[1:]):
         p = float(look.probabilities[t, token])

@@ -1,4 +1,4 @@
-"""What pickles of the fused engine's models name, so that another engine can load them.
+"""The functions that pickles of the fused engine's models call, so that any engine can load them.
 
 A model of the process's own engine becomes one of the loading process's engine. One of an
 engine loaded by name keeps it, or becomes the process's own where that engine is not built.
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def name_of(name: str) -> str | None:
-    """Return what a pickle calls an engine: None if it is the process's own."""
+    """Return the name of an engine in a pickle: None for the process's own engine."""
     from microgpt import engine  # not above: it imports the fused engine, which imports this
 
     return None if name == engine.NAME else name

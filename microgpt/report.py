@@ -1,6 +1,6 @@
 """A report on a run: one page that opens from a disk, without a network or a server.
 
-plotly draws what is worth a pointer (curves, embeddings, distributions); its script is
+plotly draws the interactive figures (curves, embeddings, distributions); its script is
 part of the page. The rest is HTML, and every figure's content can be read without a
 pointer. Colours follow the reader's light or dark setting, text included, by the page's
 own style sheet, so a print-out is dark on white.
@@ -40,7 +40,7 @@ SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 
 
 class Report:
-    """All that a report shows of a run's directory; `page` is the whole of it as HTML.
+    """The report on a run's directory; `page` returns it as HTML.
 
     text is looked at closely: the first held-out document, or the first of training.
 
@@ -153,7 +153,7 @@ class Report:
         return f"{fact_list(facts, 'facts long')}{listed}"
 
     def curves(self) -> str:
-        """Return the run's losses and what else it logged, as figures."""
+        """Return the run's losses and its other logged columns, as figures."""
         run = self.log
         if run is None:
             return f"<p>{escape(self.no_log)}</p>" if self.no_log else ""
@@ -398,7 +398,7 @@ def _log(directory: Path) -> tuple[curves.Run | None, str]:
 
 
 def _corpus(run: dict[str, Any] | None) -> tuple[Corpus | None, str]:
-    """Return the text that a run was trained on, or why it is not at hand."""
+    """Return the text that a run was trained on, or why it cannot be read."""
     if run is None:
         return None, "the model was saved without its run."
     try:
@@ -463,7 +463,7 @@ def _milestones(
 
 
 def _rounded(numbers: Iterable[float]) -> list[float]:
-    """Return numbers to six digits: a picture shows no more, and a page shall be small."""
+    """Return numbers to six digits: enough for a plot, and a smaller page."""
     return [float(f"{float(x):.6g}") for x in numbers]
 
 

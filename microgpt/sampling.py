@@ -1,6 +1,6 @@
-"""New documents from a trained model, drawn as its settings say.
+"""Draw new documents from a trained model, by its settings.
 
-Here too is where a text begins: at BOS, or in windows, which have none, after a newline.
+A text begins after BOS; a text of windows, which have no BOS, after a newline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Sample(NamedTuple):
 
 
 def start(tokenizer: CharTokenizer, split: str) -> str:
-    """Return what stands before a text in place of BOS, which windows do not have.
+    """Return the character before a text of windows, in place of BOS.
 
     A newline, so that the text begins like a line; where the vocabulary has none, the first
     of its characters.

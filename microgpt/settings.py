@@ -1,7 +1,7 @@
 """The settings of a training run: one table, which checks itself.
 
 The command line, a TOML file, a checkpoint and a sweep all make a `Settings`; the table
-below is where a flag's name, default, range and help stand. `scope` says what a setting
+below has each flag's name, default, range and help. `scope` says what a setting
 decides: "bits" of the result (a resumed run must have the same), the "samples" that are
 drawn, or only the "process": how fast, and what is shown and written where.
 """
@@ -26,7 +26,7 @@ from microgpt.models import MODELS
 
 
 class SettingsError(ValueError):
-    """Settings that do not go together, or not with the text or the run that they are for."""
+    """Settings that contradict each other, their text or their run."""
 
 
 def _setting(default: Any, text: str, group: str, **rules: Any) -> Any:

@@ -1,6 +1,6 @@
-"""What a checkpoint says of its run beside the numbers: settings, steps, random streams.
+"""The state of a run in its checkpoint: settings, steps and random streams, as JSON.
 
-It is JSON of unknown origin, so each value is checked before it is used.
+The JSON may come from anywhere, so each value is checked before it is used.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """A training run: started from its settings or loaded from its directory, trained, saved.
 
-All that a run computes follows from its settings and its text. What goes on from step to
-step (weights, Adam's moments and step, the random streams, the history of resumptions) is
-in its checkpoint, so a run that is interrupted and resumed gives the bits of one that is
+Settings and text determine all numbers of a run. Its checkpoint has the state that changes
+from step to step (weights, Adam's moments and step, the random streams, the history of
+resumptions), so a run that is interrupted and resumed gives the bits of one that is
 not, on any engine and with any number of threads.
 
 A run's directory has `model.safetensors`, the checkpoint; `log.jsonl`, a line a step; and
 with a held-out set `best.safetensors`, the checkpoint of the lowest held-out loss.
+
+The file is longer than 500 lines because all methods of `Training` share that state.
 """
 
 from __future__ import annotations
@@ -52,18 +54,18 @@ class TrainingError(ValueError):
 
 
 class Watch:
-    """What `Training.fit` tells while it trains; does nothing by itself."""
+    """The callbacks of `Training.fit`, which do nothing until a subclass overrides them."""
 
-    together = False  # whether `step` may hear of several steps after the last of them: faster
+    together = False  # whether `step` may be called for several steps at once: faster
 
     def step(self, t: int, loss: float) -> object:
-        """Hear of step t, counted from 0. Raises: Stop to end training."""
+        """Called after step t, counted from 0. Raises: Stop to end training."""
 
     def evaluated(self, step: int, loss: float, best: bool) -> object:
-        """Hear of the held-out loss after so many steps, and whether it is the lowest."""
+        """Called with the held-out loss after so many steps, and whether it is the lowest."""
 
     def sampled(self, step: int, samples: Sequence[Sample]) -> object:
-        """Hear of samples after so many steps."""
+        """Called with samples after so many steps."""
 
 
 class Training:
@@ -292,7 +294,7 @@ class Training:
         return model
 
     def replay(self, history: list[list[int]], until: int, on_step: OnStep | None = None) -> None:
-        """Train this new run as a history tells, up to so many steps; write nothing."""
+        """Train this new run along a history of resumptions, up to so many steps; write nothing."""
         for begin, num_steps in history[1:]:
             if begin < until:
                 self._fit_to(begin, on_step)
@@ -314,9 +316,9 @@ class Training:
         return losses
 
     def _fit_together(self, step: int, on_step: Callable[..., object]) -> None:
-        """Train towards a step as long as steps are short: many at a time, told after the last.
+        """Train towards a step, many short steps at a time, with on_step called after the last.
 
-        Where telling one raises, the steps after it are taken back.
+        If on_step raises for one of them, the steps after it are undone.
         """
         seconds = 0.0  # of a step
         while self.step < step and seconds < SHORT:
@@ -351,7 +353,7 @@ class Training:
         self.model.dropout_rng.setstate(dropout)
 
     def _next_stop(self) -> int:
-        """Return the step after which something else than training is to be done."""
+        """Return the next step after which the run evaluates, logs, saves or samples."""
         every = [self._save_every(), self._eval_every(), self.settings.sample_every]
         stops = [(self.step // n + 1) * n for n in every if n is not None]
         return min([*stops, self.settings.num_steps])
@@ -481,7 +483,7 @@ def _cause(error: Exception) -> str:
 
 
 def _read(path: Path) -> tuple[checkpoint.Content, Settings, dict[str, Any]]:
-    """Return what the checkpoint of a run holds, its settings and its state.
+    """Return the content of a run's checkpoint, its settings and its state.
 
     Raises:  as `Training.load`
     """

@@ -1,8 +1,8 @@
-"""The promise, checked on this machine: every engine trained beside the oracle, by bits.
+"""Train every engine beside the oracle on this machine, and compare them by bits.
 
 Each engine starts from the same settings and text. First all take their steps side by
 side, and losses, gradients and weights are compared after each one, the samples at
-the end. Then each trains again by `fit`, the way `train` goes: its losses, weights
+the end. Then each trains again by `fit`, as `train` does: its losses, weights
 and samples are compared, and these are the steps that are timed. Equal means equal
 by `float.hex()`; where the oracle raises an exception, so must the others.
 
@@ -47,7 +47,7 @@ def compare(
     """Compare all engines, or settings.engine, with the oracle.
 
     Returns the oracle and the others after training, and the names of what is not built;
-    on_step is told the oracle's losses.
+    on_step is called with the oracle's losses.
 
     Raises:  ValueError if there is nothing to compare; as `Training`
     """
@@ -64,7 +64,7 @@ def compare(
 
 
 class Again(NamedTuple):
-    """What training a saved run again came to; difference is None if all was equal.
+    """The result of training a saved run again; difference is None if all was equal.
 
     losses, of the log, were compared; the run has as many steps.
     """
