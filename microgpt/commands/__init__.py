@@ -42,10 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_streams() -> None:
-    """Let the standard streams take any text, and be there even where they are closed.
+    """Let the standard streams encode any text, and replace those that are closed.
 
-    A closed descriptor would be given to the next file that is opened, which would then
-    get what is written to the stream.
+    A closed descriptor would be reused by the next file that is opened, and the stream's
+    output would be written into that file.
     """
     if None in (sys.stdin, sys.stdout, sys.stderr):
         descriptor = os.open(os.devnull, os.O_RDWR)

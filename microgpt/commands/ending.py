@@ -1,4 +1,4 @@
-"""How a command ends: one line on stderr, and an exit status.
+"""End a command: one line on stderr, and an exit status.
 
 0 done, 1 failed, 2 a wrong command line, 128 + n ended by signal n, 141 the reader of the
 output left.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def failed(error: BaseException) -> int:
-    """Say in one line how a command ended; return its exit status."""
+    """Print one line about an exception that ended a command; return the exit status."""
     if isinstance(error, SystemExit):  # argparse's way out, after help or a wrong flag
         return _flushed(error.code if isinstance(error.code, int) else 1)
     if isinstance(error, KeyboardInterrupt):
@@ -67,7 +67,7 @@ def _describe(error: OSError) -> str:
 
 
 def complain(message: str, command: str = "microgpt") -> None:
-    """Write a line to stderr, whatever is in the message; nothing if it cannot be written."""
+    """Write a message to stderr as one line; do nothing if that fails."""
     from microgpt.message import one_line
 
     try:

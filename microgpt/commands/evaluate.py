@@ -1,4 +1,4 @@
-"""`microgpt eval`: how well a saved model predicts a text."""
+"""`microgpt eval`: measure how well a saved model predicts a text."""
 
 from __future__ import annotations
 

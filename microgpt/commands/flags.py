@@ -15,7 +15,7 @@ from microgpt.settings import FIELDS
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one-line errors, suggestions, and output whose failure is one."""
+    """argparse with one-line errors and suggestions; a failure to print is an error too."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(
@@ -51,8 +51,8 @@ def add_settings(
 ) -> None:
     """Add the flags of some settings, in the groups of the table; what is not given is left out.
 
-    convert makes, of a setting's field, what reads a flag's text; defaults are those of this
-    command, where they are not the table's.
+    convert(field) returns the function that reads a flag's text; defaults are those in which
+    this command differs from the table.
     """
     groups: dict[str, Any] = {}
     for name in names:
@@ -85,7 +85,7 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings(command: Parser, values: dict[str, Any]) -> table.Settings:
-    """Return settings of values; what is wrong in them ends the command as a wrong flag does."""
+    """Return settings of values; a wrong value ends the command as a wrong flag does."""
     try:
         return table.Settings(**values)
     except (TypeError, ValueError) as error:

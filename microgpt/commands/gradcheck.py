@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _made(settings: Settings, vocab_size: int, corpus: Corpus) -> Model:
-    """Return the model that training with these settings begins with."""
+    """Return the untrained model of these settings."""
     rng = random.Random()
     rng.setstate(corpus.rng)
     kind = engine.load(settings.engine or engine.NAME).models[settings.model]

@@ -1,6 +1,6 @@
-"""`microgpt look`: a text through a saved model, in the terminal or as a file.
+"""`microgpt look`: show what a saved model computes for a text, in the terminal or as a file.
 
-A line a character: what came, its probability, its surprise, and the likeliest
+A line a character: the character, its probability, its surprise, and the likeliest
 alternatives as bars; then attention as grids. Everything fits into the width of the
 terminal: alternatives wrap, wide grids go on below. Without colour, and where the
 output cannot show block characters, signs stand in for shades.
@@ -176,7 +176,7 @@ def _print(model: Model, tokens: list[int], look: Look, arguments: argparse.Name
 
 
 class Screen:
-    """The terminal, or what stands in its place: its width, its characters, its colours."""
+    """The output, a terminal or not: its width, its characters, its colours."""
 
     def __init__(self) -> None:
         self._console = console(highlight=False, markup=False, emoji=False)
@@ -301,7 +301,7 @@ def _cells(text: str) -> int:
 
 
 def _percent(share: float, digits: int = 1) -> str:
-    """Return a share as percent in a fixed width; what is not 0 or 1 does not look so."""
+    """Return a share as percent in a fixed width; only 0 and 1 are shown as 0 and 100."""
     width = 4 + bool(digits) * (digits + 1)
     least = 10.0**-digits
     percent = 100 * share

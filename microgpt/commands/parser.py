@@ -1,4 +1,4 @@
-"""The command line as a whole: all commands, and what a mistyped argument may have meant."""
+"""The parser of the whole command line, with suggestions for mistyped arguments."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _spelled(argv: Sequence[str]) -> list[str]:
 
 
 def _hint(parser: Parser, word: str) -> str:
-    """Return what an argument that a command does not know may have meant."""
+    """Return a suggestion for an argument that a command does not know."""
     flags = [flag for action in parser._actions for flag in action.option_strings]
     if word.startswith("-"):
         return suggestion(word.partition("=")[0], flags)

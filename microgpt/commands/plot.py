@@ -1,4 +1,4 @@
-"""`microgpt plot`: the curves of runs in the terminal, or as a picture."""
+"""`microgpt plot`: draw the curves of runs in the terminal, or as a picture."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from microgpt import files
 from microgpt.sweep import Results
 from microgpt.sweep.trial import DEFINITION
 
-SUMMARY = "write one page about a run: curves, samples, attention, what is hard"
+SUMMARY = "write one page about a run: curves, samples, attention, hard documents"
 EXAMPLES = """\
 examples:
   microgpt report names                     writes names/report.html

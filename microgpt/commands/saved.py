@@ -1,4 +1,4 @@
-"""What the commands over a saved model share: its file, its settings, its text."""
+"""A saved model on the command line: its file, its settings, its text."""
 
 from __future__ import annotations
 

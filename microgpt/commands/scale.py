@@ -1,4 +1,4 @@
-"""`microgpt scale`: what a model's loss becomes with more weights and more text."""
+"""`microgpt scale`: fit the loss against the number of weights and of tokens."""
 
 from __future__ import annotations
 

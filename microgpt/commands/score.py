@@ -1,4 +1,4 @@
-"""`microgpt score`: how surprising given texts are to a saved model."""
+"""`microgpt score`: the loss of given texts under a saved model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ last ones, as sampling does.
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Add the flags of score."""
     saved.add_directory(command)
-    command.add_argument("texts", nargs="*", metavar="TEXT", help="what to score (default: stdin)")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="the text (default: stdin)")
     flags.add_settings(command, ("engine", "keep"))
     command.add_argument(
         "--characters", action="store_true", help="a line for each character, with its probability"

@@ -1,4 +1,4 @@
-"""`microgpt sweep`: train a space of settings, watch it, keep all of it, show what came out."""
+"""`microgpt sweep`: train a space of settings, show the progress, and the best trials."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--pruner",
         choices=PRUNERS,
         metavar="NAME",
-        help="end hopeless trials: none, or median (default: none)",
+        help="end trials early: none, or median (default: none)",
     )
     source.add_argument(
         "--trials",
@@ -83,12 +83,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_running(group: Any) -> None:
-    """Add the flags of where the space comes from, and where trials run and are kept."""
+    """Add the flags for the space's file, the sweep's directory, and the workers."""
     group.add_argument(
         "--config", type=flags.path, metavar="FILE", help="take the space from a TOML file"
     )
-    group.add_argument("--resume", type=flags.path, metavar="DIR", help="go on with what DIR holds")
-    group.add_argument("--out", type=flags.path, metavar="DIR", help="where all of it is kept")
+    group.add_argument("--resume", type=flags.path, metavar="DIR", help="the sweep to go on with")
+    group.add_argument("--out", type=flags.path, metavar="DIR", help="the sweep's directory")
     group.add_argument(
         "--jobs",
         type=flags.whole,
@@ -124,7 +124,7 @@ def carried_out(
 ) -> int:
     """Begin a sweep or go on with one, run it to its end and conclude; return the exit status.
 
-    values are those of settings, own those of the sweep.
+    values are the settings' domains, own the sweep's options.
     """
     extras.need("optuna", "a sweep", "sweep")
     from microgpt.sweep.search import Sweep
@@ -210,7 +210,7 @@ def watched(sweep: Sweep, found: Workers, conclude: Callable[[Results], object])
 
 
 def summary(results: Results, most: int) -> list[str]:
-    """Return lines that say what a sweep came to."""
+    """Return the summary of a sweep as lines."""
     states = [result.state for result in results.trials.values()]
     counts = [f"{states.count(s)} {s}" for s in ("complete", "pruned", "failed") if s in states]
     lines = [f"trials: {', '.join(counts) or 'none'}"]
@@ -340,7 +340,7 @@ def _importance(results: Results) -> dict[str, float]:
 
 
 def given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what the file and the command line say of settings, and of the sweep."""
+    """Return the settings and the sweep's options of the file and the command line."""
     command = options.parser
     values = {n: v for n, v in flags.given(options).items() if n in SETTINGS}
     own = {n: v for n in OWN if (v := getattr(options, n, None)) is not None}

@@ -1,4 +1,4 @@
-"""`microgpt sweep show`: what a sweep came to."""
+"""`microgpt sweep show`: the results of a sweep."""
 
 from __future__ import annotations
 

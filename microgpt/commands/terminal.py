@@ -1,4 +1,4 @@
-"""What commands write beside their results: notes, progress, samples."""
+"""The output of commands beside their results: notes, progress, samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_terminal(stream: Any) -> bool:
 
 
 def console(**rules: Any) -> Any:
-    """Return a console of rich's, where a reader that leaves is a BrokenPipeError, as of print."""
+    """Return a console of rich's that raises BrokenPipeError for a closed pipe, as print does."""
     from rich.console import Console
 
     class Piped(Console):
@@ -44,8 +44,8 @@ def print_samples(
 ) -> None:
     """Print samples numbered as the original does, or bare if quiet.
 
-    "..." stands after those that were cut by length, where that is not the original's.
-    mark is a function of a text that says where it is known from.
+    "..." follows those that a length other than the original's ended.
+    mark(text) says whether a text is new, or where it occurs.
     """
     quiet = settings.quiet
     shows_cut = settings.length is not None or settings.split != "lines"

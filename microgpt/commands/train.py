@@ -1,4 +1,4 @@
-"""`microgpt train`: train a run, watch it, keep it, sample from it."""
+"""`microgpt train`: train a run, show its progress, save it, sample from it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ Ctrl-C ends training after the step that runs, and saves if --out is given.
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """Add the flags of train: all settings, and where they come from."""
+    """Add the flags of train: all settings, a file of them, a run to resume."""
     source = command.add_argument_group("where the settings come from")
     source.add_argument(
         "--config",
         type=flags.path,
         metavar="FILE",
-        help="take settings from a TOML file; the command line goes before it",
+        help="take settings from a TOML file; the command line overrides it",
     )
     source.add_argument(
         "--print-config", action="store_true", help="print all settings as TOML, and end"
@@ -83,7 +83,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def check_files(command: flags.Parser, settings: Settings, config: str | None = None) -> None:
-    """Refuse settings by which a file that is read would be written; say what is waited for."""
+    """Refuse to overwrite an input file; say if the text is read from the terminal."""
     sources = {"data": settings.data, "val": settings.val, "config": config}
     for name, source in sources.items():
         if isinstance(source, str) and settings.losses and _same_file(settings.losses, source):
@@ -93,7 +93,7 @@ def check_files(command: flags.Parser, settings: Settings, config: str | None = 
 
 
 def check_out(command: flags.Parser, settings: Settings) -> None:
-    """Fail now, not after the training, where --out cannot be written or would overwrite."""
+    """Fail before training if --out cannot be written or would overwrite a run."""
     if settings.out is None:
         return
     directory = Path(settings.out)
@@ -113,7 +113,7 @@ def check_out(command: flags.Parser, settings: Settings) -> None:
 
 
 def check_threads(settings: Settings, engine_name: str) -> None:
-    """Say where --threads does nothing, or harm."""
+    """Warn if --threads has no effect or makes training slower."""
     if settings.threads == 1 or settings.quiet:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -198,7 +198,7 @@ def _introduce(training: Training) -> None:
 
 
 def _conclude(training: Training, steps: int, seconds: float) -> None:
-    """Print what the run came to, and what can be done with it."""
+    """Print the result of the run, and commands that use it."""
     parts = []
     if training.recent:
         count = len(training.recent)
@@ -225,7 +225,7 @@ def _kept(training: Training) -> str:
 
 
 class Report(Watch):
-    """What a training shows: a bar on a terminal, else lines; and the file of losses."""
+    """The output of a training: a bar on a terminal, else lines; and the file of losses."""
 
     together = True
 

@@ -1,4 +1,4 @@
-"""`microgpt verify`: are all engines equal on this machine, or a saved run the same again?"""
+"""`microgpt verify`: compare all engines on this machine, or a saved run with a new training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from microgpt.verify import ORACLE, Candidate
 if TYPE_CHECKING:
     from rich.table import Table
 
-SUMMARY = "check on this machine that all engines agree, or that a saved run comes out again"
+SUMMARY = "check on this machine that all engines agree, or that a saved run is reproduced"
 EXAMPLES = """\
 examples:
   microgpt verify                                  the default model on the package's names

@@ -1,4 +1,4 @@
-"""makemore's models beside the GPT: each a page over lists of any `Value`, the same on all engines.
+"""makemore's models beside the GPT: one module each, over lists of any `Value`, for all engines.
 
     bigram  a table: the last token alone
     mlp     the last block_size tokens, embedded side by side, through one hidden layer

@@ -13,7 +13,7 @@ from microgpt.recording import Compiled, compile
 
 
 class Recorded(Model):
-    """A model that `fit` trains without Python between the numbers of a step.
+    """A model whose `fit` runs a compiled recording of the loss in place of Python code.
 
     Its weights are Values; `fit` holds their numbers in arrays and writes them back before
     on_step and when it ends.
