@@ -1,8 +1,8 @@
 """Sweeps: many trainings over a space of settings, on every core or a cluster.
 
-`space` says what varies, `trial` trains one point of it, `workers` and `cluster` run trials
-in processes here or on machines of Dask, `study` asks Optuna for the next point, `search`
-holds them together, `results` reads what came out, `scaling` fits losses against sizes.
+`space` has the settings that vary, `trial` trains one point of it, `workers` and `cluster`
+run trials in processes here or on machines of Dask, `study` asks Optuna for the next point,
+`search` runs the sweep, `results` reads its trials, `scaling` fits losses against sizes.
 """
 
 from __future__ import annotations

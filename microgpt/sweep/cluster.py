@@ -1,10 +1,10 @@
 """Workers of a Dask cluster: one trial a thread, on whatever machines it has.
 
-Dask runs a task again when its worker dies. What it cannot do is done here: a client that
-lost its scheduler waits for one at the same address, and submits what had not ended.
+Dask runs a task again when its worker dies. If the scheduler dies, the client waits for a new
+one at the same address, and submits the trials that had not ended.
 
 A task costs client, scheduler and worker 20 ms of processor time together, as much as 500
-steps: so it is given several trials where they are short, and ends after about a second.
+steps: so a task gets several short trials, and ends after about a second.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Cluster:
 
     @property
     def ahead(self) -> int:
-        """How many trials more than slots it takes: as many again wait as a turn has."""
+        """How many trials beyond slots may wait in the queue."""
         return self.slots * (2 * self._turn - 1) if self._turn > 1 else 0
 
     def submit(self, task: Task) -> None:
@@ -115,7 +115,7 @@ class Cluster:
         self._stopping = True
 
     def close(self) -> None:
-        """Leave the cluster, which goes on."""
+        """Disconnect from the cluster, which keeps running."""
         self._futures = {}
         self._client.close(timeout=2)
 
@@ -130,7 +130,7 @@ class Cluster:
         self._futures[tasks[0].number] = (future, tasks)
 
     def _outcomes(self, future: Any, tasks: list[Task]) -> list[Outcome]:
-        """Return the trials that a task ran; submit those that it did not come to."""
+        """Return the trials that a task ran; submit those that it did not start."""
         if future.status == "finished":
             outcomes: list[Outcome] = future.result()
             self._waiting.extendleft(reversed(tasks[len(outcomes) :]))
@@ -153,7 +153,7 @@ class Cluster:
         return self._dask.Client(self._address, timeout=CONNECT)
 
     def _reconnect(self) -> None:
-        """Take up the scheduler that is there now, if there is one."""
+        """Connect to a new scheduler at the address, if there is one."""
         if not self._lost:
             self._lost = True
             self._say(f"{self._address} is gone; waiting for a scheduler there")

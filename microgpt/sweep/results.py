@@ -1,4 +1,4 @@
-"""What a sweep's directory holds, for tables, pages and pandas; Optuna only where it draws."""
+"""Read a sweep's directory, for tables, pages and pandas; Optuna is imported for plots only."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Results:
                 self.trials[result.number] = result
 
     def _is(self, result: Result) -> bool:
-        """Return whether a result can be one of this sweep: its file may hold anything."""
+        """Return whether a result is valid and of this sweep: its file may hold anything."""
         losses = (result.val_loss, result.train_loss) if result.state == "complete" else ()
         return (
             result.state in STATES
@@ -78,7 +78,7 @@ class Results:
         return self.directory / TRIALS / f"{number:04d}"
 
     def best(self) -> list[Result]:
-        """Return the trials that came to their end, the lowest held-out loss first."""
+        """Return the complete trials, the lowest held-out loss first."""
         done = [r for r in self.trials.values() if r.state == "complete"]
         return sorted(done, key=lambda r: (r.val_loss, r.number))
 

@@ -1,10 +1,10 @@
-"""A sweep as it runs: it asks for points, lets workers train them, keeps what comes out.
+"""Run a sweep: ask for points, let workers train them, keep the results.
 
-A sweep's directory has `sweep.json`, what it is; `trials/0007`, a run's directory each, with
-its result in `trial.json`; and `sweep.db`, Optuna's study of them. The directories are what
-counts: a sweep that goes on takes from them what has ended.
+A sweep's directory has `sweep.json`, its settings; `trials/0007`, a run's directory each, with
+its result in `trial.json`; and `sweep.db`, Optuna's study of them. A resumed sweep
+reads the trials that have ended from these directories alone.
 
-Which trials another follows from is fixed before any runs, so that no number depends on
+The trials that a trial depends on are fixed before any runs, so that no number depends on
 which one ends first: see `Sweep.follows`.
 """
 
@@ -48,11 +48,11 @@ LOCK = ".lock"
 class Sweep:
     """A sweep in a directory; one process at a time has it.
 
-    Raises:  OSError or ValueError, of one line, if it cannot be taken up
+    Raises:  OSError or ValueError, of one line, if it cannot be opened
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, lock: BinaryIO | None = None) -> None:
-        """Take up the sweep of a directory; lock is its, if it is new and already locked."""
+        """Open the sweep of a directory; lock is the lock of a new one."""
         self.directory = Path(directory)
         if lock is None and not (self.directory / DEFINITION).exists():
             Results(directory)  # which says what is wrong
@@ -83,7 +83,7 @@ class Sweep:
     ) -> Sweep:
         """Return a new sweep; its directory must not hold one.
 
-        round is how many trials are asked for before the first of them is told, with tpe.
+        round, for tpe, is how many trials are asked for before the results of any of them are used.
 
         Raises:  as `Sweep`; FileExistsError if there is one; ValueError if the space has no
                  trial, or as `Corpus.of` of the first one's text
@@ -133,7 +133,7 @@ class Sweep:
     def follows(self, number: int) -> int:
         """Return how many trials, the first ones, must have ended before this one is asked.
 
-        What it is asked with, or pruned by, is what these came to, and nothing else.
+        Its point, and the medians that prune it, depend on the results of these alone.
         """
         if self.sampler == "tpe":
             return number // self.round * self.round
@@ -261,7 +261,7 @@ class Sweep:
         return result
 
     def _store(self, last: bool = False) -> None:
-        """Add to the storage what has ended, in the order of numbers, once a second."""
+        """Add ended trials to the storage, in the order of numbers, once a second."""
         now = time.monotonic()
         if last or now - self._stored > STORE:
             self._stored, trials = now, self.results.trials

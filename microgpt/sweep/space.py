@@ -127,7 +127,7 @@ class Space:
 
 
 def parsed(field: Field[Any], text: str) -> Any:
-    """Return what a text on the command line says of a setting: a value or a domain.
+    """Return the value or the domain of a setting from a text on the command line.
 
     Raises:  ValueError, of one line without the setting's name
     """
@@ -135,7 +135,7 @@ def parsed(field: Field[Any], text: str) -> Any:
 
 
 def checked(field: Field[Any], value: Any) -> Any:
-    """Return what a value of a file says of a setting: a value or a domain.
+    """Return the value or the domain of a setting from a value in a file.
 
     Raises:  TypeError or ValueError, of one line without the setting's name
     """
@@ -149,7 +149,7 @@ def checked(field: Field[Any], value: Any) -> Any:
 
 
 def from_mapping(values: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return what a file says of settings; name is the file's.
+    """Return the settings of a file's table; name is the file's.
 
     Raises:  ValueError that names the file and the setting
     """

@@ -1,7 +1,7 @@
-"""Optuna: which point comes next, and the study in which others can read what came out.
+"""Optuna: choose the next point, and write a study of the trials for other programs.
 
 A sampler starts anew for each trial from the sweep's seed and the trial's number, so that a
-sweep that goes on asks what it would have asked; TPE also reads a study in memory of the
+resumed sweep asks for the same points; TPE also reads a study in memory of the
 trials before. The storage gets trials when they and all before them have ended, in their
 order: it is never ahead of the trials' directories, and can be made from them. That is why
 trials may wait for it: one by one they would cost the client 6 ms each in SQLite.
@@ -61,7 +61,7 @@ _STATES = {
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
-    """Return Optuna's form of what varies."""
+    """Return Optuna's distributions of the settings that vary."""
     return {name: _distribution(domain) for name, domain in space.domains.items()}
 
 
@@ -98,7 +98,7 @@ class Asking:
         return {name: self._exact(name, value) for name, value in known.items()}
 
     def tell(self, result: Result) -> None:
-        """Let points that are asked from now on follow from a trial's result."""
+        """Use a trial's result for the points that are asked from now on."""
         if self._study is None:
             return
         trial = self._running.pop(result.number)
@@ -136,7 +136,7 @@ class Asking:
 
 
 class _TPE(BaseSampler):
-    """Optuna's TPE, whose points follow from the seed, the number and what was told alone."""
+    """Optuna's TPE, whose points depend on the seed, the number and the results told alone."""
 
     def __init__(self, asking: Asking, space: dict[str, BaseDistribution]) -> None:
         self._asking, self._space = asking, space

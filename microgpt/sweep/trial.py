@@ -1,8 +1,8 @@
 """One trial of a sweep: a training in a directory of its own, on this machine or another.
 
 A worker trains in an attempt, a directory of any name in `.0007`, and writes `trial.json`
-there last. The client renames it to `0007`. So an attempt that another worker takes up is
-copied, and one that goes on elsewhere unnoticed disturbs no other.
+there last. The client renames it to `0007`. So a worker that continues an attempt
+copies it, and a lost worker that still runs disturbs no other.
 A worker that does not see the sweep's directory trains in one of its own and sends the files.
 """
 
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass
 class Result:
-    """What came out of a trial; state is complete, pruned or failed.
+    """The result of a trial; state is complete, pruned or failed.
 
     val_loss is that of the weights that are kept: the lowest, or with keep last the last;
     train_loss the mean of the last 100; both in nats per token. evaluations are
@@ -74,13 +74,13 @@ class Result:
     files: dict[str, bytes] | None = None  # of a worker that does not see the sweep's
 
     def as_json(self) -> bytes:
-        """Return what a trial's directory keeps of it."""
+        """Return the result as the trial's directory keeps it."""
         own = {name: value for name, value in asdict(self).items() if name not in UNSAVED}
         return json.dumps(own).encode()
 
 
 class StoppedError(Exception):
-    """The trial was ended before its end, and saved."""
+    """The trial was stopped before its end, and saved."""
 
 
 def run(task: Task, stop: Callable[[], bool] | None = None) -> Result:
@@ -173,7 +173,7 @@ def _tokens(training: Training) -> int:
 
 
 def _begun(task: Task, settings: Settings, directory: Path) -> Training:
-    """Return the training as the attempt that came furthest saved it, or a new one."""
+    """Return the training from the attempt with the most steps, or a new one."""
     names = ("data", "split", "val", "seed", "block_size")
     corpus = _corpus(Settings(**{name: getattr(settings, name) for name in names}))
     found = [(step, path) for path in attempts(Path(task.directory), task.number).glob("*")

@@ -21,13 +21,13 @@ Outcome = tuple[int, Result | Exception | None]
 
 
 class Workers(Protocol):
-    """What runs trials: processes here, or a cluster."""
+    """The interface of workers: processes of this machine, or a cluster."""
 
     slots: int  # how many trials they run at a time
 
     @property
     def ahead(self) -> int:
-        """How many trials more they take, which wait."""
+        """How many trials beyond slots may wait in the queue."""
 
     def submit(self, task: Task) -> None:
         """Let a trial be run."""
@@ -36,14 +36,14 @@ class Workers(Protocol):
         """Return the trials that ended, after so many seconds at most."""
 
     def stop(self) -> None:
-        """Let the trials that run be saved after their step; `wait` returns them."""
+        """Stop the running trials after their step, and save them; `wait` returns them."""
 
     def close(self) -> None:
         """End all workers."""
 
 
 def died(task: Task, deaths: dict[int, int], machine: str = "") -> Result | None:
-    """Count a worker that died over a task; return the trial's result once it is enough."""
+    """Count a worker that died in a trial; return a failed result after MAX_DEATHS."""
     deaths[task.number] = deaths.get(task.number, 0) + 1
     if deaths[task.number] < MAX_DEATHS:
         return None
@@ -150,7 +150,7 @@ def _serve(connection: Connection) -> None:
 
 @contextlib.contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Let a process that is started here not get Ctrl-C, which a terminal sends to all."""
+    """Block Ctrl-C in processes that are started here: a terminal sends it to all."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
