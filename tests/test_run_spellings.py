@@ -201,3 +201,36 @@ def test_effect_of_setting_the_limit_stays_where_an_operator_has_it():
     source = edited(WITH_SLOPES, (LIFTED, f"sys.setrecursionlimit(2345)\n        {LIFTED}"))
     outcome = executed("import math\nimport sys\n" + source, plain=False)
     assert "mentions setrecursionlimit" in outcome.reasons
+
+
+LEFT = {
+    "closure_that_counts": (
+        ("self._op = _op", "self._op = _op\n        self.visits = 0"),
+        ("            other.grad += out.grad", "            other.grad += out.grad\n            self.visits += 1"),
+    ),
+    "backward_that_counts": (
+        ("self._op = _op", "self._op = _op\n        self.visits = 0"),
+        ("            v._backward()", "            v._backward()\n            v.visits = 1"),
+    ),
+    "recursion_limit_of_the_graph": (
+        ("        build_topo(self)\n", "        build_topo(self)\n"
+         "        sys.setrecursionlimit(max(1000, 7 * len(topo)))\n"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_class_whose_backward_does_more_is_left_alone(name):
+    end = "\nprint(sys.getrecursionlimit(), getattr(loss, 'visits', 0), vars(loss._prev[0]).keys())"
+    source = "import math\nimport sys\n" + edited(WITH_CLOSURES, *LEFT[name]) + USE + end
+    assert same(source).replaced == []
+
+
+def test_judging_a_class_leaves_the_recursion_limit():
+    source = edited(WITH_SLOPES, *SLOPES["recursion_limit"][1])
+    shown = (
+        "print(sys.getrecursionlimit())\nValue(2.0).backward()\nprint(sys.getrecursionlimit())\n"
+        "sys.setrecursionlimit(1000)"
+    )
+    outcome = same(f"import math\nimport sys\n\nsys.setrecursionlimit(1234)\n{source}\n{shown}")
+    assert outcome.replaced == ["Value"]

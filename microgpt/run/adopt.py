@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -105,9 +106,11 @@ class Adoption:
         self.bits: dict[tuple[str, Any], int] = {}  # by operator and probe
         self.taken: set[str] = set()  # one method an operation
         self.known: dict[Any, list[Any]] = {}
+        limit = sys.getrecursionlimit()
         try:
             self.judge()
         finally:
+            sys.setrecursionlimit(limit)
             for where, early in self.mentions.early:
                 del where[early]
 
@@ -230,6 +233,15 @@ class Adoption:
             if own(leaf) is leaf:
                 result = "self"
         if self.mentions.sets_limit:  # of recursion, which is seen later
+            limits = []
+            for nodes in ([leaf], [self.cls(0.5) for _ in range(2**12)]):
+                while len(nodes) > 1:
+                    nodes = [a + b for a, b in zip(nodes[::2], nodes[1::2])]
+                sys.setrecursionlimit(1000)
+                own(nodes[0])
+                limits.append(sys.getrecursionlimit())
+            if limits[0] != limits[1]:
+                raise Refused("backward sets a recursion limit that depends on the graph")
             compiled = lambda node: (own(leaf), _script.backward(node))[1]  # noqa: E731
         return compiled, (), result
 

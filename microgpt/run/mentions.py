@@ -197,10 +197,12 @@ class Mentions:
                 yield f"calls {name}, which {reason}"
         elif type(value) in SIMPLE and scope is not None:
             self.guards.append((scope, name, value))
-        elif isinstance(value, _enum_type()):
-            self.constants |= {"name", "value", *value.__members__}
-        elif isinstance(value, type) and _constants(value):
-            self.guards += [(value, n, part) for n, part in _constants(value).items()]
+        elif scope is not None and isinstance(value, type) and _constants(value):
+            self.guards.append((scope, name, value))
+            if isinstance(value, _enum_type()):
+                self.constants |= {"name", "value"}
+            else:
+                self.guards += [(value, n, part) for n, part in _constants(value).items()]
             self.constants |= set(_constants(value))
         elif (
             not (
@@ -222,7 +224,9 @@ def is_enum(value: Any) -> bool:
 
 
 def _constants(cls: type) -> dict[str, Any]:
-    """Return the constants of a class that has nothing else."""
+    """Return the constants of a class that has nothing else, or of an enumeration."""
+    if isinstance(cls, _enum_type()):
+        return dict(cls.__members__)
     found = {name: value for name, value in vars(cls).items() if not name.startswith("__")}
     is_plain = cls.__bases__ == (object,) and all(type(v) in SIMPLE for v in found.values())
     return found if is_plain else {}

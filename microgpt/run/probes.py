@@ -82,6 +82,7 @@ class Probe:
         self.data: Any = operator.attrgetter(family.data)
         self.grad: Any = operator.attrgetter(family.grad)
         self.data_name, self.grad_name = family.data, family.grad
+        self.others: list[str] = list(family.defaults)
         # Without telling the node that its list or set of children is in the script's hands.
         self.get: Any = _script.peek if issubclass(cls, _script.NodeBase) else getattr
 
@@ -96,6 +97,8 @@ class Probe:
                 for _ in range(2):
                     result.append(seen(root.backward()))
                     result.append([number(self.grad(node)) for node in seen.keep])
+                    others = itertools.product(seen.keep, self.others)  # which backward may set
+                    result.append([seen(seen.attribute(*other)) for other in others])
         except Exception as error:
             result.append((type(error).__name__, str(error)))
         return result
