@@ -71,8 +71,14 @@ class Watch:
             cls = self._build_class(body, name, *bases, metaclass=kind, **keywords)
         if not adopt.is_candidate(cls):
             return cls
+        members = adopt.members_of(cls)
         place = f"{self.short(body.__code__.co_filename)}:{body.__code__.co_firstlineno}"
-        if "__init__" not in vars(cls) and _is_decorated(sys._getframe(1)):
+        is_dataclass = (
+            "__dataclass_fields__" in members
+            if "__init__" in members
+            else ("dataclasses" in sys.modules)
+        )
+        if "__init__" not in vars(cls) and is_dataclass and _is_decorated(sys._getframe(1)):
             _await_dataclass(cls, lambda made: self.judged(made, place, body))
             return cls
         return self.judged(cls, place, body)
@@ -186,7 +192,8 @@ def _is_decorated(frame: types.FrameType) -> bool:
     """Tell whether a class statement, which is being run, is going to call a decorator."""
     code = frame.f_code.co_code[frame.f_lasti :: 2]
     following = (dis.opname[op] for op in code[1:])
-    return not next((n for n in following if n not in ("CACHE", "PRECALL")), "").startswith("STORE")
+    skipped = ("CACHE", "EXTENDED_ARG", "PRECALL")
+    return not next((name for name in following if name not in skipped), "").startswith("STORE")
 
 
 def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:
