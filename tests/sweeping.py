@@ -85,7 +85,7 @@ def content(directory):
 
 def stored(directory):
     """Return the trials of a sweep's study as its file has them, in their order."""
-    with sqlite3.connect(directory / "sweep.db") as database:
+    with contextlib.closing(sqlite3.connect(directory / "sweep.db")) as database:
         return database.execute(
             "select number, state, value from trials left join trial_values using (trial_id) "
             "order by number"

@@ -375,7 +375,7 @@ def test_sweeps_share_a_storage_by_its_address(folder):
         swept(folder / name, trials=2, storage="sqlite:///shared.db")
     swept(folder / "journal", trials=2)
     assert (folder / "journal.journal").read_text().count("learning_rate") >= 2
-    with sqlite3.connect("shared.db") as database:
+    with contextlib.closing(sqlite3.connect("shared.db")) as database:
         assert database.execute("select count(*) from studies").fetchone() == (2,)
     sweep = Sweep("a")
     sweep.extend(3)
