@@ -1,4 +1,4 @@
-"""The fused engine alone, where the oracle would take minutes: wide, in batches, on long contexts.
+"""The fused engine alone, at sizes that take the oracle minutes: wide, in batches, long contexts.
 
 Every figure is a document's, so that batches compare with single documents.
 """

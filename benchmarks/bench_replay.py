@@ -1,4 +1,4 @@
-"""The same graph again and again: a new one each time, or one tape."""
+"""The same graph computed many times: as a new graph each time, or by one tape."""
 
 import random
 

@@ -53,7 +53,7 @@ def step(sizes: dict[str, int], seconds: float) -> tuple[float, float]:
 
 
 def grown(seconds: float) -> tuple[dict[str, list[Point]], str]:
-    """Measure every size; return the points by name, and what the machine is."""
+    """Measure every size; return the points by name, and a description of the machine."""
     peak = testing.load(fused.SIMD).peak(1.0)
     found: dict[str, list[Point]] = {}
     for name, sizes in SIZES.items():

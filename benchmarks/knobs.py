@@ -4,9 +4,9 @@
     python benchmarks/knobs.py --page docs/runs.md   put it there
     python benchmarks/knobs.py --beside DIR          a plain step here and in another build
 
-A step with the knob and a plain one are timed in turn, and the table has the fastest of each, so
-that what else the machine does is left out. Of a knob's arithmetic it
-has the operations a step: numbers drawn, weights multiplied, squares added.
+Steps with the knob and plain ones are timed in turn, and the table has the fastest of each, so
+that other programs of the machine hardly count. It also has the operations that a knob adds to a
+step: numbers drawn, weights multiplied, squares added.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ KNOBS: dict[str, dict[str, Any]] = {
         "schedule": "cosine", "warmup": 100, "weight_decay": 0.1, "clip": 1.0, "dropout": 0.1,
     },
 }  # fmt: skip
-NOISE = 0.03  # of a step: less is not told from nothing
+NOISE = 0.03  # of a step: less cannot be distinguished from 0
 LOG = "--out DIR, for its log: a line and the norm"
 
 

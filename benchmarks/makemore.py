@@ -1,4 +1,4 @@
-"""makemore's models in makemore itself, on PyTorch, beside ours.
+"""makemore's models on PyTorch, in makemore itself, compared with ours.
 
     python benchmarks/makemore.py PATH/makemore.py PATH/names.txt          times of a step
     python benchmarks/makemore.py PATH/makemore.py PATH/names.txt 3000     and held-out losses
@@ -7,7 +7,7 @@ Both begin from makemore's first weights and take the same names, on one thread,
 makemore's settings: n_embd and n_hidden 64, AdamW at a rate of 5e-4 with betas 0.9 and 0.99
 and a decay of 0.01; makemore in its 32-bit floats. Times are medians of rounds that alternate,
 of the step alone: makemore's data loader is left out. With a number of steps both are trained
-so far at batch 32. Needs torch and a copy of karpathy/makemore.
+for so many at batch 32. Needs torch and a copy of karpathy/makemore.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A step at nanoGPT's sizes beside PyTorch in 32 and 64 bits, and the machine's peak.
 
     python benchmarks/nanogpt.py                        one thread and two
-    MICROGPT_SIMD=avx2 python benchmarks/nanogpt.py     by AVX2, where AVX-512 is at hand
+    MICROGPT_SIMD=avx2 python benchmarks/nanogpt.py     by AVX2, on a processor with AVX-512
     python benchmarks/nanogpt.py --busy                 with one core kept busy (Linux)
 
 The sizes are nanoGPT's settings for a CPU, makemore's defaults and nanoGPT's "baby GPT" with
@@ -11,7 +11,7 @@ agree. Rounds alternate; figures are medians of five: of processor time on one t
 other programs of the machine hardly count, of time on several.
 
 Products: 3 multiply-then-adds for each weight of a matrix and token, and 6 for each pair of
-positions that attends, layer and n_embd: forward twice, backward four times. The peak is what
+positions in attention, layer and n_embd: forward twice, backward four times. The peak is what
 vectors reach that never leave their registers (`peak` in src/testing), on one thread.
 """
 

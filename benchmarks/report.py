@@ -131,7 +131,7 @@ def plot(rows: dict[Row, dict[str, float]], place: str, path: Path) -> None:
 
 
 def ways(rows: dict[Row, dict[str, float]], place: str) -> str:
-    """Return how often each of WAYS does it while the oracle does it once, as Markdown."""
+    """Return the speed-up of each of WAYS over the oracle, as Markdown."""
     lines = [
         "| way | measured on | the oracle | this way | times |",
         "| --- | --- | ---: | ---: | ---: |",

@@ -7,7 +7,7 @@
 A step of P positions takes 3 P multiply-then-adds for each weight of a matrix: forward,
 backward to the inputs, backward to the weights. Then Adam takes three quotients and a
 root a weight. Both are measured at their best in the same run, by vectors that never
-leave their registers, and so is the time in which memory moves what a step has to move:
+leave their registers, and so is the time of a step's memory traffic:
 each weight read twice, then weight and moments read and written. The roof of a step is
 the products' time and Adam's together, or memory's where that is longer.
 
@@ -78,7 +78,7 @@ def measure_peers(config: Row, documents: list[list[int]], seconds: float) -> Ro
 
 
 def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[list[Row], str]:
-    """Measure all sizes, alone and in batches of 16, and two long contexts; tell the roofs too."""
+    """Measure all sizes, alone and in batches of 16, and two long contexts; return roofs too."""
     machine, seconds, threads = testing.load(fused.SIMD), arguments.seconds, arguments.threads
     peak, updates = machine.peak(1.0), machine.updates(1.0)
     found = []

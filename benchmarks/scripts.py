@@ -4,8 +4,8 @@
     python benchmarks/scripts.py SCRIPT.py ...   scripts of your own that print "step" once a step
 
 Each script runs unedited in both ways, in turn; a step is the processor time between two lines
-that begin with "step", the first ones left out; the garbage collector is as Python sets it. What
-both print has to be equal.
+that begin with "step", the first ones left out; the garbage collector is as Python sets it. Both
+have to print the same.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Value:
         return other * self**-1
 
     def backward(self):
-        """Go from this value back to all others, each after those that were computed from it."""
+        """Apply the chain rule, node by node, from this value back to the leaves."""
         order, seen = [], set()
 
         def visit(value):

@@ -1,4 +1,4 @@
-"""Equality as the project means it: `float.hex()`, never a tolerance."""
+"""Equality of numbers by `float.hex()`, never by a tolerance."""
 
 import re
 
@@ -9,7 +9,7 @@ def bits(*numbers):
 
 
 def outcome(function, *arguments):
-    """Return what a call comes to: the bits of its `Value`, or the exception's type."""
+    """Return the outcome of a call: the bits of its `Value`, or the exception's type."""
     try:
         value = function(*arguments)
     except Exception as error:

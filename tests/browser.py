@@ -1,4 +1,4 @@
-"""Pages in a headless Chromium, as a reader's browser would show them."""
+"""Open pages in a headless Chromium, as a reader's browser shows them."""
 
 import contextlib
 import json

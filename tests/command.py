@@ -1,4 +1,4 @@
-"""The command line as a real process."""
+"""Run the command line as a real process."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ SWEEPS = all(map(find_spec, ["optuna", "distributed", "scipy"])) or (
 
 
 def environment(**changes):
-    """Return this environment without what steers microgpt or rich, with changes."""
+    """Return this environment with changes, without variables that microgpt or rich read."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -43,7 +43,7 @@ def run(*arguments, cwd, input="", **changes):
 
 
 def interruptible(interrupt=signal.SIG_DFL):
-    """Set SIGINT anew: a background job of a shell is born ignoring it, and hands that on."""
+    """Reset SIGINT, which a shell's background jobs ignore, and their children too."""
     signal.signal(signal.SIGINT, interrupt)
 
 

@@ -1,4 +1,4 @@
-"""A model on its way to another process, which imports this by name."""
+"""Models for pickles: the other process imports this module by name."""
 
 import random
 
@@ -17,7 +17,7 @@ def trained(engine):
 
 
 def state(model, adam):
-    """Return all that training goes on from, by bits."""
+    """Return the training state, by bits."""
     settings = (adam.learning_rate, adam.beta1, adam.beta2, adam.eps_adam, adam.num_steps, adam.t)
     return (
         settings,

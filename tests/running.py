@@ -1,4 +1,4 @@
-"""Running a script in both ways: by Python itself and by `microgpt run`."""
+"""Run a script in two ways: by Python itself and by `microgpt run`."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""What the tests of sweeps share: packages of the extra `sweep`, small sweeps, their content."""
+"""Functions for the tests of sweeps: optional packages, small sweeps, their content."""
 
 import contextlib
 import os
@@ -74,7 +74,7 @@ def swept(directory, workers=None, varies=VARIES, fixed=(), **rules):
 
 
 def content(directory):
-    """Return what a sweep came to, without times: points, losses and every run's last weights."""
+    """Return the results of a sweep without times: points, losses and every run's last weights."""
     results = Results(directory)
     found = {}
     for number, r in results.trials.items():

@@ -1,4 +1,4 @@
-"""The optimizer: known answers, the schedule, and what it refuses."""
+"""The optimizer: known answers, the schedule, and its errors."""
 
 import random
 from array import array

@@ -1,6 +1,6 @@
-"""The certificates of powers, the quotients without a division and the products, attacked.
+"""Attempts to break the certificates of powers, the quotients without a division, the products.
 
-The attacks can succeed: with all margins at 0.002 in src/shared/powers.pxd the first twenty
+The attempts can succeed: with all margins at 0.002 in src/shared/powers.pxd the first twenty
 million numbers of glibc 2.36 give 1,396 wrong squares, 3,698 wrong roots and 1,798
 to 2,007 wrong results of each other power; without its last multiply-add `vec_quotient`
 gives 92,638 wrong quotients.

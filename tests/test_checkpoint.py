@@ -1,4 +1,4 @@
-"""Checkpoints: exact there and back, whole or not there, and nothing in them believed."""
+"""Checkpoints: saved and loaded exactly, written atomically, and checked when read."""
 
 import io
 import itertools

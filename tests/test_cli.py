@@ -1,4 +1,4 @@
-"""The command line as real processes: what it prints, keeps, and says when things go wrong."""
+"""The command line as real processes: its output, its files and its error messages."""
 
 import contextlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Documents from every kind of source; what is no text is refused by name and place."""
+"""Documents from every kind of source; bytes that are no text are refused by name and place."""
 
 import bz2
 import errno

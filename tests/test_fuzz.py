@@ -1,4 +1,4 @@
-"""The fuzzer finds what is wrong: a differing bit, a crash, a hang; and cuts it down."""
+"""The fuzzer finds a differing bit, a crash and a hang, and shrinks the program."""
 
 import subprocess
 import sys

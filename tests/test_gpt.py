@@ -1,4 +1,4 @@
-"""The model: its functions, its configuration, and what it refuses."""
+"""The model: its functions, its configuration, and its errors."""
 
 import math
 import random

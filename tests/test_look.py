@@ -1,4 +1,4 @@
-"""A look inside: the same arrays on every engine, interventions, and how it shows itself."""
+"""`model.look`: the same arrays on every engine, interventions, and its display."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""micrograd's interface on every engine, against an independent judge and finite differences."""
+"""micrograd's interface on every engine, against an independent program and finite differences."""
 
 import copy
 import gc

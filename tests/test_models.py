@@ -1,4 +1,4 @@
-"""makemore's models: the same bits on every engine, makemore's shapes, and what they refuse."""
+"""makemore's models: the same bits on every engine, makemore's shapes, and their errors."""
 
 import pickle
 import random

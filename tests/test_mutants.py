@@ -1,4 +1,4 @@
-"""The tables of mutants fit the source, and the command tells what tests notice."""
+"""The tables of mutants match the source, and the command reports which mutants are killed."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""The package as others meet it: imports, engines by name, and builds from nothing."""
+"""The package from outside: imports, engines by name, and builds in fresh environments."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""Random programs show the same on every engine: data, gradients, exceptions, by bits."""
+"""Random programs give the same data, gradients and exceptions on every engine, by bits."""
 
 from math import inf, nan
 

@@ -1,4 +1,4 @@
-"""The documents hold: examples run, the table of differences is true, commands exist."""
+"""The pages are true: examples run, the table of differences is right, commands exist."""
 
 import doctest
 import os

@@ -1,4 +1,4 @@
-"""A compiled loss: the bits of its graph for any inputs, and an error for what it cannot record."""
+"""A compiled loss: its graph's bits for any inputs, and an error where it cannot be recorded."""
 
 import math
 import random

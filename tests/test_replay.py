@@ -1,4 +1,4 @@
-"""A replayed tape holds what a new graph would: numbers, local gradients, gradients, by bits."""
+"""A replayed tape equals a new graph: numbers, local gradients, gradients, by bits."""
 
 import contextlib
 import copy

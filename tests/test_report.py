@@ -1,4 +1,4 @@
-"""`microgpt report`: one page that needs nothing else, and what it says is so."""
+"""`microgpt report`: one page that needs no other file, with the run's own figures."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Runs that last: interrupted, killed, resumed, verified, kept; equal by bits to one that went on."""
+"""Runs that are interrupted, killed, resumed, verified: equal by bits to an uninterrupted one."""
 
 import json
 import math

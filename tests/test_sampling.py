@@ -1,4 +1,4 @@
-"""What a saved run is used for: samples, evaluation, scores, its log, and the model from Python."""
+"""Uses of a saved run: samples, evaluation, scores, its log, and the model in Python."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Streams and signals of real processes: closed, full, interrupted; one line and a status each."""
+"""Streams of real processes, closed, full or interrupted: one line and an exit status each."""
 
 import itertools
 import signal

@@ -1,4 +1,4 @@
-"""`Value`, one operation at a time, and everything that a user may do to it."""
+"""`Value`: one operation at a time, and everything that a user may do with it."""
 
 import copy
 import decimal

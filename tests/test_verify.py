@@ -1,4 +1,4 @@
-"""`microgpt verify`: finds engines equal that are, and every engine that is not."""
+"""`microgpt verify` passes equal engines, and names every engine that differs."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The module of src/testing, which attacks and measures the kernels: never installed."""
+"""Build and load the module of src/testing, which tests and measures the kernels."""
 
 import functools
 import importlib.util

@@ -39,7 +39,7 @@ def rmsnorm(x):
 
 
 def attention(q, k, v):
-    """Return what one head gathers from the positions so far; all are (n, head_dim)."""
+    """Return the output of one attention head; all arrays are (n, head_dim)."""
     scores = linear(q, k) * (q.shape[1] ** 0.5) ** -1
     attended = numpy.zeros_like(v)
     for t, row in enumerate(scores.tolist()):

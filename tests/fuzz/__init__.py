@@ -85,7 +85,7 @@ def _first_difference(expected: list[Any], found: list[Any]) -> str:
 
 
 class Findings:
-    """What a stretch of programs came to: programs and nodes, and the first that failed."""
+    """The results of some programs: how many programs and nodes, and the first that failed."""
 
     def __init__(self) -> None:
         self.programs = {graphs: 0, models: 0}
@@ -188,7 +188,7 @@ def as_test(subject: ModuleType, program: Program, title: str) -> str:
 
 
 def fuzz(seconds: float, seed: int, tell: Callable[[str], object] = print) -> int:
-    """Run programs for some seconds; tell what they came to; return the exit status."""
+    """Run programs for some seconds; report the results; return the exit status."""
     findings = Findings()
     names = ", ".join(engine.NAME for engine in candidates(models))
     end = start = time.monotonic()

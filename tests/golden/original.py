@@ -1,4 +1,4 @@
-"""An independent judge: the original 200-line program, told again in one file.
+"""An independent reference: the original 200-line program, rewritten in one file.
 
 It imports nothing of the package: its `Value` walks the graph recursively, its
 Adam is a loop at the end of the step. Run as a program it trains 1,000 steps on

@@ -1,4 +1,4 @@
-"""Mutation testing: edits of the source, each of which some test must notice.
+"""Mutation testing: edits of the source, each of which must make some test fail.
 
 `make mutants`, or `python tests/mutants [PATTERN ...]` for those whose file or text
 contains a pattern, makes each edit of the tables (`package`, `kernels`, `value`) in a
@@ -210,7 +210,7 @@ class Tree:
             raise SystemExit(failure)
 
     def try_mutant(self, mutant: Mutant, patience: float, last: str = "") -> tuple[str, str]:
-        """Return what becomes of a mutant: "killed", "survived" or "broken", and by what.
+        """Return the result of a mutant: "killed", "survived" or "broken", and by what.
 
         `last`, a test that noticed it once, is run before the others.
         """
@@ -254,7 +254,7 @@ class Tree:
 def run_tests(
     tree: Path, tests: str, patience: float, number: int | None = None
 ) -> tuple[str, str]:
-    """Return what the tests come to in a tree: "passed", "killed" or "broken", and by what.
+    """Return the result of the tests in a tree: "passed", "killed" or "broken", and by what.
 
     number is that of the mutant among those compiled together.
     """
@@ -357,7 +357,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def report(mutants: list[Mutant], tree: Tree, patience: float, results: Path, checked: bool) -> int:
-    """Try mutants, print and write what becomes of each, and return the exit status."""
+    """Try mutants, print and write each result, and return the exit status."""
     counts = {"killed": 0, "survived": 0, "explained": 0, "broken": 0}
     wrong = []
     known = read_results(results)
