@@ -29,6 +29,8 @@ from microgpt.settings import FIELDS
 from microgpt.sweep import Results, space, trial
 from microgpt.sweep.search import Sweep
 from microgpt.sweep.space import Range, Space
+from microgpt.sweep.study import Asking
+from microgpt.sweep.trial import Result
 from microgpt.sweep.workers import Processes
 
 
@@ -110,6 +112,11 @@ BAD = [
     ("--n-embd 8,16 --trials 0", "at least 1"),
     ("--n-embd 8,16 --val 1,0.1", "below 1"),
     ("--n-embd 8,16 --storage nothing://x", "nothing://x"),
+    ("--n-embd 8,16 --storage journal:", "journal:: it names no file"),
+    ("--n-embd 8,16 --engine fusd", "no engine 'fusd': choose one of"),
+    ("--engine fused,fusd", "no engine 'fusd': choose one of"),
+    ("--seed 0:10000 --sampler grid", "a grid of more than 10,000 values of seed"),
+    ("--config trials.toml", "trials.toml: trials must be a whole number"),
     ("--config space.toml", "space.toml: no setting 'n_embed'; did you mean n_embd?"),
     ("--losses x --n-embd 8,16", "unrecognized"),
     ("shw out", "did you mean show?"),
@@ -119,6 +126,7 @@ BAD = [
 @pytest.mark.parametrize(("flags", "message"), BAD)
 def test_bad_input_is_one_line_and_makes_nothing(folder, capsys, flags, message):
     (folder / "space.toml").write_text("n_embed = [8, 16]\n")
+    (folder / "trials.toml").write_text("n_embd = [8, 16]\ntrials = true\n")
     words = flags.split()
     given = words if words[0] == "shw" else [*words, "--data", "text", "--out", "out"]
     assert commands.main(["sweep", *given]) == 2
@@ -203,6 +211,25 @@ def test_settings_that_do_not_go_together_are_not_drawn(folder):
     assert {r.state for r in results.trials.values()} == {"complete"}
 
 
+@pytest.mark.parametrize("state", ["complete", "failed"])
+def test_tpe_draws_settings_that_go_together_and_learns_which_are_best(state):
+    values = {"n_embd": tuple(range(1, 13)), "learning_rate": Range(0.0, 1.0)}
+    points = []
+    asking = Asking(Space(values, {"n_head": 4, "val": 0.1}), "tpe", 42)
+    again = Asking(Space(values, {"n_head": 4, "val": 0.1}), "tpe", 42)
+    count = 50 if state == "complete" else 15
+    for number in range(count):
+        points.append(asking.ask())
+        assert again.ask(points[-1] if number < count // 2 else None) == points[-1]
+        loss = (points[-1]["learning_rate"] - 0.3) ** 2 if state == "complete" else None
+        for one in (asking, again):
+            one.tell(Result(number, "", points[-1], state, loss))
+    assert {point["n_embd"] for point in points} == {4, 8, 12}
+    if state == "complete":
+        late = [abs(point["learning_rate"] - 0.3) for point in points[30:]]
+        assert sorted(late)[len(late) // 2] < 0.1
+
+
 def test_a_trial_that_fails_says_why_and_the_others_go_on(folder):
     results = swept(
         folder / "out",
@@ -228,7 +255,7 @@ def test_every_trial_is_a_run(folder):
 
 
 def test_trials_are_pruned_where_optuna_would_prune_them(folder):
-    varies = {"learning_rate": tuple(10 ** (-i / 4) for i in range(12)), "n_embd": (2, 4)}
+    varies = {"learning_rate": tuple(10 ** (-i / 4) for i in range(6)), "n_embd": (2, 4)}
     rules = {"sampler": "tpe", "pruner": "median", "trials": 30, "round": 4}
     results = swept(folder / "out", varies=varies, fixed={"eval_every": 3}, **rules)
     study = optuna.create_study(pruner=optuna.pruners.MedianPruner(5))
@@ -347,10 +374,10 @@ def test_a_storage_of_another_sweep_is_refused_and_kept(folder, capsys):
 
 def test_rows_are_those_that_optuna_would_write(folder):
     varies = {
-        "learning_rate": (1e300, 0.5, *(0.1 / 3**i for i in range(12))),
+        "learning_rate": (1e300, 0.5, *(0.1 / 3**i for i in range(6))),
         "schedule": ("linear", "cosine"),
     }
-    rules = {"varies": varies, "sampler": "grid", "pruner": "median", "trials": 28}
+    rules = {"varies": varies, "sampler": "grid", "pruner": "median", "trials": 16}
     for name, storage in (("a", None), ("b", "sqlite:///b.db")):
         swept(folder / name, fixed={"num_steps": 10}, storage=storage, **rules)
     rows = []

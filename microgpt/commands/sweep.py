@@ -350,7 +350,7 @@ def given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     of_file = {name: table.pop(name) for name in OWN if name in table}
     try:
         for name, value in of_file.items():
-            _check_own(name, value)
+            _check_own(f"{options.config}: ", name, value)
         values = {**space.from_mapping(table, options.config), **values}
     except ValueError as error:
         hint = ""
@@ -361,16 +361,17 @@ def given(options: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, {**of_file, **own}
 
 
-def _check_own(name: str, value: Any) -> None:
+def _check_own(file: str, name: str, value: Any) -> None:
     wanted: type = int if name in ("trials", "jobs") else str
     choices = {"sampler": SAMPLERS, "pruner": PRUNERS}.get(name)
     least = value < 1 if isinstance(value, int) else value == ""
     if type(value) is not wanted or least:
         noun = "a whole number of at least 1" if wanted is int else "text"
-        raise ValueError(f"{name} must be {noun}, not {quoted(value)}")
+        raise ValueError(f"{file}{name} must be {noun}, not {quoted(value)}")
     if choices and value not in choices:
         close = suggestion(str(value), choices)
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {quoted(value)}{close}")
+        text = f"must be one of {', '.join(choices)}, not {quoted(value)}{close}"
+        raise ValueError(f"{file}{name} {text}")
 
 
 def converter(field: Any) -> Callable[[str], Any]:

@@ -58,7 +58,7 @@ Domain = Range | tuple[Any, ...]
 class Space:
     """What varies, by the setting's name, and the settings that are fixed.
 
-    Raises:  ValueError, of one line, if nothing varies
+    Raises:  ValueError, of one line, if nothing varies, or there is no engine of a name
     """
 
     domains: dict[str, Domain]
@@ -70,6 +70,11 @@ class Space:
                 "nothing varies: give a setting values, as --n-embd 16,32, or a range, as "
                 "--learning-rate log:1e-3:3e-2"
             )
+        from microgpt import engine
+
+        chosen = self.domains.get("engine", (self.fixed.get("engine"),))
+        for name in {*chosen} - {None, *engine.names()}:  # type: ignore[misc]
+            engine.load(name)  # which says what is wrong
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Space:
@@ -108,6 +113,8 @@ class Space:
                     f"a grid needs values of {name}: list them, or give {domain} a step, as "
                     "0:0.3:0.1"
                 )
+            if len(values) > MAX_VALUES:
+                raise ValueError(f"a grid of more than {MAX_VALUES:,} values of {name}: give fewer")
             lists.append(values)
         count = 1
         for one in lists:

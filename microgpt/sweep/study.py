@@ -53,6 +53,9 @@ COLUMNS = {
     "trial_intermediate_values": "trial_id, step, intermediate_value, intermediate_value_type",
 }
 TRIES = 300  # draws of one point, until the settings go together
+TPE_TRIES = 30  # each takes some milliseconds
+STARTUP_TRIALS = 10  # before TPE draws
+MOST_UNFIT = 3  # points a trial of which TPE is told that no trial can have them
 _STATES = {
     "complete": TrialState.COMPLETE,
     "pruned": TrialState.PRUNED,
@@ -75,26 +78,27 @@ class Asking:
         self.space = space
         self.points = _shuffled(space.grid(), seed) if sampler == "grid" else None
         self._distributions, self._seed = distributions(space), seed
-        self._asked = 0
+        self._asked = self._unfit = 0
         self._study: optuna.Study | None = None
         self._running: dict[int, optuna.Trial] = {}
         if self.points is None:
-            problem = space.problem(self.drawn(0, self._random))
+            problem = space.problem(self._draws(self._random)[-1])
             if problem is not None:
                 raise ValueError(f"a space without a trial in {TRIES:,} draws: {problem}")
         if sampler == "tpe":
-            self._study = optuna.create_study(sampler=_TPE(self, self._distributions))
+            self._study = optuna.create_study(sampler=_Sampler(self._distributions, self._tpe))
 
     def ask(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the next trial's point; known is it where the trial was already asked."""
-        number, self._asked = self._asked, self._asked + 1
         if self._study is not None:
+            self._tell_unfit(self._study)
             if known is not None:
                 self._study.enqueue_trial(dict(known))
-            trial = self._running[number] = self._study.ask(self._distributions)
+            trial = self._running[self._asked] = self._study.ask(self._distributions)
             known = trial.params
         elif known is None:
-            known = self.points[number] if self.points else self.drawn(number, self._random)
+            known = self.points[self._asked] if self.points else self._draws(self._random)[-1]
+        self._asked += 1
         return {name: self._exact(name, value) for name, value in known.items()}
 
     def tell(self, result: Result) -> None:
@@ -110,15 +114,15 @@ class Asking:
             trial.report(loss, step)
         self._study.tell(trial, state=TrialState.PRUNED)
 
-    def drawn(self, number: int, draw: Callable[[int], dict[str, Any]]) -> dict[str, Any]:
-        """Return the first point drawn from seeds of a trial whose settings go together."""
-        point: dict[str, Any] = {}
-        for i in range(TRIES):
-            digest = hashlib.sha256(f"{self._seed} {number} {i}".encode()).digest()
-            point = draw(int.from_bytes(digest[:4], "big"))
-            if self.space.problem(point) is None:
+    def _draws(self, draw: Callable[[int], dict[str, Any]], tries: int = TRIES) -> list[Any]:
+        """Return points drawn for the next trial, up to the first that a trial can have."""
+        points = []
+        for i in range(tries):
+            digest = hashlib.sha256(f"{self._seed} {self._asked} {i}".encode()).digest()
+            points.append(draw(int.from_bytes(digest[:4], "big")))
+            if self.space.problem(points[-1]) is None:
                 break
-        return point
+        return points
 
     def _random(self, seed: int) -> dict[str, Any]:
         sampler = RandomSampler(seed)
@@ -126,6 +130,37 @@ class Asking:
             name: sampler.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
             for name, distribution in self._distributions.items()
         }
+
+    def _tpe(self, study: Any, trial: Any) -> dict[str, Any]:
+        def draw(seed: int) -> dict[str, Any]:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Optuna 4 calls two of these experimental
+                sampler = TPESampler(
+                    seed=seed,
+                    n_startup_trials=STARTUP_TRIALS + self._unfit,
+                    multivariate=True,
+                    constant_liar=True,
+                )
+            return dict(
+                sampler.sample_relative(study, trial, self._distributions) or self._random(seed)
+            )
+
+        point: dict[str, Any] = self._draws(draw, TPE_TRIES)[-1]
+        return point if self.space.problem(point) is None else self._draws(self._random)[-1]
+
+    def _tell_unfit(self, study: optuna.Study) -> None:
+        """Let TPE take for the worst some points that no trial can have.
+
+        It would prefer them to all others: it knows of no loss there. They are those that are
+        drawn at random for each trial, so that they are the same where a sweep goes on.
+        """
+        for point in self._draws(self._random)[:-1][:MOST_UNFIT]:
+            self._unfit += 1
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=TrialState.PRUNED, params=point, distributions=self._distributions
+                )
+            )
 
     def _exact(self, name: str, value: Any) -> Any:
         """Return the value of a range's list that a sampled one rounds to."""
@@ -135,25 +170,18 @@ class Asking:
         return value
 
 
-class _TPE(BaseSampler):
-    """Optuna's TPE, whose points depend on the seed, the number and the results told alone."""
+class _Sampler(BaseSampler):
+    """The sampler of a study whose points a function draws."""
 
-    def __init__(self, asking: Asking, space: dict[str, BaseDistribution]) -> None:
-        self._asking, self._space = asking, space
+    def __init__(self, space: dict[str, BaseDistribution], draw: Callable[..., Any]) -> None:
+        self._space, self._draw = space, draw
 
     def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, BaseDistribution]:
         return self._space
 
     def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
-        def draw(seed: int) -> dict[str, Any]:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Optuna 4 calls both experimental
-                tpe = TPESampler(seed=seed, multivariate=True, constant_liar=True)
-            return dict(tpe.sample_relative(study, trial, self._space)) or self._asking._random(
-                seed
-            )
-
-        return self._asking.drawn(trial.number, draw)
+        point: dict[str, Any] = self._draw(study, trial)
+        return point
 
     def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
         raise AssertionError(f"{name} is of the space")
@@ -300,6 +328,8 @@ def _opened(directory: Path, address: str | None) -> Any:
     if address is not None:
         kind, _, path = address.partition(":")
         if kind == "journal":
+            if not path:
+                raise ValueError("it names no file")
             from optuna.storages.journal import JournalFileBackend
 
             backend = JournalFileBackend(path)

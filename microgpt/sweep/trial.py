@@ -132,11 +132,10 @@ def _is_of(task: Task) -> bool:
 
 def _train(task: Task, directory: Path, result: Result, stop: Callable[[], bool] | None) -> None:
     directory.mkdir()
-    settings = Settings(**task.settings, out=str(directory))
     begin = time.monotonic()
     with files.unflushed(1.0):  # a shorter training is made again sooner than it is flushed
         try:
-            training = _begun(task, settings, directory)
+            training = _begun(task, Settings(**task.settings, out=str(directory)), directory)
             watch = _TrialWatch(task, training, stop)
             training.fit(watch)
             if watch.stopped:
