@@ -377,7 +377,7 @@ def test_rows_are_those_that_optuna_would_write(folder):
         "learning_rate": (1e300, 0.5, *(0.1 / 3**i for i in range(6))),
         "schedule": ("linear", "cosine"),
     }
-    rules = {"varies": varies, "sampler": "grid", "pruner": "median", "trials": 16}
+    rules = {"varies": varies, "sampler": "tpe", "pruner": "median", "trials": 16}
     for name, storage in (("a", None), ("b", "sqlite:///b.db")):
         swept(folder / name, fixed={"num_steps": 10}, storage=storage, **rules)
     rows = []
