@@ -9,10 +9,17 @@ have in common, and `weighted_sum` the few between.
 
 cimport cython
 
-from layers cimport exps_forward
+from layers cimport exps_forward, sum_rows
 from matmul cimport Tile, pack, tile
 from powers cimport powers
 from simd cimport LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_store_part
+
+
+cdef extern from "sums.h" nogil:
+    void sum_rows_down(
+        double *totals, const double *factors, const double *x, const double *y, Py_ssize_t m,
+        Py_ssize_t n, Py_ssize_t more, Py_ssize_t row,
+    )
 
 
 cdef struct Head:  # one attention head of one document
@@ -193,7 +200,9 @@ cdef inline void attention_forward(
         e = h.exps + t * h.weights_row
         for s in range(t + 1):
             e[s] = e[s] * h.inverse_root
-        h.totals[t] = exps_forward(e, e, t + 1)
+        exps_forward(e, e, t + 1)
+    e = h.exps + first * h.weights_row
+    sum_rows(h.totals + first, e, last - first, first + 1, 1, h.weights_row)
     powers(h.inverses + first, h.totals + first, last - first, -1.0)
     for t in range(first, last):
         e = h.exps + t * h.weights_row
@@ -216,28 +225,26 @@ cdef inline void attention_backward(const Head *h) noexcept nogil:
     Writes:  dq, dk, dv
     """
     cdef Py_ssize_t t, s
-    cdef double dtotal, inverse, dinverse
-    cdef double squares[LANES]
     cdef double *dscores
+    cdef double *dinverses = h.packed
+    cdef double *dtotals = h.packed + padded(h.m)
     cdef const double *e
     cdef const double *mask
     dot_products(h, h.dscores, h.dy, h.v, h.y_row, 0, h.m, True)  # the gradients of weights
     sums_of_rows(h, h.dv, h.dropped, h.dy, h.row, h.y_row, LAST_TO_OWN, 0, h.m)
+    powers(dinverses, h.totals, h.m, -2.0)
     for t in range(h.m):
-        dscores = h.dscores + t * h.weights_row
-        e = h.exps + t * h.weights_row
-        inverse = h.inverses[t]
-        if t % LANES == 0:
-            powers(squares, h.totals + t, min(<Py_ssize_t>LANES, h.m - t), -2.0)
-        dinverse = -squares[t % LANES]
+        dinverses[t] = -dinverses[t]
         if h.mask != NULL:
+            dscores = h.dscores + t * h.weights_row
             mask = h.mask + t * h.weights_row
             for s in range(t + 1):
                 dscores[s] = 0.0 + mask[s] * dscores[s]
-        dtotal = 0.0
-        for s in range(t, -1, -1):
-            dtotal += dinverse * (e[s] * dscores[s])
+    sum_rows_down(dtotals, dinverses, h.exps, h.dscores, h.m, 1, 1, h.weights_row)
+    for t in range(h.m):
+        dscores = h.dscores + t * h.weights_row
+        e = h.exps + t * h.weights_row
         for s in range(t + 1):
-            dscores[s] = h.inverse_root * (e[s] * (inverse * dscores[s] + dtotal))
+            dscores[s] = h.inverse_root * (e[s] * (h.inverses[t] * dscores[s] + dtotals[t]))
     sums_of_rows(h, h.dq, h.dscores, h.k, h.row, h.row, OWN_TO_FIRST, 0, h.m)
     sums_of_rows(h, h.dk, h.dscores, h.q, h.row, h.row, LAST_TO_OWN, 0, h.m)

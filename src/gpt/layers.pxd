@@ -20,6 +20,13 @@ from powers cimport powers
 from simd cimport LANES, PANEL, TILE_ROWS, padded
 
 
+cdef extern from "sums.h" nogil:
+    void sum_rows(
+        double *totals, const double *x, Py_ssize_t m, Py_ssize_t n, Py_ssize_t more,
+        Py_ssize_t row,
+    )
+
+
 cdef enum:
     K_PANEL = 128  # steps of a sum at once: their panel fits into L1
     OUT_BLOCK = 256  # outputs at once, before they are transposed back
@@ -319,22 +326,17 @@ cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexce
         dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)
 
 
-cdef inline double exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
-    """Write the exponentials of n logits, readable up to whole vectors; return their total.
+cdef inline void exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
+    """Write the exponentials of n logits, readable up to whole vectors.
 
-    Order:   the largest logit is subtracted as a plain number; exponentials
-             summed left to right from 0
+    Order:   the largest logit is subtracted as a plain number
     """
     cdef Py_ssize_t i
     cdef double largest = logits[0]
-    cdef double total = 0.0
     for i in range(1, n):
         if logits[i] > largest:
             largest = logits[i]
     exponentials(exps, logits, largest, n)
-    for i in range(n):
-        total += exps[i]
-    return total
 
 
 cdef inline void softmax_forward(
@@ -344,11 +346,13 @@ cdef inline void softmax_forward(
     """Write each position's exponentials, their total, its inverse and the probabilities.
 
     Shapes:  probs, exps, logits (m, n); totals, inverses (m,)
-    Order:   as `exps_forward`; each exponential is multiplied by total ** -1
+    Order:   as `exps_forward`; exponentials summed left to right from 0; each is multiplied by
+             total ** -1
     """
     cdef Py_ssize_t i, k
     for i in range(m):
-        totals[i] = exps_forward(exps + i * row, logits + i * row, n)
+        exps_forward(exps + i * row, logits + i * row, n)
+    sum_rows(totals, exps, m, n, 0, row)
     powers(inverses, totals, m, -1.0)
     for i in range(m):
         for k in range(n):

@@ -1,4 +1,4 @@
-/* The one piece of plain C: the register tile of matmul.pxd. Its accumulators stay
+/* Plain C: the register tile of matmul.pxd. Its accumulators stay
  * in registers only where its loops have constant bounds, so it has to be inlined
  * once for each number of rows and vectors, which Cython cannot ask for. */
 #ifndef MICROGPT_TILE_H

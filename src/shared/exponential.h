@@ -5,14 +5,16 @@
 #include "simd.h"
 
 #define POWERS 128 /* of the 128th root of 2, each a sum of two doubles */
-static double power_high[POWERS], power_low[POWERS];
+static struct {
+    double high, low;
+} powers_of_root[POWERS] __attribute__((aligned(64)));
 
 __attribute__((constructor)) static void make_powers(void) {
     const double root = 0x1.0163da9fb3335p+0, root_low = 0x1.b61299ab8cdb7p-54;
     double high = 1.0, low = 0.0;
     for (int i = 0; i < POWERS; i++) {
-        power_high[i] = high;
-        power_low[i] = low;
+        powers_of_root[i].high = high;
+        powers_of_root[i].low = low;
         double product = high * root;
         double rest = fma(high, root, -product) + (high * root_low + low * root);
         high = product + rest;
@@ -20,16 +22,27 @@ __attribute__((constructor)) static void make_powers(void) {
     }
 }
 
-/* The numbers of table at the places of index. */
-static inline vec vec_gather(const double *table, ints index) {
-#if defined(__AVX512F__)
-    return _mm512_i64gather_pd((__m512i)index, table, 8);
-#elif defined(__AVX2__)
-    return _mm256_i64gather_pd(table, (__m256i)index, 8);
+/* Write the powers at the places of index. One by one: gathers take longer on most processors. */
+static inline void vec_powers(vec *high, vec *low, ints index) {
+    long long places[LANES];
+    memcpy(places, &index, sizeof index);
+#if LANES == 2
+    for (int i = 0; i < LANES; i++) {
+        (*high)[i] = powers_of_root[places[i]].high;
+        (*low)[i] = powers_of_root[places[i]].low;
+    }
 #else
-    vec found = {};
-    for (int i = 0; i < LANES; i++) found[i] = table[index[i]];
-    return found;
+#define PAIR(i) _mm_load_pd(&powers_of_root[places[i]].high)
+#define PAIRS(i, j) _mm256_insertf128_pd(_mm256_castpd128_pd256(PAIR(i)), PAIR(j), 1)
+    __m256d even = PAIRS(0, 2), odd = PAIRS(1, 3);
+    __m256d high4 = _mm256_unpacklo_pd(even, odd), low4 = _mm256_unpackhi_pd(even, odd);
+#if LANES == 8
+    even = PAIRS(4, 6), odd = PAIRS(5, 7);
+    *high = _mm512_insertf64x4(_mm512_castpd256_pd512(high4), _mm256_unpacklo_pd(even, odd), 1);
+    *low = _mm512_insertf64x4(_mm512_castpd256_pd512(low4), _mm256_unpackhi_pd(even, odd), 1);
+#else
+    *high = high4, *low = low4;
+#endif
 #endif
 }
 
@@ -45,8 +58,9 @@ static inline vec vec_exp(vec *unscaled, vec *lacking, vec x) {
     vec r = (x - n * 0x1.62e42fefa0000p-8) - n * 0x1.cf79abc9e3b3ap-47;
     vec tail = r * (1.0 / 120.0) + 1.0 / 24.0 + r * r * (1.0 / 720.0);
     tail = r * r * (0.5 + r * (1.0 / 6.0 + r * tail));
-    vec power = vec_gather(power_high, index);
-    vec rest = vec_fma(vec_gather(power_low, index), power, r + tail);
+    vec power, power_low;
+    vec_powers(&power, &power_low, index);
+    vec rest = vec_fma(power_low, power, r + tail);
     *unscaled = power + rest;
     *lacking = rest - (*unscaled - power);
     return (vec)((ints)*unscaled + ((number - index) << 45));

@@ -242,13 +242,17 @@ MUTANTS = [
         ("block.add = order == OWN_TO_FIRST", "block.add = False"),
         ("h.row, OWN_TO_FIRST", "h.row, FIRST_TO_OWN"),
         (
-            "for s in range(t, -1, -1):\n            dtotal",
-            "for s in range(t + 1):\n            dtotal",
+            "h.inverse_root * (e[s] * (h.inverses[t] * dscores[s] + dtotals[t]))",
+            "h.inverse_root * e[s] * (h.inverses[t] * dscores[s] + dtotals[t])",
         ),
-        (
-            "h.inverse_root * (e[s] * (inverse * dscores[s] + dtotal))",
-            "h.inverse_root * e[s] * (inverse * dscores[s] + dtotal)",
-        ),
+    ),
+    *of(
+        "src/gpt/sums.h",
+        SET,
+        "test_fused.py -k (graphs or wide) and avx512",
+        ("k = down ? n - 1 : 0; i < n; i++, k += down ? -1 : 1", "k = 0; i < n; i++, k++"),
+        ("k = n + r * more - 1; k >= n; k--", "k = n; k < n + r * more; k++"),
+        ("k = n; k < n + r * more; k++", "k = n; k < n + more; k++"),
     ),
     *of(
         "src/gpt/layers.pxd",
