@@ -24,7 +24,8 @@ from libc.string cimport memcmp, memcpy
 
 from classes cimport (
     ADDITION, DIVISION, MULTIPLICATION, NEGATION, POWER, REFLECTED, SUBTRACTION, WITH_NUMBER,
-    PyType_IsSubtype, _PyType_Lookup, class_info, find_info, guards_hold, info_of, ours,
+    PyType_IsSubtype, _PyType_Lookup, class_info, find_info, guards_hold, info_of, know_classes,
+    ours,
 )
 from make cimport (
     dealloc, make_leaf, make_mul, make_neg, make_unary, number_object, release_children,
@@ -35,8 +36,7 @@ from node cimport (
     PLAYED, POW, RELU, SECOND_INT, SLOPES_BOXED, SUM, TANH, TANH_EXP, TRACKED,
     WEAK_REFERENCES_OFFSET, ClassInfo, Node, NodeFields, Op, PyType_Modified, Term, Terms,
     TypeSlots, children_of, decref, free_memory, incref, is_int_slope, is_simple, n_allocated,
-    new_block, new_node, refcount, set_fill_info, set_grad, set_value_info, set_value_type,
-    slopes_of, type_of,
+    new_block, new_node, refcount, set_grad, set_value_type, slopes_of, type_of,
 )
 from operators cimport (
     add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
@@ -1519,9 +1519,7 @@ cdef inline bint are_equal(const double *x, Py_ssize_t n) noexcept:
 cdef int set_up() except -1:
     (<TypeSlots *><PyObject *>NodeBase).tp_dealloc = dealloc_node
     set_value_type(<PyTypeObject *>NodeBase)
-    set_fill_info(fill_info)
-    set_value_info(find_info(<PyTypeObject *>NodeBase))
-    return 0
+    return know_classes(<PyTypeObject *>NodeBase, fill_info)
 
 
 set_up()

@@ -61,13 +61,6 @@ from importlib import import_module
 oracle = import_module("microgpt.oracle")
 
 
-cdef extern from *:
-    """
-    #if defined(__GNUC__) && !defined(__clang__)
-    #pragma GCC optimize("ipa-cp-clone")  /* a replay takes a sixth less time than by -O2 alone */
-    #endif
-    """
-
 cdef extern from "Python.h":
     Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
@@ -685,7 +678,7 @@ cdef int compute_anew(Node *node) except -1:
     elif node.op != LEAF:
         raises = compute_node(node.op, info_of(node), node)
         if raises:
-            raise_of(node, raises)
+            raise_of(node.op, node.child[0], exponent_object(node), raises)
     elif not node.flags & CONSTANT:
         return 0  # a constant that a tape has made its input since
     set_grad(node, 0.0, True)

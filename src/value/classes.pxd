@@ -29,7 +29,8 @@ cdef extern from *:
     static PyObject *init_key = NULL;
     static void *value_init = NULL;
     static void *value_new = NULL;
-    static ClassInfo no_info;
+    static ClassInfo *no_info = NULL;  /* of no class */
+    static PyObject *forever(PyObject *x) { Py_INCREF(x); return x; }
     """
     enum: N_MEMBERS
     const char *member_names[13]
@@ -39,35 +40,13 @@ cdef extern from *:
     PyObject *init_key
     void *value_init
     void *value_new
-    ClassInfo no_info
+    ClassInfo *no_info
+    PyObject *forever(object)
     PyObject *_PyType_Lookup(PyTypeObject *, PyObject *) noexcept
     bint PyType_IsSubtype(PyTypeObject *, PyTypeObject *)
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     PyObject *PyDict_GetItem(PyObject *, PyObject *) noexcept
     PyObject *Py_None
-
-
-cdef extern from *:
-    """
-    static PyObject *forever(PyObject *x) { Py_INCREF(x); return x; }
-
-    static INLINED ClassInfo *known_info(PyTypeObject *kind) {
-        ClassInfo *info = value_info;
-        if (kind != value_type) {
-            info = *bucket_of(kind);
-            if (info == NULL || info->type != kind) return NULL;
-        }
-        return info->version == kind->tp_version_tag ? info : NULL;
-    }
-
-    static INLINED ClassInfo *quick_info(PyTypeObject *kind) {
-        ClassInfo *info = known_info(kind);
-        return info != NULL && info->is_quick ? info : NULL;
-    }
-    """
-    ClassInfo *quick_info(PyTypeObject *) noexcept
-    ClassInfo *known_info(PyTypeObject *) noexcept
-    PyObject *forever(object)
 
 
 cdef enum Members:
@@ -87,6 +66,31 @@ cdef enum Members:
     WITH_NUMBER = 1 << 13   # times this: a number as the right operand
     POWER = 1 << 8
     NEGATION = 1 << 10
+
+
+cdef inline ClassInfo *first_info(PyTypeObject *kind) noexcept:
+    """Return the first of a class's bucket, or NULL where that is another's."""
+    cdef ClassInfo *info = value_info
+    if kind != value_type:
+        info = bucket_of(kind)[0]
+        if info is not NULL and info.type != kind:
+            return NULL
+    return info
+
+
+cdef inline ClassInfo *known_info(PyTypeObject *kind) noexcept:
+    """Return what is known of a class, or NULL where it has to be looked up."""
+    cdef ClassInfo *info = first_info(kind)
+    if info is NULL or info.version != (<TypeSlots *>kind).tp_version_tag:
+        return NULL
+    return info
+
+
+cdef inline ClassInfo *quick_info(PyTypeObject *kind) noexcept:
+    cdef ClassInfo *info = first_info(kind)
+    if info is NULL or info.quick != (<TypeSlots *>kind).tp_version_tag:
+        return NULL
+    return info
 
 
 cdef inline ClassInfo *class_info(PyTypeObject *kind) noexcept:
@@ -114,11 +118,11 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
     if info is NULL:
         info = <ClassInfo *>PyMem_Calloc(1, sizeof(ClassInfo))
         if info is NULL:
-            return &no_info  # of no class: the operators take the slow path
+            return no_info  # the operators take the slow path
         info.type = kind
         info.next = bucket_of(kind)[0]
         bucket_of(kind)[0] = info
-        info.version = NO_VERSION
+        info.version = info.quick = NO_VERSION
     if info.version != (<TypeSlots *>kind).tp_version_tag:
         fill_info(info)
     return info
@@ -138,7 +142,7 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
     cdef TypeSlots *slots = <TypeSlots *>kind
     cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
     cdef Py_ssize_t i
-    info.makes_ours = info.makes_leaves = info.in_lists = info.is_simple = info.is_quick = False
+    info.makes_ours = info.makes_leaves = info.in_lists = info.is_simple = False
     info.ours = 0
     info.result = NULL
     info.version = slots.tp_version_tag or NO_VERSION
@@ -164,7 +168,9 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
         info.ours == ALL_MEMBERS and info.is_simple and info.result == kind
     )
     info.version = slots.tp_version_tag or NO_VERSION
-    info.is_quick = info.is_simple and info.ours & DIFFERENCES == DIFFERENCES
+    info.quick = NO_VERSION
+    if info.is_simple and info.ours & DIFFERENCES == DIFFERENCES:
+        info.quick = info.version
 
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:
@@ -181,6 +187,15 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
     init_key = forever(sys.intern("__init__"))
     value_init = (<TypeSlots *>kind).tp_init
     value_new = (<TypeSlots *>kind).tp_new
-    set_fill_info(read_settings)
-    set_value_info(find_info(kind))
+    return know_classes(kind, read_settings)
+
+
+cdef inline int know_classes(PyTypeObject *base, void (*fill)(ClassInfo *) noexcept) except -1:
+    """Look up base, and from now on others, by a function that writes what is known of one."""
+    global no_info
+    no_info = <ClassInfo *>PyMem_Calloc(1, sizeof(ClassInfo))
+    if no_info is NULL:
+        raise MemoryError("no memory for what is known of classes")
+    set_fill_info(fill)
+    set_value_info(find_info(base))
     return 0

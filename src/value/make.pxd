@@ -12,10 +12,9 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MAX_FREE, MUL, NEG_MAX, OWNED, POW, SECOND_INT, SUM, TRACKED, WHERE, Block, ClassInfo,
-    Node, Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref,
-    ints_of_two, is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, unlikely,
-    value_type,
+    MAXIMUM, MAX_FREE, MUL, NEG_MAX, POW, SECOND_INT, SUM, TRACKED, WHERE, Block, ClassInfo, Node,
+    Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref, ints_of_two,
+    is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, unlikely, value_type,
 )
 from rules cimport (
     RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, unary_name, where_rule,
@@ -67,6 +66,21 @@ cdef inline Node *with_children(Node *node, Node *a, Node *b) noexcept:
     return node
 
 
+cdef inline int compute_unary(
+    const uint32_t op, Node *a, double k, double *y, double *slope, uint32_t *ints
+) noexcept:
+    """Write a number, a local gradient and which are ints; ints said whether k is one.
+
+    Return as apply_unary.
+    """
+    cdef uint32_t k_int = ints[0]
+    cdef int raises
+    ints[0] |= FIRST_INT if a.flags & DATA_INT else 0
+    raises = apply_unary(op, y, slope, a.data, k, ints, False)
+    ints[0] |= k_int
+    return raises
+
+
 cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noexcept:
     """Compute a node of an operation from its children: its number and local gradients.
 
@@ -76,7 +90,7 @@ cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noe
     cdef Node *b = node.child[1]
     cdef uint32_t ints
     cdef int raises
-    cdef double y = 0.0
+    cdef double y = 0.0, slope = 0.0
     if op == ADD:
         ints = add_rule(&node.data, a.data, b.data, are_ints(a, b))
         ints |= info.fresh_sum & (FIRST_INT | SECOND_INT)
@@ -96,15 +110,11 @@ cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noe
         ints = node.block.children[1 if node.block.slopes[1] == 1.0 else 2].flags & DATA_INT
     else:
         ints = node.flags & SECOND_INT if op == POW else 0  # of its exponent
-        ints |= FIRST_INT if a.flags & DATA_INT else 0
-        raises = apply_unary(op, &y, &node.slope[0], a.data, node.slope[1], &ints, False)
-        if FOR_RUN and info.fresh & LATE:
-            raises &= RAISES_NUMBER  # its slopes are computed in backward
-        if unlikely(raises):
+        raises = compute_unary(op, a, node.slope[1], &y, &slope, &ints)
+        if raises:
             return raises
         node.data = y
-        if op == POW:
-            ints |= node.flags & SECOND_INT
+        node.slope[0] = slope
     node.flags = (node.flags & ~<uint16_t>(DATA_INT | FIRST_INT | SECOND_INT)) | kept_ints(
         info, ints
     )
@@ -143,22 +153,26 @@ cdef inline Node *make_unary(
     For `run` k is the choice of a RELU or a TANH, as `ReluChoice` says or whether to square.
     """
     cdef Node *node
+    cdef double y = 0.0, slope = 0.0
+    cdef uint32_t ints = SECOND_INT if op == POW and k_is_int else 0
     cdef int raises
     sync_node(a)
-    node = new_node(info, info.fresh | (SECOND_INT if op == POW and k_is_int else 0), op, 1)
-    incref(a)
-    node.child[0] = a
-    node.slope[1] = k
-    raises = compute_node(op, info, node)
+    raises = compute_unary(op, a, k, &y, &slope, &ints)
     if FOR_RUN:
+        if info.fresh & LATE:
+            raises &= RAISES_NUMBER  # its slopes are computed in backward
         if raises or op == POW and k_is_int and a.flags & DATA_INT and k >= 0.0 and not (
-            node.flags & DATA_INT and (k < 1.0 or node.flags & FIRST_INT)  # beyond 2**53
+            ints & DATA_INT and (k < 1.0 or ints & FIRST_INT)  # beyond 2**53
         ):
-            decref(node)
             return NULL
     elif unlikely(raises):
-        _owner = OWNED(node)
-        raise_of(node, raises)
+        raise_of(op, a, number_object(k, k_is_int), raises)
+    node = new_node(info, info.fresh | kept_ints(info, ints), op, 1)
+    node.data = y
+    node.slope[0] = slope
+    node.slope[1] = k
+    incref(a)
+    node.child[0] = a
     return node
 
 
@@ -166,12 +180,11 @@ cdef inline object exponent_object(Node *node):
     return number_object(node.slope[1], node.op == POW and node.flags & SECOND_INT)
 
 
-cdef inline int raise_of(Node *node, int raises) except -1:
+cdef inline int raise_of(uint32_t op, Node *a, object k, int raises) except -1:
     """Raise what Python raises for an operation of one number."""
-    x = data_object(node.child[0])
-    if node.op != POW:
-        raise_math_error(unary_name(node.op), x)
-    k = exponent_object(node)
+    x = data_object(a)
+    if op != POW:
+        raise_math_error(unary_name(op), x)
     if not raises & RAISES_NUMBER:
         k = k - 1
     # The oracle takes the float of an int that is beyond 2**53 as an int.

@@ -33,16 +33,17 @@ cdef extern from *:
     #ifndef FOR_RUN
     #define FOR_RUN 0
     #endif
-    struct Terms;
-    struct Block;
+    typedef struct Terms Terms;  /* what Cython declares below */
+    typedef struct Block Block;
+    typedef struct ClassInfo ClassInfo;
     #define NODE_FIELDS                                                          \\
         uint32_t place;  /* a mark during a walk; 1 + an index while compiling */ \\
         uint8_t op;                                                              \\
         uint8_t n;           /* children, or IN_BLOCK */                         \\
         uint16_t flags;                                                          \\
-        union { double grad; struct Terms *sum_terms; }; /* beside its type */   \\
+        union { double grad; Terms *sum_terms; };   /* beside its type */        \\
         union { double data; struct Node *next; };                               \\
-        union { struct Node *child[2]; struct Terms *terms; struct Block *block; }; \\
+        union { struct Node *child[2]; Terms *terms; Block *block; };            \\
         double slope[2];                                                         \\
         PyObject *attributes; /* a dict, of classes with attributes=True; or NULL */ \\
         PyObject *weak_references[FOR_RUN];
@@ -147,67 +148,39 @@ cdef extern from *:
         vectorcallfunc tp_vectorcall
 
 
-cdef extern from *:
-    """
-    /* The children and local gradients of a node that has no room for them. */
-    typedef struct Block {
-        Py_ssize_t n_children;
-        Py_ssize_t n_grads;
-        Node **children;
-        double *slopes;
-        uint8_t *ints;        /* which slopes are ints */
-        PyObject *operation;  /* of an OPERATION node, or NULL */
-        Py_ssize_t shared;    /* how many more nodes have this block */
-        uint32_t slot;        /* of a NEG_MAX in the program being compiled, or NONE */
-    } Block;
-    """
-    ctypedef struct Block:
-        Py_ssize_t n_children
-        Py_ssize_t n_grads
-        Node **children
-        double *slopes
-        uint8_t *ints
-        PyObject *operation
-        Py_ssize_t shared
-        uint32_t slot
+cdef struct Block "Block":
+    # The children and local gradients of a node that has no room for them.
+    Py_ssize_t n_children
+    Py_ssize_t n_grads
+    Node **children
+    double *slopes
+    uint8_t *ints        # which slopes are ints
+    PyObject *operation  # of an OPERATION node, or NULL
+    Py_ssize_t shared    # how many more nodes have this block
+    uint32_t slot        # of a NEG_MAX in the program being compiled, or NONE
 
 
-cdef extern from *:
-    """
-    /* a * b with the two local gradients; or where b is NULL a alone, and slope_a is
-       the number that it had. */
-    typedef struct { Node *a; Node *b; double slope_a; double slope_b; } Term;
-    typedef struct Terms {
-        Py_ssize_t n;
-        Py_ssize_t capacity;
-        struct Node *owner;    /* the sum; or the next of the free ones */
-        struct Node *product;  /* absorbed last and still alive, or NULL */
-        struct Node *partial;
-        double inner_grad;     /* of every node inside, after a backward */
-        uint16_t fresh;        /* the flags of a new node of the sum's class */
-        uint8_t inner_int;     /* whether inner_grad is an int */
-        uint8_t starts_int;    /* whether the first 0 is one */
-        uint8_t adds_ints;     /* whether the local gradients of + are */
-        uint8_t has_ints;      /* whether the terms' ints are written: FIRST_INT, SECOND_INT */
-    } Terms;
-    """
-    ctypedef struct Term:
-        Node *a
-        Node *b
-        double slope_a
-        double slope_b
-    ctypedef struct Terms:
-        Py_ssize_t n
-        Py_ssize_t capacity
-        Node *owner
-        Node *product
-        Node *partial
-        double inner_grad
-        uint16_t fresh
-        uint8_t inner_int
-        uint8_t starts_int
-        uint8_t adds_ints
-        uint8_t has_ints
+cdef struct Term:
+    # a * b with the two local gradients; or where b is NULL a alone, and slope_a is the
+    # number that it had.
+    Node *a
+    Node *b
+    double slope_a
+    double slope_b
+
+
+cdef struct Terms "Terms":
+    Py_ssize_t n
+    Py_ssize_t capacity
+    Node *owner         # the sum; or the next of the free ones
+    Node *product       # absorbed last and still alive, or NULL
+    Node *partial
+    double inner_grad   # of every node inside, after a backward
+    uint16_t fresh      # the flags of a new node of the sum's class
+    uint8_t inner_int   # whether inner_grad is an int
+    uint8_t starts_int  # whether the first 0 is one
+    uint8_t adds_ints   # whether the local gradients of + are
+    uint8_t has_ints    # whether the terms' ints are written: FIRST_INT, SECOND_INT
 
 
 cdef enum Op:
@@ -249,32 +222,34 @@ cdef enum Flag:
 
 # ------------------------------------------------------------- classes and settings
 
+cdef struct ClassInfo "ClassInfo":
+    # What is known of a class, while its version is what it was.
+    ClassInfo *next        # in its bucket
+    PyTypeObject *type
+    unsigned int version
+    unsigned int quick     # version, where is_simple and its operators + - * are Value's
+    PyTypeObject *result   # the class of its results; NULL if it is no Value
+    uint16_t fresh         # flags of a new node of that class
+    uint16_t fresh_sum     # the same, of an addition
+    uint8_t relu           # see ReluChoice of rules.pxd
+    bint is_simple         # whether its objects are nodes and nothing more
+    bint in_lists          # whether functions of lists may make many nodes at once
+    bint makes_ours        # whether its constructor is that of Value, and simple
+    bint makes_leaves      # whether it is, given a number alone
+    uint32_t ours          # which operators are Value's: see Members of classes.pxd
+    # The settings of a script's class, for `run`; Value has those of the original.
+    bint keeps_ints
+    bint float_root
+    bint float_slope
+    bint tanh_square
+    bint float_minus       # whether -x is x * -1.0
+    uint8_t n_guards
+    PyObject **guards      # dict, key, value: what has to hold for operators to run here
+    PyObject *family
+
+
 cdef extern from *:
     """
-    /* What is known of a class, while its version is what it was. */
-    typedef struct ClassInfo {
-        struct ClassInfo *next; /* in its bucket */
-        PyTypeObject *type;
-        unsigned int version;
-        PyTypeObject *result;   /* the class of its results; NULL if it is no Value */
-        uint16_t fresh;         /* flags of a new node of that class */
-        uint16_t fresh_sum;     /* the same, of an addition */
-        uint8_t keeps_ints;     /* the settings, of that class too */
-        uint8_t float_root;
-        uint8_t float_slope;
-        uint8_t relu;           /* see ReluChoice of rules.pxd */
-        uint8_t tanh_square;    /* for `run`, as all that follows to guards: see make_unary */
-        uint8_t float_minus;    /* whether -x is x * -1.0 */
-        uint8_t n_guards;
-        PyObject **guards;      /* dict, key, value: what has to hold for operators to run here */
-        PyObject *family;
-        uint8_t is_simple;      /* whether its objects are nodes and nothing more */
-        uint8_t in_lists;       /* whether functions of lists may make many nodes at once */
-        uint8_t makes_ours;     /* whether its constructor is that of Value, and simple */
-        uint8_t makes_leaves;   /* whether it is, given a number alone */
-        uint8_t is_quick;       /* whether its operators + - * are Value's, and is_simple */
-        uint32_t ours;          /* which operators are Value's: see Members of classes.pxd */
-    } ClassInfo;
     #define N_BUCKETS 64
     static ClassInfo *info_buckets[N_BUCKETS];
     static ClassInfo *value_info = NULL;  /* of Value itself */
@@ -285,28 +260,6 @@ cdef extern from *:
     static inline void free_memory(void *node) { PyObject_Free((char *)node - NODE_HEAD); }
     #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
     """
-    ctypedef struct ClassInfo:
-        ClassInfo *next
-        PyTypeObject *type
-        unsigned int version
-        PyTypeObject *result
-        uint16_t fresh
-        uint16_t fresh_sum
-        uint8_t keeps_ints
-        uint8_t float_root
-        uint8_t float_slope
-        uint8_t relu
-        uint8_t tanh_square
-        uint8_t float_minus
-        uint8_t n_guards
-        PyObject **guards
-        PyObject *family
-        uint8_t is_simple
-        uint8_t in_lists
-        uint8_t makes_ours
-        uint8_t makes_leaves
-        uint8_t is_quick
-        uint32_t ours
     ClassInfo *value_info
     void set_value_info(ClassInfo *)
     void fill_info(ClassInfo *) noexcept
@@ -422,32 +375,33 @@ cdef extern from *:
         return n > 0;
     }
 
+    #define keep_node(node) (free_nodes[n_free++] = (node))
+    /* The same without a call, where has_nodes says so. */
+    #define has_nodes(info, n) (n_free >= (n) && (info)->is_simple)
+    #define quick_node(info, flags, op, n) next_node((info)->result, flags, op, n)
+    static INLINED Node *next_node(
+        PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
+    ) {
+        if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);  /* else PyObject_Init does it */
+        return begin_node(free_nodes[--n_free], kind, flags, op, n);
+    }
+
     /* Return a new reference to a node of a simple class, data and n children not set; or NULL.
        Runs no Python code, raises nothing. Free nodes have no attributes. */
     static INLINED Node *take_node(
         PyTypeObject *kind, unsigned int flags, unsigned int op, unsigned int n
     ) {
         if (__builtin_expect(n_free == 0, 0) && !allocate_nodes()) return NULL;
-        if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);  /* else PyObject_Init does it */
-        return begin_node(free_nodes[--n_free], kind, flags, op, n);
+        return next_node(kind, flags, op, n);
     }
 
-    /* The same without a call, where has_nodes says so. */
-    #define keep_node(node) (free_nodes[n_free++] = (node))
-    #define has_nodes(info, n) (n_free >= (n) && (info)->is_simple)
-    static INLINED Node *quick_node(
-        ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
+    static Node *other_node(
+        PyTypeObject *kind, int simple, unsigned int flags, unsigned int op, unsigned int n
     ) {
-        PyTypeObject *kind = info->result;
-        if (kind != value_type && !IS_COUNTED) Py_INCREF(kind);
-        return begin_node(free_nodes[--n_free], kind, flags, op, n);
-    }
-
-    static Node *other_node(ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n) {
         Node *node;
-        if (info->is_simple || info->result == NULL)  /* no memory; or none to look the class up */
+        if (simple || kind == NULL)  /* no memory; or none to look the class up */
             return (Node *)PyErr_Format(PyExc_MemoryError, "no memory for a node");
-        node = (Node *)info->result->tp_alloc(info->result, 0);  /* all zeros */
+        node = (Node *)kind->tp_alloc(kind, 0);  /* all zeros */
         if (node == NULL) return NULL;
         n_allocated += 1;
         node->op = (uint8_t)op;
@@ -457,15 +411,16 @@ cdef extern from *:
     }
 
     /* Return a new reference to a node of the class of an operand's results, as `take_node`. */
-    static INLINED Node *new_node(
-        ClassInfo *info, unsigned int flags, unsigned int op, unsigned int n
+    #define new_node(info, flags, op, n) any_node((info)->result, (info)->is_simple, flags, op, n)
+    static INLINED Node *any_node(
+        PyTypeObject *kind, int simple, unsigned int flags, unsigned int op, unsigned int n
     ) {
         Node *node;
-        if (__builtin_expect(info->is_simple, 1)) {
-            node = take_node(info->result, flags, op, n);
+        if (__builtin_expect(simple, 1)) {
+            node = take_node(kind, flags, op, n);
             if (__builtin_expect(node != NULL, 1)) return node;
         }
-        return other_node(info, flags, op, n);
+        return other_node(kind, simple, flags, op, n);
     }
     """
     Node *take_node(PyTypeObject *, uint32_t flags, Op, uint8_t n)

@@ -313,6 +313,7 @@ cdef inline Node *subtract(PyObject *left, PyObject *right) except? NULL:
 cdef inline Node *divide(PyObject *left, PyObject *right) except? NULL:
     cdef ClassInfo *info
     cdef Node *inverse
+    cdef Node *node
     cdef double x = 0.0, reciprocal
     cdef bint is_int = False
     cdef PowError error = NO_ERROR
@@ -333,6 +334,7 @@ cdef inline Node *divide(PyObject *left, PyObject *right) except? NULL:
         return NULL
     _owner = OWNED(inverse)
     if case == NODES:
-        return make_mul(info, <Node *>left, inverse)
+        node = quick_multiply(info, <Node *>left, inverse)
+        return node if node is not NULL else make_mul(info, <Node *>left, inverse)
     info = ours(inverse, 0 if FOR_RUN else PRODUCTS)
     return times_constant(info, inverse, x, is_int) if info is not NULL else NULL
