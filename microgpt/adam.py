@@ -108,15 +108,20 @@ class Adam:
         weight_decay: float = 0.0,
         clip: float | None = None,
     ) -> None:
-        for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0 <= beta < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
+        betas = {"beta1": beta1, "beta2": beta2}
         numbers = {
             "learning_rate": learning_rate,
             "eps_adam": eps_adam,
             "min_lr": min_lr,
             "weight_decay": weight_decay,
         }
+        others = {"num_steps": num_steps, "warmup": warmup, "clip": clip or 0}
+        for name, number in {**betas, **numbers, **others}.items():
+            if not hasattr(number, "__float__"):
+                raise TypeError(f"{name} must be a number, not {type(number).__name__}")
+        for name, beta in betas.items():
+            if not 0 <= beta < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, not {beta}")
         for name, number in numbers.items():
             if not 0 <= number < float("inf"):
                 raise ValueError(f"{name} must be a finite number of at least 0, not {number}")

@@ -189,7 +189,12 @@ _is_off: ContextVar[bool] = ContextVar("no_grad", default=False)
 _OPERATORS = [
     *("__add__", "__radd__", "__sub__", "__rsub__", "__mul__", "__rmul__", "__truediv__"),
     *("__rtruediv__", "__pow__", "__rpow__", "__neg__", "__abs__"),
-    *("relu", "tanh", "sigmoid", "exp", "log", "sqrt"),
+    *(
+        name
+        for name in dir(Value)
+        if callable(getattr(Value, name)) and not name.startswith("_")
+        if name not in ("backward", "zero_grad")  # which make no node
+    ),
 ]
 
 

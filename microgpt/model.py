@@ -429,12 +429,15 @@ class Model:
             )
         if not len(documents):
             raise ValueError("training needs at least one document")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if threads is None:
             threads = self.threads
             if not isinstance(type(self).threads, property):
                 warnings.warn("GPT.threads: pass threads to fit", DeprecationWarning, stacklevel=3)
+        for name, count in (("batch_size", batch_size), ("threads", threads)):
+            if not hasattr(count, "__index__"):
+                raise TypeError(f"{name} must be an int, not {type(count).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         if not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be in 1..{MAX_THREADS}, not {threads}")
         return threads

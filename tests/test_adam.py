@@ -137,6 +137,12 @@ def test_settings_out_of_range_are_named(scalar, settings, named):
         scalar.Adam([], **settings)
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "beta1", "eps_adam", "num_steps", "clip"])
+def test_settings_that_are_no_numbers_are_named(scalar, name):
+    with pytest.raises(TypeError, match=f"{name} must be a number, not str"):
+        scalar.Adam([], **{name: "2"})
+
+
 def test_adam_of_every_engine_takes_any_values(model_engine, oracle):
     def train(made, value):
         params = [value(0.5), value(-2.0)]

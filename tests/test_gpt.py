@@ -252,6 +252,7 @@ def mistakes():
     yield lambda model: model.fit({"a": [3, 0, 3]}), TypeError, "not a dict"
     yield lambda model: model.fit([[0, 1, 2]]), ValueError, r"with BOS \(3\), not with token 0"
     yield lambda model: model.fit([[3, 0, 3]], threads=0), ValueError, r"threads must be in 1\.\."
+    yield lambda model: model.fit([[3, 0, 3]], threads="2"), TypeError, "threads must be an int"
     yield lambda model: model.fit([[3, 0, 3]], threads=1025), ValueError, "1024, not 1025"
 
 

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import gc
 import math
+import pickle
 import random
 import signal
 import time
@@ -856,3 +857,10 @@ def test_tape_that_a_collection_compiles_anew_while_a_row_fails(compiled, thresh
     tape.forward([1.0, 2.0])
     tape.refresh()
     assert all(c.grad == 0.0 or abs(c.grad) > 1e-290 for c in constants)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_tape_cannot_be_copied_and_says_what_to_do(compiled, copied):
+    x = compiled.Value(2.0)
+    with pytest.raises(TypeError, match="copy the value and its inputs together, and make a Tape"):
+        copied(compiled.Tape(x * x, inputs=[x]))

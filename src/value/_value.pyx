@@ -461,8 +461,8 @@ cdef int set_operation(Node *node, str operation) except -1:
         node.op = POW
     elif node.n == 1 and operation == "relu":
         node.op = RECTIFY if info_of(node).relu != POSITIVE else RELU
-    elif node.n == 1:
-        for op in (LOG, EXP, TANH, SIGMOID):
+    elif node.n == 1 and operation:
+        for op in range(LOG, TANH + 1):
             if operation == unary_name(op):
                 node.op = op
     return 0
@@ -809,6 +809,12 @@ The nodes a value depends on, in the order in which they are finished.
 
     def __len__(self):
         return self.n
+
+    def __reduce__(self):
+        raise TypeError(
+            "a Tape cannot be copied or pickled: copy the value and its inputs together, and make "
+            "a Tape of the copies"
+        )
 
     def forward(self, values=None):
         """Compute every node again from the leaves' numbers, and return the value's number.
@@ -1639,17 +1645,25 @@ def update(
     """
     cdef double rate = learning_rate, c_beta1 = beta1, c_beta2 = beta2, eps = eps_adam
     cdef double c1 = correction1, c2 = correction2, rest1 = 1 - beta1, rest2 = 1 - beta2
+    cdef double *c_m
+    cdef double *c_v
     cdef Py_ssize_t i, n = 0
     cdef Node *p
     cdef ClassInfo *info = NULL
-    # What may raise is left to the plain function, which takes a failed update back.
-    if not (eps > 0.0 and c1 > 0.0 and c2 > 0.0 and cannot_raise(params, m, v)):
+    cdef Node **items = nodes_in(params, &n, &info)
+    cdef bint cannot_raise = (
+        items is not NULL and are_doubles(m, n) and are_doubles(v, n)
+        and eps > 0.0 and c1 > 0.0 and c2 > 0.0
+    )
+    if cannot_raise:
+        c_m = (<array>m).data.as_doubles
+        c_v = (<array>v).data.as_doubles
+        for i in range(n):
+            cannot_raise &= fabs(items[i].grad) < 1e150 and c_v[i] >= 0.0
+    if not cannot_raise:  # the plain function takes a failed update back
         return plain("update")(
             params, m, v, learning_rate, beta1, beta2, eps_adam, correction1, correction2
         )
-    cdef Node **items = nodes_in(params, &n, &info)
-    cdef double *c_m = (<array>m).data.as_doubles
-    cdef double *c_v = (<array>v).data.as_doubles
     for i in range(n):
         p = items[i]
         c_m[i] = c_beta1 * c_m[i] + rest1 * p.grad
@@ -1659,29 +1673,8 @@ def update(
         p.flags = (p.flags & ~<uint16_t>DATA_INT) | EDITED | GRAD_INT
 
 
-cdef bint cannot_raise(object params, object m, object v) except -1:
-    """Return whether params are exact Values, and their numbers such that no update raises."""
-    cdef Py_ssize_t i, n = 0
-    cdef Node **items
-    cdef ClassInfo *info = NULL
-    if not are_moments(params, m, v):
-        return False
-    items = nodes_in(params, &n, &info)
-    for i in range(n):
-        if not (fabs(items[i].grad) < 1e150 and (<array>v).data.as_doubles[i] >= 0.0):
-            return False
-    return True
-
-
-cdef bint are_moments(object params, object m, object v) except -1:
-    """Return whether params are Values of a class and m and v arrays of as many doubles."""
-    cdef Py_ssize_t n
-    cdef ClassInfo *info = NULL
-    return (
-        nodes_in(params, &n, &info) is not NULL
-        and type(m) is array and (<array>m).typecode == "d" and len(m) == n
-        and type(v) is array and (<array>v).typecode == "d" and len(v) == n
-    )
+cdef bint are_doubles(object x, Py_ssize_t n) except -1:
+    return type(x) is array and (<array>x).typecode == "d" and len(x) == n
 
 
 # ------------------------------------------------------------------ of a recorded loss

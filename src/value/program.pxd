@@ -2,12 +2,12 @@
 
 Forward, any order that respects the children is right, so a chain of additions is
 one step, with the products that only it sees and what alone sees its result.
-Backward, every node adds its terms at its own place in the order of the tape; what
-is left out shows nowhere: the gradients of constants, and those that are another
-node's unchanged.
+Backward, every node adds its terms at its own place in the order of the tape. Two kinds of
+gradients are not computed: those of constants, which nothing reads, and those that equal
+another node's.
 
 All gradients begin at 0 and no sum from there is ever -0.0, so 0.0 + g is g.
-Leaves that come in with -0.0 are played on the nodes.
+A tape with a leaf whose gradient is -0.0 is played on the nodes.
 
 A program knows no ints. Its leaves hold floats, and which nodes then are ints is found when
 it is compiled; a graph in which that depends on the numbers, and shows in a bit or in a

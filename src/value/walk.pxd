@@ -1,4 +1,9 @@
-"""The walk over a graph, and the chain rule along it."""
+"""The walk over a graph, and the chain rule along it.
+
+`walk` lists the nodes that a value depends on, in the order in which a depth-first walk
+finishes them; a stack of its own takes the place of recursion. `play` goes through that list
+from the end and adds each node's terms to the gradients of its children.
+"""
 
 from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from libc.math cimport fabs

@@ -112,7 +112,7 @@ class Findings:
             subject = graphs if number % MODEL_EVERY else models
             self.programs[subject] += 1
             self.nodes[subject] += compared
-        return failure  # type: ignore[no-any-return]
+        return failure
 
 
 def _forked(work: Callable[[Callable[[int], None]], Any], patience: float) -> tuple[Any, int, str]:

@@ -25,7 +25,7 @@ from typing import Any
 try:
     import numpy
 except ImportError:  # the arrays' steps are left out then
-    numpy = None  # type: ignore[assignment]
+    numpy = None
 
 Number = float | complex | str | None
 Step = tuple[str, int, int, Any]
@@ -81,10 +81,10 @@ class Machine:
 def _subclasses(value: Any) -> tuple[Any, Any]:
     """Return a subclass that adds to `Value` and one that contradicts it."""
 
-    class Named(value):  # type: ignore[misc]
+    class Named(value):
         name = "named"
 
-    class Contrary(value):  # type: ignore[misc]
+    class Contrary(value):
         def __neg__(self) -> Any:
             return Contrary(-self.data, (self,), (-1.0,))
 
@@ -103,19 +103,19 @@ def _subclasses(value: Any) -> tuple[Any, Any]:
 def _settled(value: Any, attributes: tuple[str, ...]) -> list[Any]:
     """Return subclasses with settings of their own."""
 
-    class Own(value, results="own", attributes=True):  # type: ignore[misc]
+    class Own(value, results="own", attributes=True):
         __slots__ = attributes
 
-    class Fixed(value, results="fixed"):  # type: ignore[misc]
+    class Fixed(value, results="fixed"):
         __slots__ = ()
 
     class OfFixed(Fixed):
         pass
 
-    class Light(value, relu="not negative"):  # type: ignore[misc]
+    class Light(value, relu="not negative"):
         __slots__ = ()
 
-    class Heavy(value, results="own", relu="not negative"):  # type: ignore[misc]
+    class Heavy(value, results="own", relu="not negative"):
         pass
 
     return [Own, Fixed, OfFixed, Light, Heavy]
