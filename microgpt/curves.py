@@ -22,7 +22,7 @@ class Curve(NamedTuple):
     y: list[float]
 
 
-class Run:
+class LoggedRun:
     """One run's log and settings; label names it in a plot.
 
     Raises:  OSError or ValueError as `checkpoint.read`; ValueError if nothing is logged
@@ -57,12 +57,12 @@ class Run:
         return found
 
 
-def runs(directories: Iterable[str | os.PathLike[str]]) -> list[Run]:
+def runs(directories: Iterable[str | os.PathLike[str]]) -> list[LoggedRun]:
     """Return runs, labelled by the settings in which they differ.
 
-    Raises:  as `Run`
+    Raises:  as `LoggedRun`
     """
-    found = [Run(directory) for directory in directories]
+    found = [LoggedRun(directory) for directory in directories]
     names = dict.fromkeys(name for run in found for name in run.settings)
     differing = [
         name
@@ -104,7 +104,7 @@ def running_mean(curve: Curve, window: int = WINDOW) -> Curve:
     return Curve(curve.x[window - 1 :], y[window - 1 :])
 
 
-def panels(found: Sequence[Run]) -> list[tuple[str, str]]:
+def panels(found: Sequence[LoggedRun]) -> list[tuple[str, str]]:
     """Return the columns beside the losses that some run has, with their axis labels."""
     names = {
         "rate": "learning rate",

@@ -63,7 +63,7 @@ def load(name: str) -> SimpleNamespace:
     models = {kind: _named(name, model, parts) for kind, model in MODELS.items()}
     if name == "fused":
         fused = importlib.import_module("microgpt.fused")
-        recorded = importlib.import_module("microgpt.models.recorded").Recorded
+        recorded = importlib.import_module("microgpt.models.recorded").RecordedModel
         parts["Optimizer"] = optimizer = fused.Adam
         models = {kind: _named(name, model, parts, recorded) for kind, model in MODELS.items()}
         models["gpt"] = fused.GPT

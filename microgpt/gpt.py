@@ -65,12 +65,12 @@ class Config(Sizes):
         return shapes
 
 
-def kept(x: list[Value]) -> list[Value]:
+def no_dropout(x: list[Value]) -> list[Value]:
     """Return x: the dropout of a model that has none."""
     return x
 
 
-def unchanged(name: str, x: list[Value]) -> list[Value]:
+def no_hook(name: str, x: list[Value]) -> list[Value]:
     """Return x: the hook of a model that runs as it is."""
     return x
 
@@ -83,8 +83,8 @@ def gpt(
     state_dict: Mapping[str, Matrix],
     config: Config,
     functions: Any = functions,
-    hook: Callable[[str, list[Value]], list[Value]] = unchanged,
-    drop: Callable[[list[Value]], list[Value]] = kept,
+    hook: Callable[[str, list[Value]], list[Value]] = no_hook,
+    drop: Callable[[list[Value]], list[Value]] = no_dropout,
 ) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
 
@@ -112,7 +112,7 @@ def gpt(
         v = hook(layer + "v", functions.linear(x, state_dict[layer + "attn_wv"]))
         keys[i].append(k)
         values[i].append(v)
-        if hook is unchanged and drop is kept:
+        if hook is no_hook and drop is no_dropout:
             attended = functions.attention(q, keys[i], values[i], config.n_head)
         else:
             weigh = _hooked(functions.softmax, layer + "attention", hook, drop)
@@ -183,10 +183,10 @@ class GPT(Model):
 
     def _begin(self, weights: Mapping[str, Matrix]) -> Context:
         layers = range(self.config.n_layer)
-        return [[] for _ in layers], [[] for _ in layers], kept
+        return [[] for _ in layers], [[] for _ in layers], no_dropout
 
     def _begin_training(self, weights: Mapping[str, Matrix]) -> Context:
-        return (*self._begin(weights)[:2], self._drop if self.dropout else kept)
+        return (*self._begin(weights)[:2], self._drop if self.dropout else no_dropout)
 
     def _logits(
         self, token_id: int, pos_id: int, context: Context, weights: Mapping[str, Matrix]

@@ -168,7 +168,7 @@ class Look:
         """Compute the activations, or keep the graph and return the gradients."""
         config, functions, n = self.config, self._functions, len(self)
         state_dict = self._state_dict()
-        recorder = Recorder(self._patch, self._value, detached=not gradients)
+        recorder = ActivationHook(self._patch, self._value, detached=not gradients)
         context = self._model._begin(state_dict)
         targets: list[Any] = []
         for t in range(n):
@@ -220,7 +220,7 @@ def bits(p: float) -> float:
     return -math.log2(p) if p > 0 else math.inf if p == 0 else math.nan
 
 
-class Recorder:
+class ActivationHook:
     """A hook of `gpt.gpt` that keeps every activation and puts patches in place.
 
     Detached, each activation goes on as leaves of the same numbers, so that no graph

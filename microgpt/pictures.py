@@ -15,7 +15,7 @@ from microgpt import curves, extras
 from microgpt.message import label
 
 if TYPE_CHECKING:
-    from microgpt.curves import Run
+    from microgpt.curves import LoggedRun
     from microgpt.look import Look
 
 BLUE = "#2e6ed2"
@@ -90,7 +90,7 @@ def _ticks(axis: Any, at: Iterable[int], names: list[str], font: list[str], crow
     axis.set_tick_params(length=0)
 
 
-def runs_figure(found: Sequence[Run], axis: str) -> Any:
+def runs_figure(found: Sequence[LoggedRun], axis: str) -> Any:
     """Return a matplotlib figure: the losses of runs, below them what else they logged.
 
     Raises:  ImportError without matplotlib

@@ -389,10 +389,10 @@ def document(
     )
 
 
-def _log(directory: Path) -> tuple[curves.Run | None, str]:
+def _log(directory: Path) -> tuple[curves.LoggedRun | None, str]:
     """Return a run's log, or why it has none."""
     try:
-        return curves.Run(directory), ""
+        return curves.LoggedRun(directory), ""
     except ValueError as error:
         return None, str(error)
 

@@ -40,7 +40,7 @@ def plot(folder, *arguments, **options):
 
 
 def test_a_curve_is_what_was_logged(folder):
-    logged, found = lines(folder, "slow"), curves.Run(folder / "slow")
+    logged, found = lines(folder, "slow"), curves.LoggedRun(folder / "slow")
     assert found.curve("loss").y == [line["loss"] for line in logged]
     assert found.curve("loss").x == list(range(1, 61))
     assert found.curve("val_loss").x == [20, 40, 60]

@@ -75,7 +75,7 @@ def test_provenance_is_what_the_files_say(folder, shown):
 
 
 def test_curves_are_the_logs(folder, figures):
-    loss = curves.Run(folder / "run").curve("loss")
+    loss = curves.LoggedRun(folder / "run").curve("loss")
     raw, _, held_out = figures["plot-loss"]["data"]
     assert raw["x"] == loss.x
     assert raw["y"] == pytest.approx(loss.y, rel=1e-5)

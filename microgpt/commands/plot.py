@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def terminal(found: list[curves.Run], of: str, axis: str) -> str:
+def terminal(found: list[curves.LoggedRun], of: str, axis: str) -> str:
     """Return a plot of text as wide as the terminal, with its legend below.
 
     Raises:  ValueError if no run has logged the column; ImportError without plotext

@@ -146,7 +146,7 @@ def _train(training: Training) -> int:
         _introduce(training)
     check_threads(settings, training.engine.NAME)
     with Boundary() as boundary:
-        report = Report(training, boundary)
+        report = TrainingOutput(training, boundary)
         begun, start = training.step, time.monotonic()
         try:
             with report:
@@ -224,7 +224,7 @@ def _kept(training: Training) -> str:
     return f"saved {Path(training.settings.out) / checkpoint.FILENAME}"
 
 
-class Report(Watch):
+class TrainingOutput(Watch):
     """The output of a training: a bar on a terminal, else lines; and the file of losses."""
 
     together = True
@@ -241,7 +241,7 @@ class Report(Watch):
         self._has_bar = loud and self._settings.log_every is None and is_terminal(sys.stdout)
         self._has_lines = loud and not self._has_bar
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> TrainingOutput:
         if self._settings.losses is not None:
             self._losses = self._files.enter_context(appending(self._settings.losses))
         if self._settings.tensorboard:

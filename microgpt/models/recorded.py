@@ -12,7 +12,7 @@ from microgpt.oracle import Value
 from microgpt.recording import Compiled, compile
 
 
-class Recorded(Model):
+class RecordedModel(Model):
     """A model whose `fit` runs a compiled recording of the loss in place of Python code.
 
     Its weights are Values; `fit` holds their numbers in arrays and writes them back before
