@@ -108,21 +108,27 @@ def trainings(rounds: int = 30) -> None:
             )
 
 
-def jobs() -> None:
-    """Print the trials a second of one and of two processes, in pairs."""
-    for steps, trials in ((1_000, 60), (10_000, 16)):
+def jobs(*lengths: int) -> None:
+    """Print the trials a second of one and of two processes, in pairs.
+
+    And the client's processor time: what it takes of two cores, two workers do not have.
+    """
+    for steps in lengths or (1_000, 10_000):
+        trials = LENGTHS[steps]
         ratios = []
         for _ in range(3):
             rates = []
             for count in (1, 2):
                 workers = Processes(count)
                 with sweep(steps, trials, sampler="random") as begun:
+                    busy = time.process_time()
                     rates.append(rate(begun, workers))
+                    busy = (time.process_time() - busy) / trials
                 workers.close()
             ratios.append(rates[1] / rates[0])
             print(
                 f"{steps:,} steps: {rates[0]:.2f} trials a second by one process, {rates[1]:.2f} "
-                f"by two, {ratios[-1]:.2f} times"
+                f"by two, {ratios[-1]:.2f} times; {1e3 * busy:.1f} ms of the client a trial"
             )
         print(f"{steps:,} steps: median {statistics.median(ratios):.2f} times")
 
@@ -274,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = {"trainings": trainings, "jobs": jobs, "overhead": overhead, "workers": workers}
     parser.add_argument("part", choices=parts)
-    parser.add_argument("number", nargs="*", type=int, help="lengths of overhead, in steps")
+    parser.add_argument("number", nargs="*", type=int, help="lengths of jobs or overhead, in steps")
     options = parser.parse_args()
     parts[options.part](*options.number)
 
