@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from roofline import measure
+from roofline import measure, put
 
 from microgpt import fused
 from microgpt.gpt import Config
@@ -27,7 +27,6 @@ from microgpt.gpt import Config
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import testing
 
-BEGIN, END = "<!-- growth: made by benchmarks/growth.py -->", "<!-- end of growth -->"
 BASE = {"n_embd": 64, "n_layer": 2, "block_size": 64, "batch": 8, "threads": 1}
 SIZES: dict[str, tuple[int, ...]] = {
     "n_embd": (16, 32, 64, 128, 256, 512),
@@ -110,10 +109,7 @@ def main() -> None:
     found, place = grown(arguments.seconds)
     markdown = table(found, place)
     if arguments.page:
-        text = arguments.page.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        after = rest.split(END)[1]
-        arguments.page.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+        put(arguments.page, "growth", markdown)
     else:
         print(markdown)
     if arguments.plot:

@@ -3,6 +3,7 @@
     python benchmarks/nanogpt.py                        one thread and two
     MICROGPT_SIMD=avx2 python benchmarks/nanogpt.py     by AVX2, on a processor with AVX-512
     python benchmarks/nanogpt.py --busy                 with one core kept busy (Linux)
+    python benchmarks/nanogpt.py --page docs/roofline.md
 
 The sizes are nanoGPT's settings for a CPU, makemore's defaults and nanoGPT's "baby GPT" with
 four documents a step. Every document is a full context of random tokens. The peer is the same
@@ -26,6 +27,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from roofline import put
 
 from microgpt import fused
 
@@ -151,21 +154,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--busy", action="store_true", help="keep a core busy meanwhile")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="put the table between marks")
     arguments = parser.parse_args()
     heads = ["size", "threads", "ms a step", "products at the peak", "of the peak"]
     for bits in (32, 64):
         heads += [f"PyTorch, {bits} bits", "our time / its"]
-    print("| " + " | ".join(heads) + " |\n| --- " + "| ---: " * (len(heads) - 1) + "|")
+    lines = ["| " + " | ".join(heads) + " |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
     other = busy_core() if arguments.busy else None
     try:
         for name in arguments.size:
-            for threads in arguments.threads:
-                print(measure(name, threads, arguments.busy), flush=True)
+            lines += [measure(name, count, arguments.busy) for count in arguments.threads]
     finally:
         if other is not None:
             other.kill()
             other.wait()
-    print(f"\nMedians of {ROUNDS} rounds, {fused.SIMD}, {time.strftime('%F')}.")
+    lines += ["", f"Medians of {ROUNDS} rounds, {fused.SIMD}, {time.strftime('%F')}."]
+    if arguments.page:
+        put(arguments.page, "nanogpt", "\n".join(lines))
+    else:
+        print("\n".join(lines))
 
 
 if __name__ == "__main__":

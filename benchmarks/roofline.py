@@ -36,7 +36,6 @@ from microgpt.tokenizer import CharTokenizer
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import testing
 
-BEGIN, END = "<!-- roofline: made by benchmarks/roofline.py -->", "<!-- end of roofline -->"
 SIZES = (16, 32, 64, 128, 256, 512)
 Row = dict[str, Any]
 
@@ -116,6 +115,14 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
     return found, place
 
 
+def put(page: Path, name: str, markdown: str) -> None:
+    """Put a table between the marks of that name and of the instruction set."""
+    begin = f"<!-- {name} {fused.SIMD}: made by benchmarks/{name}.py -->"
+    end = f"<!-- end of {name} {fused.SIMD} -->"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    page.write_text(f"{before}{begin}\n{markdown}\n{end}{rest.split(end)[1]}", encoding="utf-8")
+
+
 def table(found: list[Row], place: str) -> str:
     """Return the rows as Markdown."""
     names = list(dict.fromkeys(name for row in found for name in row.get("peers", {})))
@@ -191,10 +198,7 @@ def main() -> None:
     found, place = rows(documents, arguments)
     markdown = table(found, place)
     if arguments.page:
-        text = arguments.page.read_text(encoding="utf-8")
-        before, rest = text.split(BEGIN)
-        after = rest.split(END)[1]
-        arguments.page.write_text(f"{before}{BEGIN}\n{markdown}\n{END}{after}", encoding="utf-8")
+        put(arguments.page, "roofline", markdown)
     else:
         print(markdown)
     if arguments.plot:
