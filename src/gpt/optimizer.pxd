@@ -210,7 +210,7 @@ cdef inline Py_ssize_t adam_vectors(
 
     What is left is less than a vector, or begins with one that is not for vectors.
     Roots and quotients have long latencies: three earlier updates go through them while one
-    is begun. The middle loop has no branch on k, so that its constants stay in registers.
+    is begun. Of `begin_update` there is one call: gcc may not inline two of them.
     """
     cdef Settings s = settings_of(a)
     cdef Py_ssize_t whole = n - n % LANES
@@ -220,14 +220,6 @@ cdef inline Py_ssize_t adam_vectors(
     fresh.numerator = vec_set(0.0)
     fresh.corrected = fresh.root = fresh.step = fresh.numerator
     begun = rooted = stepped = fresh
-    while k < 0 and i < whole:
-        if not begin_update(&fresh, g + i, m + i, v + i, &s, a, clear):
-            whole = i
-            break
-        advance(&begun, &rooted, &stepped, s.eps_adam)
-        begun = fresh
-        i += LANES
-        k += LANES
     while i < whole:
         prefetch(p + i + FETCHED)
         prefetch(m + i + FETCHED)
@@ -237,7 +229,8 @@ cdef inline Py_ssize_t adam_vectors(
             break
         through = advance(&begun, &rooted, &stepped, s.eps_adam)
         begun = fresh
-        end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
+        if k >= 0:
+            end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
         i += LANES
         k += LANES
     while k < whole:
