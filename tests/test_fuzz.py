@@ -13,8 +13,8 @@ from microgpt import oracle
 from microgpt.engine import load
 
 FUZZ = Path(fuzz.__file__).parent
-EXP = "(float(y._data),))"
-RELU = "data = x if x > 0 else 0"
+EXP = 'y = math.exp(self._data)\n        return self._result("exp", y, (self,), (y,))'
+RELU = 'return self._result("relu", y, (self,), (float(y > 0),))'
 
 
 def engine(line, other):
@@ -41,7 +41,7 @@ def steps(test):
 
 
 def test_a_wrong_bit_is_found_and_cut_down(monkeypatch):
-    told = fuzzed(monkeypatch, EXP, "(float(y._data) * (1 + 2**-52),))")
+    told = fuzzed(monkeypatch, EXP, EXP.replace("(y,)", "(y * (1 + 2**-52),)"))
     assert "seed 0: wrong: entry " in told[-2]
     assert len(steps(told[-1])) == 1
 
