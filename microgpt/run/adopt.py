@@ -242,6 +242,7 @@ class Adoption:
                 limits.append(sys.getrecursionlimit())
             if limits[0] != limits[1]:
                 raise Refused("backward sets a recursion limit that depends on the graph")
+            # The class's own backward, of a leaf, sets the limit.
             compiled = lambda node: (own(leaf), _script.backward(node))[1]  # noqa: E731
         return compiled, (), result
 

@@ -189,7 +189,10 @@ class Watch:
 
 
 def _is_decorated(frame: types.FrameType) -> bool:
-    """Tell whether a class statement, which is being run, is going to call a decorator."""
+    """Tell whether a class statement, which is being run, is going to call a decorator.
+
+    Without one, the next instruction but those that do nothing by themselves stores the class.
+    """
     code = frame.f_code.co_code[frame.f_lasti :: 2]
     following = (dis.opname[op] for op in code[1:])
     skipped = ("CACHE", "EXTENDED_ARG", "PRECALL")

@@ -73,7 +73,7 @@ class Space:
         from microgpt import engine
 
         chosen = self.domains.get("engine", (self.fixed.get("engine"),))
-        for name in {*chosen} - {None, *engine.names()}:  # type: ignore[misc]
+        for name in {*chosen} - {None, *engine.names()}:  # type: ignore[misc] # of any type
             engine.load(name)  # which says what is wrong
 
     @classmethod

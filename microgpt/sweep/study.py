@@ -125,7 +125,7 @@ class Asking:
         return points
 
     def _random(self, seed: int) -> dict[str, Any]:
-        sampler = RandomSampler(seed)
+        sampler = RandomSampler(seed)  # which reads neither a study nor a trial
         return {
             name: sampler.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
             for name, distribution in self._distributions.items()
