@@ -28,6 +28,11 @@ preloaded = ctypes.CDLL({library!r})
 fail_at, is_pending = preloaded.fail_at, preloaded.is_pending
 fail_at.restype = None
 gc.disable()
+# CPython 3.10's own: in an import; where a function called 1,024 times gets its cache of opcodes
+FAULTS_OF_310 = (
+    "can't allocate lock",
+    "_PyEval_EvalFrameDefault returned NULL without setting an exception",
+)
 spare, two = [], Value(2.0)
 
 def drain():
@@ -61,7 +66,7 @@ def fail_each(setup, act, observe, unchanged):
             except BaseException as other:
                 fail_at(0, 0)
                 error = MemoryError
-                if str(other) != "can't allocate lock":  # CPython 3.10's own, in an import
+                if sys.version_info >= (3, 11) or str(other) not in FAULTS_OF_310:
                     raise SystemExit(f"allocation {{n}}: {{other!r}}")
             pending = is_pending()
             fail_at(0, 0)

@@ -179,6 +179,27 @@ def test_a_chain_of_any_classes_is_freed_without_recursion(scalar):
     )
 
 
+def test_a_chain_of_watched_nodes_is_freed_without_recursion(compiled_scalar):
+    run(
+        compiled_scalar,
+        """
+        class Watched(Value):
+            __slots__ = ()
+            ended = 0
+
+            def __del__(self):
+                Watched.ended += 1
+
+        node = Watched(1.0)
+        for _ in range(200_000):
+            node = Watched(2.0, (node,), (1.0,))
+        del node
+        gc.collect()
+        assert Watched.ended == 200_001
+        """,
+    )
+
+
 def test_a_million_children_on_one_node(scalar):
     run(
         scalar,

@@ -210,6 +210,15 @@ def test_softmax_finds_its_largest_logit_again(compiled, oracle):
     assert bits(tape.forward()) == bits(new.data)
 
 
+def test_a_logit_that_is_no_number_is_not_the_largest(compiled, oracle):
+    x = [compiled.Value(0.0), compiled.Value(1.0)]
+    exponential = compiled.functions.softmax(x)[0]._children[0]
+    tape = compiled.Tape(exponential, inputs=x)
+    new = oracle.functions.softmax([oracle.Value(0.5), oracle.Value(math.nan)])
+    losses = tape.run([[0.5, math.nan]] * 20)
+    assert bits(*losses) == bits(*[new[0]._children[0].data] * 20)
+
+
 def test_node_of_unknown_rule_is_refused(compiled):
     x = compiled.Value(0.5)
     node = compiled.Value(math.sin(x.data), (x,), (math.cos(x.data),))

@@ -20,7 +20,7 @@ INF, NAN = math.inf, math.nan
 TINY, HUGE = 5e-324, 1.7976931348623157e308
 FLOATS = [
     0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, 0.1, 3.0, 1e-5, 1e16, 709.0, 710.0, -746.0,
-    TINY, -TINY, 2.2250738585072014e-308, HUGE, -HUGE, 1e154, 1e-200, INF, -INF, NAN,
+    1.565, TINY, -TINY, 2.2250738585072014e-308, HUGE, -HUGE, 1e154, 1e-200, INF, -INF, NAN,
 ]  # fmt: skip
 NUMBERS = [
     *FLOATS, 0, 1, -1, 2, 3, 7, -3, 2**53 + 1, 10**22, -(10**300), 10**400, True, False,
@@ -240,6 +240,20 @@ def test_a_replay_returns_ints_where_a_new_graph_would(compiled_scalar, oracle, 
     linear = compiled_scalar.Tape(leaf + leaf * 3.0, inputs=[leaf])
     leaf.grad = 0
     assert typed(linear.forward([x])) == typed(x + x * 3.0)
+
+
+@pytest.mark.parametrize("x", [-2.5, 2.5])
+def test_a_replay_leaves_int_gradients_where_a_new_graph_would(compiled_scalar, oracle, x):
+    def graph(v, w):
+        return w * v.relu() + w
+
+    leaf, weight = compiled_scalar.Value(1.0), compiled_scalar.Value(1.5)
+    tape = compiled_scalar.Tape(graph(leaf, weight), inputs=[leaf])
+    tape.forward([x])
+    tape.backward()
+    new = oracle.Value(x), oracle.Value(1.5)
+    graph(*new).backward()
+    assert typed((leaf.grad, weight.grad)) == typed(tuple(v.grad for v in new))
 
 
 def test_data_and_grad_can_be_set(scalar):
@@ -763,6 +777,29 @@ def test_a_product_that_an_array_alone_holds_keeps_a_gradient_of_negative_zero(s
         (total * 0.0).backward()
     assert [bits(product.grad) for product in held] == [bits(0.0)] * 2
     assert bits(x.grad) == bits(0.0)
+
+
+def test_a_product_that_an_array_alone_holds_keeps_a_number_that_was_set(scalar):
+    held = np.array([scalar.Value(2) * scalar.Value(3), scalar.Value(4)], dtype=object)
+    held[0].data = 6.0
+    sums = 0 + held
+    assert typed(held[0].data) == typed(6.0)
+    assert typed(sums[0].data) == typed(6.0)
+
+
+@pytest.mark.parametrize("start", [0, 0.0])
+def test_the_zero_that_a_sum_starts_from_is_the_number_given(scalar, start):
+    total = sum([scalar.Value(2), scalar.Value(3) * scalar.Value(0.5)], start)
+    zero = total._children[0]._children[1]
+    assert typed((zero.data, total.data)) == typed((start, 3.5))
+
+
+def test_inside_a_sum_a_gradient_of_negative_zero_becomes_zero(scalar):
+    x, y = scalar.Value(2.0), scalar.Value(3.0)
+    total = sum(a * b for a, b in zip([x, y], [y, x]))
+    x.grad = y.grad = total.grad = -0.0
+    (total * -0.0).backward()
+    assert bits(total.grad, x.grad, y.grad) == bits(-0.0, 0.0, 0.0)
 
 
 def test_sum_starts_from_zero(scalar):

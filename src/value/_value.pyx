@@ -526,6 +526,7 @@ def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, *
     has_room = (
         slots.tp_basicsize == sizeof(Node)
         and slots.tp_weaklistoffset == 0
+        and slots.tp_finalize is NULL
         and (slots.tp_dictoffset == 0 or slots.tp_dictoffset == ATTRIBUTES_OFFSET)
     )
     if not has_room:

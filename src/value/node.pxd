@@ -143,6 +143,7 @@ cdef extern from *:
         void *tp_new
         void (*tp_dealloc)(PyObject *) noexcept
         void (*tp_free)(void *) noexcept
+        void *tp_finalize
         PyObject *(*tp_alloc)(PyTypeObject *, Py_ssize_t) except NULL
         PyObject *(*tp_call)(PyObject *, PyObject *, PyObject *) except NULL
         vectorcallfunc tp_vectorcall

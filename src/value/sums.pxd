@@ -448,10 +448,7 @@ cdef inline bint expand_sum(Node *node) noexcept:
                 &number, &unused, &unused, term[k].slope_b, term[k].slope_a,
                 (FIRST_INT if ints & SECOND_INT else 0) | (SECOND_INT if ints & FIRST_INT else 0),
             ) & DATA_INT
-            if products[k] != product:
-                products[k].data = number
-            else:  # which may have been edited
-                made = product.flags & DATA_INT
+            products[k].data = number
             products[k].flags = fresh | made
             fill(
                 products[k], MUL, term[k].a, term[k].b, term[k].slope_a, term[k].slope_b, ints
@@ -462,16 +459,12 @@ cdef inline bint expand_sum(Node *node) noexcept:
                 &number, additions[k].data, number, additions[k].flags & made & DATA_INT
             )
             additions[k + 1].grad = inner_grad
-            if additions[k + 1] != partial:
-                additions[k + 1].data = number
-            else:
-                made = partial.flags & DATA_INT
+            additions[k + 1].data = number
             additions[k + 1].flags = fresh | made
         if k == 0:
             fill(additions[1], ADD, products[0], additions[0], 1.0, 1.0, slopes)
         else:
             fill(additions[k + 1], ADD, additions[k], products[k], 1.0, 1.0, slopes)
-    node.flags &= ~<uint16_t>PLAYED
     free_terms_of(terms)
     PyMem_Free(additions)
     return True

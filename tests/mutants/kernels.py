@@ -168,7 +168,7 @@ MUTANTS = [
         (
             "((ints)side >> 63 | 1)",
             "(1)",
-            "test_certificates.py -k two_million and avx512",
+            ADAM,
         ),
         (
             "return vec_fma(near, vec_residual(x, near, d.number), d.inverse);",

@@ -1,4 +1,4 @@
-"""fractions, Decimals, complex numbers and bools as data."""
+"""Fractions, Decimals, complex numbers and bools as data; gradients of -0.0."""
 
 import math
 from decimal import Decimal
@@ -94,3 +94,14 @@ a.grad = Fraction(1, 2)
 print(a.grad)
 a.data = None
 print(a.data)
+
+
+def linear(x, w):
+    return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
+
+
+x, y = Value(2.0), Value(3.0)
+for total in linear([x, y], [[y, x], [x, x]]):
+    x.grad = y.grad = total.grad = -0.0
+    (total * -0.0).backward()
+    print(total.grad, x.grad, y.grad)
