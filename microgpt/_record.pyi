@@ -1,5 +1,7 @@
 from array import array
 
+OPS: dict[str, int]
+
 class Numbers:
     @property
     def data(self) -> array[float]: ...
@@ -34,7 +36,6 @@ class Program:
         constants: list[tuple[int, float]],
         inputs: list[int],
         depends: int,
-        int_only: list[int],
     ) -> Program: ...
     def run(
         self,

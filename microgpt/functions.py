@@ -94,7 +94,7 @@ def attention(
     values: Sequence[Sequence[Value]],
     n_head: int,
 ) -> list[Value]:
-    """Return what the query of one position gathers from the positions so far, head by head.
+    """Return the multi-head attention of one position's query over the positions so far.
 
     Shapes:  q (n_embd,), keys and values (positions, n_embd), returns (n_embd,)
     Order:   per head: scores over positions, softmax, then per output the

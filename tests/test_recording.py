@@ -437,7 +437,7 @@ def test_a_value_of_another_recording_is_refused(compiled_scalar):
 
     def loss(w, x):
         kept.append(w[0] * x)
-        return kept[0] + w[0]
+        return (kept[0] + w[0]) ** 2
 
     step = compile(loss, [compiled_scalar.Value(1.0)])
     step(1.0)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from microgpt import functions
-from microgpt.recording.recorder import LEAF, Recorded, Recorder, RecordingError
+from microgpt.recording.recorder import Recorded, Recorder, RecordingError
 
 __all__ = ["Compiled", "RecordingError", "compile"]
 
@@ -121,7 +121,7 @@ class Compiled:
     def add_gradients(self, rows: Sequence[Sequence[Any]], single: bool) -> float | None:
         """Return the loss, its gradients added to those loaded; None where only a graph can.
 
-        That is where a step raises, and where it depends on the numbers which are ints.
+        That is where a step raises, and where the loss or a gradient may be an int.
         """
         if self.has_ints:
             return None
@@ -199,7 +199,7 @@ class Compiled:
             )
         if not isinstance(out, Recorded):
             raise RecordingError(f"the loss must return a Value, not {type(out).__name__}")
-        if recorder.nodes[out.slot][0] == LEAF:
+        if recorder.nodes[out.slot][0] == "":
             raise RecordingError("the loss is a weight or an input itself: nothing is computed")
         from microgpt.recording.steps import Assembler  # which is compiled
 

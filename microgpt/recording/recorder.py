@@ -12,79 +12,39 @@ from microgpt.oracle import _number as number_of
 
 MAX_EXACT_INT = 2**53
 
-LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT = range(14)
-# Only forward: a row of the weights into slots, minus the largest, the rows of a matrix.
-GATHER, LARGEST, LINEAR = range(14, 17)
-UNSIGNED = 19  # only forward: a product whose zero has no sign, as an int's
-# Only backward: the groups below a softmax, and a segment of the target's group.
-GROUPS, SEGMENT = range(17, 19)
-
-_KEEPS_INTS = {ADD, MUL, POW, MAXIMUM, WHERE, DOT, SUM}
+_KEEPS_INTS = {"+", "*", "**", "max", "where", "dot", "sum"}
 
 
 class RecordingError(TypeError):
     """A loss that cannot be recorded, and why."""
 
 
-class Recorded:
-    """The stand-in for a `Value` while a loss is recorded: it has operations, but no number."""
+class Recorded(Value):
+    """The stand-in for a `Value` while a loss is recorded: its operations are written down.
+
+    It has no number: the oracle's methods compute with 1.0, and nothing reads what comes out.
+    """
 
     __slots__ = ("recorder", "slot")
+    _data = 1.0  # in place of the slot
 
     def __init__(self, recorder: Recorder, slot: int) -> None:
         self.recorder = recorder
         self.slot = slot
 
-    def __add__(self, other: Any) -> Recorded:
-        return self.recorder.node(ADD, self.slot, self.recorder.slot(other))
+    def _operand(self, x: Any) -> Recorded:
+        return Recorded(self.recorder, self.recorder.slot(x))
 
-    def __mul__(self, other: Any) -> Recorded:
-        return self.recorder.node(MUL, self.slot, self.recorder.slot(other))
+    def _result(self, operation: str, data: Any, children: Any, slopes: Any) -> Recorded:
+        return self.recorder.node(operation, *[child.slot for child in children])
 
-    def __pow__(self, k: float) -> Recorded:
-        if isinstance(k, (Recorded, Value)):
+    def __pow__(self, k: Any) -> Recorded:
+        if isinstance(k, Value):
             raise RecordingError("an exponent must be a number")
         number = _number(k)
         if abs(number) >= MAX_EXACT_INT:
             raise RecordingError(f"an exponent of {k} cannot be recorded")
-        return self.recorder.node(POW, self.slot, number)
-
-    def log(self) -> Recorded:
-        return self.recorder.node(LOG, self.slot)
-
-    def exp(self) -> Recorded:
-        return self.recorder.node(EXP, self.slot)
-
-    def relu(self) -> Recorded:
-        return self.recorder.node(RELU, self.slot)
-
-    def tanh(self) -> Recorded:
-        return self.recorder.node(TANH, self.slot)
-
-    def sigmoid(self) -> Recorded:
-        return self.recorder.node(SIGMOID, self.slot)
-
-    # As the oracle spells them.
-    def __neg__(self) -> Recorded:
-        return self * -1
-
-    def __radd__(self, other: Any) -> Any:
-        return self + other
-
-    def __sub__(self, other: Any) -> Any:
-        return self + (-other)
-
-    def __rsub__(self, other: Any) -> Any:
-        return other + (-self)
-
-    def __rmul__(self, other: Any) -> Any:
-        return self * other
-
-    def __truediv__(self, other: Any) -> Any:
-        return self * other**-1
-
-    def __rtruediv__(self, other: Any) -> Any:
-        return other * self**-1
+        return self.recorder.node("**", self.slot, number)
 
     def _refuse(self, *_: object) -> NoReturn:
         raise RecordingError(
@@ -94,9 +54,9 @@ class Recorded:
         )
 
     data = grad = _children = _local_grads = property(_refuse)
-    __float__ = __int__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = backward = _refuse
-    __eq__ = __ne__ = _refuse
-    __hash__ = _refuse
+    __float__ = __int__ = __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __eq__ = __ne__ = __hash__ = backward = _refuse
+    __repr__ = object.__repr__
 
 
 class Number:
@@ -109,12 +69,12 @@ class Number:
         self.slot = slot
 
     def __neg__(self) -> Number:
-        return Number(self.recorder, self.recorder.node(MUL, self.slot, self._slot(-1.0)).slot)
+        return Number(self.recorder, self.recorder.node("*", self.slot, self._slot(-1.0)).slot)
 
     def __pow__(self, k: Any) -> Number:
         if k != -1:  # of a value divided by it
             self._refuse()
-        return Number(self.recorder, self.recorder.node(POW, self.slot, -1.0).slot)
+        return Number(self.recorder, self.recorder.node("**", self.slot, -1.0).slot)
 
     def _slot(self, x: float) -> int:
         return self.recorder.slot(x)
@@ -189,9 +149,9 @@ class Probabilities(Sequence[Recorded]):
         self.nodes: dict[int, Recorded] = {}
         self.selected = False
         shift = recorder.largest([recorder.slot(logit) for logit in logits])
-        shifted = [recorder.node(ADD, recorder.slot(logit), shift) for logit in logits]
-        self.exps = [x.exp().slot for x in shifted]
-        self.total = recorder.node(SUM, self.exps)
+        shifted = [recorder.node("+", recorder.slot(logit), shift).slot for logit in logits]
+        self.exps = [recorder.node("exp", x).slot for x in shifted]
+        self.total = recorder.node("sum", self.exps)
 
     def __len__(self) -> int:
         return len(self.exps)
@@ -205,13 +165,13 @@ class Probabilities(Sequence[Recorded]):
             self.selected = True
             self.recorder.limit(i.number, len(self.exps))
             inverse = self.total**-1
-            return self.recorder.node(SELECT, i.number, self.exps, self.total.slot, inverse.slot)
+            return self.recorder.node("select", i.number, self.exps, self.total.slot, inverse.slot)
         if self.selected:
             self._refuse()
         i = range(len(self))[i]
         if i not in self.nodes:
             inverse = self.total**-1
-            self.nodes[i] = self.recorder.node(MUL, self.exps[i], inverse.slot)
+            self.nodes[i] = self.recorder.node("*", self.exps[i], inverse.slot)
         return self.nodes[i]
 
     def _refuse(self) -> NoReturn:
@@ -231,7 +191,7 @@ class Recorder:
     def __init__(self, values: Sequence[Any]) -> None:
         self.weights = {id(value): i for i, value in enumerate(values)}
         self.n_weights = len(values)
-        self.nodes: list[tuple[Any, ...]] = [(LEAF,)] * self.n_weights
+        self.nodes: list[tuple[Any, ...]] = [("",)] * self.n_weights
         self.order: list[tuple[Any, ...]] = []  # forward, as computed
         self.constants: dict[tuple[bool, bytes], int] = {}
         # The slots that may hold an int: constants, and what is computed of such alone.
@@ -244,15 +204,15 @@ class Recorder:
         self.numbers: list[int] = []  # slots of the float inputs
         self.gathered: dict[int, int] = {}  # slot: the first slot of its row
 
-    def node(self, op: int, *args: Any) -> Recorded:
+    def node(self, op: str, *args: Any) -> Recorded:
         self.nodes.append((op, *args))
         slot = len(self.nodes) - 1
         self.order.append((op, slot, *args))
-        if op == RELU or (self.ints and op in _KEEPS_INTS and self._of_ints(op, args)):
+        if op == "relu" or (self.ints and op in _KEEPS_INTS and self._of_ints(op, args)):
             self.ints.add(slot)
-            if op == RELU:
+            if op == "relu":
                 self.zeros.add(slot)
-            elif op == MUL:
+            elif op == "*":
                 self._product_of_ints(slot, *args)
         return Recorded(self, slot)
 
@@ -268,21 +228,21 @@ class Recorder:
             self.zeros.add(slot)
             self.unsigned.add(slot)
 
-    def _of_ints(self, op: int, args: tuple[Any, ...]) -> bool:
+    def _of_ints(self, op: str, args: tuple[Any, ...]) -> bool:
         """Return whether a node may be an int: as the oracle's rule for its operation says."""
         ints = self.ints
-        if op == POW:
+        if op == "**":
             return args[0] in ints
-        if op == DOT:
+        if op == "dot":
             return all(a in ints and b in ints for a, b in zip(*args))
-        if op == SUM:
+        if op == "sum":
             return all(x in ints for x in args[0])
-        if op in (MAXIMUM, WHERE):
+        if op in ("max", "where"):
             return any(x in ints for x in args[-2:])
         return args[0] in ints and args[1] in ints
 
     def leaf(self) -> int:
-        self.nodes.append((LEAF,))
+        self.nodes.append(("",))
         return len(self.nodes) - 1
 
     def slot(self, x: Any) -> int:
@@ -335,7 +295,7 @@ class Recorder:
             raise RecordingError("an integer can only choose a row of a matrix of the weights")
         slots = [self.leaf() for _ in range(width)]
         self.limit(number, rows)
-        self.order.append((GATHER, slots[0], number, first, rows, width))
+        self.order.append(("gather", slots[0], number, first, rows, width))
         self.gathered.update(dict.fromkeys(slots, slots[0]))
         return [Recorded(self, slot) for slot in slots]
 
@@ -344,7 +304,7 @@ class Recorder:
 
     def largest(self, slots: list[int]) -> int:
         out = self.leaf()
-        self.order.append((LARGEST, out, slots))
+        self.order.append(("largest", out, slots))
         return out
 
     # The functions of lists, where `microgpt.functions` meets a stand-in.
@@ -360,7 +320,7 @@ class Recorder:
         n = min(len(a), len(b))
         if not n:
             return 0  # as the sum of nothing
-        return self.node(DOT, a if n == len(a) else a[:n], b if n == len(b) else b[:n])
+        return self.node("dot", a if n == len(a) else a[:n], b if n == len(b) else b[:n])
 
     def slots(self, x: Iterable[Any]) -> tuple[int, ...]:
         if type(x) is not Rows:
@@ -378,7 +338,7 @@ class Recorder:
         return Probabilities(self, list(logits))
 
     def maximum(self, a: Any, b: Any) -> Recorded:
-        return self.node(MAXIMUM, self.slot(a), self.slot(b))
+        return self.node("max", self.slot(a), self.slot(b))
 
     def where(self, condition: Any, a: Any, b: Any) -> Recorded:
-        return self.node(WHERE, self.slot(condition), self.slot(a), self.slot(b))
+        return self.node("where", self.slot(condition), self.slot(a), self.slot(b))

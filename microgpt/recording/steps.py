@@ -6,23 +6,9 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from microgpt._record import Program
-from microgpt.recording.ints import int_gradients
-from microgpt.recording.recorder import (
-    DOT,
-    GATHER,
-    GROUPS,
-    LARGEST,
-    LEAF,
-    LINEAR,
-    POW,
-    SEGMENT,
-    SELECT,
-    SUM,
-    UNSIGNED,
-    WHERE,
-    Recorder,
-)
+from microgpt._record import OPS, Program
+from microgpt.recording.ints import may_show_ints
+from microgpt.recording.recorder import Recorder
 from microgpt.recording.walk import Entry, Walk
 
 
@@ -39,31 +25,31 @@ class Assembler:
         self.table = array("q")
         self.vectors: dict[int, list[tuple[int, int]]] = {}  # of a tuple by id: (slot, n) runs
         for op, out, *args in recorder.order:
-            self._step(UNSIGNED if out in recorder.unsigned else op, out, args)
+            self._step("unsigned" if out in recorder.unsigned else op, out, args)
 
-    def _step(self, op: int, out: int, args: list[Any]) -> None:
+    def _step(self, op: str, out: int, args: list[Any]) -> None:
         """Write a step forward, or let the last one do it too."""
-        if op == GATHER:
+        if op == "gather":
             number, first, _, width = args
-            self._append(GATHER, width, out, first, 0, 0, 0, number)
-        elif op == LARGEST:
+            self._append("gather", width, out, first, 0, 0, 0, number)
+        elif op == "largest":
             start = len(self.pool)
             self.pool.extend(args[0])
-            self._append(LARGEST, 1, out, 0, 0, start, 0, len(self.pool))
-        elif op == SUM:
-            self._append(SUM, len(args[0]), out, args[0][0], 1)
-        elif op == SELECT:
+            self._append("largest", 1, out, 0, 0, start, 0, len(self.pool))
+        elif op == "sum":
+            self._append("sum", len(args[0]), out, args[0][0], 1)
+        elif op == "select":
             number, exps, _, inverse = args
-            self._append(SELECT, 1, out, exps[0], 0, inverse, 0, number)
-        elif op == WHERE:
-            self._append(WHERE, 1, out, args[0], 0, args[1], 0, args[2])
-        elif op == DOT:
+            self._append("select", 1, out, exps[0], 0, inverse, 0, number)
+        elif op == "where":
+            self._append("where", 1, out, args[0], 0, args[1], 0, args[2])
+        elif op == "dot":
             self._product(out, *args)
         else:
-            power = self._power(args.pop()) if op == POW else 0
+            power = self._power(args.pop()) if op == "**" else 0
             a, b = args[0], args[1] if len(args) > 1 else 0
             last = self.forward[-8:]
-            if len(last) and last[0] == op and last[2] + last[1] == out and last[7] == power:
+            if len(last) and last[0] == OPS[op] and last[2] + last[1] == out and last[7] == power:
                 # One more of the same: an operand is the same slot, or the next one.
                 n, a_step, b_step = last[1], last[4], last[6]
                 if n == 1:
@@ -76,8 +62,8 @@ class Assembler:
                     return
             self._append(op, 1, out, a, 0, b, 0, power)
 
-    def _append(self, op: int, n: int, out: int, *rest: int) -> None:
-        self.forward.extend([op, n, out, *rest, *[0] * (5 - len(rest))])
+    def _append(self, op: str, n: int, out: int, *rest: int) -> None:
+        self.forward.extend([OPS[op], n, out, *rest, *[0] * (5 - len(rest))])
 
     def _power(self, k: float) -> int:
         if k not in self.powers:
@@ -133,7 +119,7 @@ class Assembler:
         if (
             len(vector) == 1
             and len(last)
-            and last[0] == LINEAR
+            and last[0] == OPS["linear"]
             and last[2] + last[1] == out
             and last[4] == width
             and vector[0][0] == last[3] + last[1] * width
@@ -144,9 +130,9 @@ class Assembler:
         start, stop = self._products(a, b)
         self.linear = b
         if len(vector) == 1:
-            self._append(LINEAR, 1, out, vector[0][0], width, start, 0, stop)
+            self._append("linear", 1, out, vector[0][0], width, start, 0, stop)
         else:
-            self._append(DOT, 1, out, 0, 0, start, 0, stop)
+            self._append("dot", 1, out, 0, 0, start, 0, stop)
 
     linear: tuple[int, ...] | None = None
 
@@ -155,20 +141,20 @@ class Assembler:
         for slot, start, stop in reversed(entries):
             op, *args = self.recorder.nodes[slot]
             step = [0] * 8
-            step[0], step[2] = op, slot
-            if op == SELECT and isinstance(start, list):
+            step[0], step[2] = OPS[op], slot
+            if op == "select" and isinstance(start, list):
                 self._groups(args[0], start, stop)
                 continue
-            if op == LEAF:
+            if op == "":
                 continue
-            if op == DOT:
+            if op == "dot":
                 step[5], step[7] = self._products(args[0], args[1], start, stop)
-            elif op == SUM:
+            elif op == "sum":
                 step[1], step[3] = stop - start, args[0][start]
-            elif op == SELECT:
+            elif op == "select":
                 step[3], step[5], step[7] = args[1][0], args[3], args[0]
             else:
-                slots = args[:1] if op == POW else args
+                slots = args[:1] if op == "**" else args
                 step[3] = slots[0]
                 step[5] = slots[1] if len(slots) > 1 else 0
                 step[7] = slots[2] if len(slots) > 2 else 0
@@ -176,9 +162,9 @@ class Assembler:
 
     def _groups(self, number: int, groups: list[Any], shared: list[Any]) -> None:
         n, base = len(groups[0]), self.bases[id(groups)]
-        self.backward.extend([GROUPS, n, 0, len(groups), 0, base, 0, number])
+        self.backward.extend([OPS["groups"], n, 0, len(groups), 0, base, 0, number])
         for k in range(n - 1, -1, -1):
-            self.backward.extend([SEGMENT, n, 0, k, 0, base, 0, number])
+            self.backward.extend([OPS["segment"], n, 0, k, 0, base, 0, number])
             if k:
                 self.play(shared[k - 1])
 
@@ -205,7 +191,6 @@ class Assembler:
         self.write_groups(entries)
         main = len(self.backward) // 8
         self.play(entries)
-        ints = int_gradients(self.recorder, root)
         return Program(
             len(self.recorder.nodes),
             self.recorder.n_weights,
@@ -220,8 +205,7 @@ class Assembler:
             array("q", self.recorder.choices),
             [(slot, array("d", x)[0]) for (_, x), slot in self.recorder.constants.items()],
             self.recorder.numbers,
-            2 if self.recorder.is_uncertain else int(ints is None),
-            ints or [],
+            2 if self.recorder.is_uncertain else may_show_ints(self.recorder, root),
         )
 
 

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from microgpt.recording.recorder import DOT, LEAF, POW, SELECT, SUM, RecordingError
+from microgpt.recording.recorder import RecordingError
 
 NEW, BEFORE, FIRST, LATER = range(4)  # when the walk has reached a slot
 
@@ -24,21 +24,21 @@ class Walk:
 
     def __init__(self, nodes: list[tuple[Any, ...]]) -> None:
         self.nodes = nodes
-        self.reached = bytearray([BEFORE if node[0] == LEAF else NEW for node in nodes])
+        self.reached = bytearray([BEFORE if node[0] == "" else NEW for node in nodes])
         self.finished: set[int] = set()  # ids of lists of slots that are all BEFORE
 
     def children(self, slot: int) -> tuple[Sequence[int], int]:
         """Return the slots that a node is computed from, and how many make a term."""
         op, *args = self.nodes[slot]
-        if op == DOT:
+        if op == "dot":
             return [s for pair in zip(*args) for s in pair], 2
-        if op == SUM:
+        if op == "sum":
             return args[0], 1
-        return (args[:1] if op == POW else args), 0
+        return (args[:1] if op == "**" else args), 0
 
     def entries(self, root: int, group: _Group | None = None) -> list[Entry]:
         """Return the entries below a root that is not reached yet; into a group if given."""
-        if self.nodes[root][0] == SELECT:
+        if self.nodes[root][0] == "select":
             return self._select(root)
         out: list[Entry] = [] if group is None else group.entries
         mark = BEFORE if group is None else group.mark
@@ -63,7 +63,7 @@ class Walk:
                     group.cut(child)
                     continue
                 frame[3:] = i, start
-                if self.nodes[child][0] != SELECT:
+                if self.nodes[child][0] != "select":
                     self._open(child, mark, stack, group)
                     break
                 if group is not None:
@@ -82,7 +82,7 @@ class Walk:
         if group is not None:
             group.begun[slot] = len(group.entries)
         node = self.nodes[slot]
-        if node[0] == DOT and self._is_finished(node[2]) and self._is_finished(node[1]):
+        if node[0] == "dot" and self._is_finished(node[2]) and self._is_finished(node[1]):
             # The usual case: nothing new below a row.
             stack.append([slot, range(2 * len(node[1])), 2, 2 * len(node[1]), 0])
             return

@@ -1,7 +1,7 @@
-"""What a batch leaves behind in memory between its forward and its backward pass.
+"""The memory of a batch's activations, which the forward pass writes and the backward pass reads.
 
-`Activations` (kernels.pxd) names them, with their shapes. All lie in one block of
-memory, the arena, which grows for a larger batch and is kept from step to step.
+`Activations` of kernels.pxd lists them with their shapes. They lie one after the other in one
+block of memory, the arena, which grows for a larger batch and is used again by later steps.
 """
 
 cimport cython

@@ -1,7 +1,7 @@
-"""What the kernels and `_gpt.pyx`, the interface to Python, share: structs and a function table.
+"""The interface of the kernels: the structs that they take, and the table of their functions.
 
-Each module of `_kernels.pyx`, one an instruction set, has a table; `_gpt.pyx` is compiled once and
-calls the functions of the table that its network was given.
+`_kernels.pyx` is compiled once for each instruction set, and each of these modules exports one
+table. `_gpt.pyx` is compiled once: it calls the functions through the table that its network has.
 """
 
 from libc.stdlib cimport free

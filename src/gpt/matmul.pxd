@@ -1,11 +1,9 @@
-"""The one kernel under every matrix product, forward and backward.
+"""Matrix products: one kernel computes all of them, forward and backward.
 
-A float sum has an order, so a product of matrices here is a set of chains:
-each output is its own sum, taken one term after the other in the order of k.
-Vectors run across outputs, and a tile keeps TILE_ROWS x TILE_VECS of them in
-registers, so that many chains advance together and none waits for its adder.
-The order within a chain never changes: not with the instruction set, not with
-the size of the tile, not where a chain is cut and taken up again.
+Each output is a sum whose terms are added one after the other, in the order of k. Vectors
+run across outputs: a tile of TILE_ROWS x TILE_VECS of them stays in registers, so many
+sums grow side by side and the adder is never idle. The order of a sum does not depend on the
+instruction set, the size of the tile, or the blocks into which k is divided.
 
 Large products are cut into blocks that fit into the caches, and their operands packed:
 copied into the order in which tiles read them, a panel of TILE_ROWS rows of a or of PANEL

@@ -3,6 +3,9 @@
 The forward pass leaves all activations in `Activations` for the backward pass, which
 has two halves: `backward_inputs` goes through the activations, layer by layer,
 `backward_weights` through the weights, matrix by matrix.
+
+The file is longer than 500 lines because forward and backward name the same layers, matrices and
+buffers in the same order, and are checked against each other.
 """
 
 cimport cython

@@ -9,21 +9,34 @@ no gradient of their own: `home` says for every slot where its gradient is added
 cimport cython
 from cpython.array cimport array
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
-from libc.math cimport exp, isinf, log, tanh
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memset
 
-from scalar cimport NO_ERROR, PowError, c_sigmoid, pow_or_error
+from rules cimport (
+    ADD, LEAF, MAXIMUM, MUL, POW, SUM, TANH, WHERE, add_rule, apply_unary, is_unary, maximum_rule,
+    mul_rule, unary_name, where_rule,
+)
 
 from array import array
 
 
 ctypedef long long slot
 
-# As in microgpt.recording.
-cdef enum Op:
-    LEAF, ADD, MUL, POW, LOG, EXP, RELU, TANH, SIGMOID, MAXIMUM, WHERE, DOT, SUM, SELECT
-    GATHER, LARGEST, LINEAR, GROUPS, SEGMENT, UNSIGNED
+cdef enum:
+    # Beside the operations of rules.pxd.
+    DOT = 32
+    SELECT    # a target's exponential times the inverse of the total
+    GATHER    # only forward: a row of the weights into slots
+    LARGEST   # only forward: minus the largest
+    LINEAR    # only forward: the rows of a matrix
+    UNSIGNED  # only forward: a product whose zero has no sign, as an int's
+    GROUPS    # only backward: the groups below a softmax
+    SEGMENT   # only backward: a segment of the target's group
+
+OPS = {"": LEAF, "+": ADD, "*": MUL, "**": POW, "max": MAXIMUM, "where": WHERE, "dot": DOT,
+       "sum": SUM, "select": SELECT, "gather": GATHER, "largest": LARGEST, "linear": LINEAR,
+       "unsigned": UNSIGNED, "groups": GROUPS, "segment": SEGMENT}
+OPS.update((unary_name(op), op) for op in range(TANH, POW, -1) if unary_name(op))
 
 cdef enum:
     ROWS = 8  # of a matrix whose products are summed side by side: as many as hide an addition
@@ -70,16 +83,15 @@ cdef class Program:
 
     Shapes:  forward, backward (steps, 8); runs (products, 3); pool, of slots; powers, of
              exponents; table (segments, 2) of backward's steps; main, where its outermost
-             steps begin; constants (slots,), whose numbers go with them; inputs, slots;
-             int_only, slots whose gradients stay ints if the root's is one
+             steps begin; constants (slots,), whose numbers go with them; inputs, slots
     """
 
     cdef array _forward, _backward, _runs, _pool, _powers, _table
     cdef array choices     # of each integer input: how many it can choose from, 0 for any
     cdef list constants, inputs
-    cdef double *slopes    # (slots,) of powers alone
+    cdef double *slopes    # (slots,): local gradients of operations of one number
     cdef slot *home        # (slots,)
-    cdef uint8_t *keeps[2]  # (slots,): whether a gradient's type stays, by that of the root's
+    cdef uint8_t *keeps    # (slots,): whether backward adds nothing, so that an int stays one
     cdef Step *forward_steps
     cdef Step *backward_steps
     cdef Run *runs
@@ -91,18 +103,17 @@ cdef class Program:
     cdef slot *chosen      # of each integer input, the one chosen
     cdef readonly Py_ssize_t root
     cdef readonly bint has_backward
-    # 1 where the numbers decide whether the loss or a gradient is an int, unless the root's
-    # gradient is a float; 2 where they decide the sign of a zero.
+    # 1 where the loss or a gradient may be an int, unless the root's gradient is a float;
+    # 2 where the numbers decide the sign of a zero.
     cdef readonly int depends
     cdef Py_ssize_t n_slots, n_weights, n_forward, n_backward, main, n_chosen
 
     def __cinit__(
         self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
         array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
-        array choices, list constants, list inputs, int depends, list int_only,
+        array choices, list constants, list inputs, int depends,
     ):
         cdef Py_ssize_t i
-        cdef slot leaf
         self.depends = depends
         self.has_backward = len(backward) > 0
         self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
@@ -120,31 +131,26 @@ cdef class Program:
         self.slopes = <double *>PyMem_Malloc((n_slots + 1) * sizeof(double))
         self.home = <slot *>PyMem_Malloc((n_slots + 1) * sizeof(slot))
         self.chosen = <slot *>PyMem_Malloc((self.n_chosen + 1) * sizeof(slot))
-        self.keeps[0] = <uint8_t *>PyMem_Malloc(2 * (n_slots + 1))
-        if not (self.slopes and self.home and self.chosen and self.keeps[0]):
+        self.keeps = <uint8_t *>PyMem_Malloc(n_slots + 1)
+        if not (self.slopes and self.home and self.chosen and self.keeps):
             raise MemoryError(f"no memory for a recording of {n_slots} numbers")
-        self.keeps[1] = self.keeps[0] + n_slots
         for i in range(n_slots):
             self.home[i] = i
-        memset(self.keeps[0], 1, 2 * n_slots)
+        memset(self.keeps, 1, n_slots)
         for i in range(self.n_backward):
-            mark_children(&self.backward_steps[i], self.runs, self.keeps[0])
-        for i in range(n_slots):
-            self.keeps[1][i] = self.keeps[0][i]
-        for leaf in int_only:
-            self.keeps[1][leaf] = 1
+            mark_children(&self.backward_steps[i], self.runs, self.keeps)
 
     def __dealloc__(self):
         PyMem_Free(self.slopes)
         PyMem_Free(self.home)
         PyMem_Free(self.chosen)
-        PyMem_Free(self.keeps[0])
+        PyMem_Free(self.keeps)
 
     def run(self, Numbers numbers, list chosen, list inputs, gradient=None):
         """Return the number of the root, or None where a step raises.
 
         chosen has, for each integer input, the row or target that it chooses. With a
-        gradient, that of the root, an int or a float, all gradients follow.
+        gradient, that of the root, all gradients follow.
 
         Raises:  IndexError if an integer is out of range
         Writes:  data but of weights. Adds to: grads of weights; writes those of the others
@@ -180,7 +186,7 @@ cdef class Program:
             with nogil:
                 play(self, self.main, self.n_backward)
             int_grads = <uint8_t *><char *>numbers.int_grads
-            keep_types(self, self.keeps[type(gradient) is int], int_grads)
+            keep_types(self, int_grads)
         return self.x[self.root]
 
 
@@ -202,8 +208,9 @@ cdef void mark_children(const Step *step, const Run *runs, uint8_t *keeps) noexc
             keeps[step.c] = 0
 
 
-cdef void keep_types(Program p, const uint8_t *keeps, uint8_t *int_grads) noexcept:
+cdef void keep_types(Program p, uint8_t *int_grads) noexcept:
     """Write 0 where a float has been added to a weight's gradient."""
+    cdef const uint8_t *keeps = p.keeps
     cdef const Step *step = p.forward_steps
     cdef Py_ssize_t i
     for i in range(p.n_weights):
@@ -294,19 +301,31 @@ cdef bint compute(Program p) noexcept nogil:
     cdef double *y
     cdef const double *a
     cdef const double *b
-    cdef double k, largest
-    cdef PowError error = NO_ERROR
+    cdef double k, largest, slope
+    cdef double[3] slopes
+    cdef uint32_t ints
+    cdef int raises = 0
     cdef slot source
     while step < last:
         y = x + step.out
         a = x + step.a
         b = x + step.b
-        if step.op == ADD:
+        if is_unary(<uint32_t>step.op):
+            k = p.powers[step.c] if step.op == POW else 0.0
             for i in range(step.n):
-                y[i] = a[i * step.a_step] + b[i * step.b_step]
+                ints = 0
+                raises |= apply_unary(
+                    <uint32_t>step.op, y + i, p.slopes + step.out + i, a[i * step.a_step], k, &ints,
+                    False,
+                )
+            if raises:
+                return False
+        elif step.op == ADD:
+            for i in range(step.n):
+                add_rule(y + i, a[i * step.a_step], b[i * step.b_step], False)
         elif step.op == MUL:
             for i in range(step.n):
-                y[i] = a[i * step.a_step] * b[i * step.b_step]
+                mul_rule(y + i, &slope, &slope, a[i * step.a_step], b[i * step.b_step], 0)
         elif step.op == UNSIGNED:
             for i in range(step.n):
                 y[i] = a[i * step.a_step] * b[i * step.b_step] + 0.0
@@ -314,32 +333,6 @@ cdef bint compute(Program p) noexcept nogil:
             matrix(y, a, step.a_step, step.n, p.runs + step.b, p.runs + step.c, x)
         elif step.op == DOT:
             y[0] = summed(p.runs + step.b, p.runs + step.c, x)
-        elif step.op == EXP:
-            for i in range(step.n):
-                y[i] = exp(a[i * step.a_step])
-                if isinf(y[i]) and not isinf(a[i * step.a_step]):
-                    return False
-        elif step.op == TANH:
-            for i in range(step.n):
-                y[i] = tanh(a[i * step.a_step])
-        elif step.op == SIGMOID:
-            for i in range(step.n):
-                y[i] = c_sigmoid(a[i * step.a_step])
-        elif step.op == RELU:
-            for i in range(step.n):
-                y[i] = a[i * step.a_step] if a[i * step.a_step] > 0.0 else 0.0
-        elif step.op == LOG:
-            for i in range(step.n):
-                if a[i * step.a_step] <= 0.0:
-                    return False
-                y[i] = log(a[i * step.a_step])
-        elif step.op == POW:
-            k = p.powers[step.c]
-            for i in range(step.n):
-                y[i] = pow_or_error(a[i * step.a_step], k, &error)
-                p.slopes[step.out + i] = k * pow_or_error(a[i * step.a_step], k - 1.0, &error)
-            if error != NO_ERROR:
-                return False
         elif step.op == SUM:
             k = 0.0
             for i in range(step.n):
@@ -360,10 +353,9 @@ cdef bint compute(Program p) noexcept nogil:
             y[0] = -largest
         elif step.op == MAXIMUM:
             for i in range(step.n):
-                largest = a[i * step.a_step]
-                y[i] = largest if largest >= b[i * step.b_step] else b[i * step.b_step]
+                maximum_rule(y + i, &slope, &slope, a[i * step.a_step], b[i * step.b_step])
         elif step.op == WHERE:
-            y[0] = b[0] if a[0] > 0.0 else x[step.c]
+            where_rule(y, slopes, 1, a[0], b[0], x[step.c])
         step += 1
     return True
 
@@ -400,8 +392,8 @@ cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     cdef const Step *step = p.backward_steps + start
     cdef const Step *last = p.backward_steps + stop
     cdef const slot *segment
-    cdef double gradient, slope
-    cdef PowError error = NO_ERROR
+    cdef double gradient, y
+    cdef double[3] slopes
     cdef slot i, k, target
     while step < last:
         gradient = g[step.out]
@@ -414,19 +406,7 @@ cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
         elif step.op == MUL:
             g[home[step.a]] += x[step.b] * gradient
             g[home[step.b]] += x[step.a] * gradient
-        elif step.op == TANH:
-            slope = 1.0 - pow_or_error(x[step.out], 2.0, &error)
-            g[home[step.a]] += slope * gradient
-        elif step.op == SIGMOID:
-            g[home[step.a]] += (x[step.out] * (1.0 - x[step.out])) * gradient
-        elif step.op == EXP:
-            g[home[step.a]] += x[step.out] * gradient
-        elif step.op == RELU:
-            slope = 1.0 if x[step.a] > 0.0 else 0.0
-            g[home[step.a]] += slope * gradient
-        elif step.op == LOG:
-            g[home[step.a]] += (1.0 / x[step.a]) * gradient
-        elif step.op == POW:
+        elif is_unary(<uint32_t>step.op):
             g[home[step.a]] += p.slopes[step.out] * gradient
         elif step.op == SUM:
             for i in range(step.n - 1, -1, -1):
@@ -446,12 +426,12 @@ cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
             segment = p.table + 2 * (step.b + p.chosen[step.c] * step.n + step.a)
             play(p, segment[0], segment[1])
         elif step.op == MAXIMUM:
-            slope = 1.0 if x[step.a] >= x[step.b] else 0.0
-            g[home[step.a]] += slope * gradient
-            g[home[step.b]] += (1.0 - slope) * gradient
+            maximum_rule(&y, slopes, slopes + 1, x[step.a], x[step.b])
+            g[home[step.a]] += slopes[0] * gradient
+            g[home[step.b]] += slopes[1] * gradient
         elif step.op == WHERE:
-            slope = 1.0 if x[step.a] > 0.0 else 0.0
-            g[home[step.a]] += 0.0 * gradient
-            g[home[step.b]] += slope * gradient
-            g[home[step.c]] += (1.0 - slope) * gradient
+            where_rule(&y, slopes, 1, x[step.a], x[step.b], x[step.c])
+            g[home[step.a]] += slopes[0] * gradient
+            g[home[step.b]] += slopes[1] * gradient
+            g[home[step.c]] += slopes[2] * gradient
         step += 1

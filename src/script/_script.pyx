@@ -1,14 +1,15 @@
-"""The compiled stand-in for the class Value of somebody's own script, for `microgpt run`.
+"""The compiled class that takes the place of a script's own autograd class in `microgpt run`.
 
-The nodes, their rules, sums, walk and operators are those of src/value, compiled here with
-FOR_RUN. This file has what only a script's class needs: attributes of its choosing and fields that
-hold other objects, its constructor, functions of its own in backward, and loops over
-parameters. `adopt` takes a class made from `Base` with the members of the script's class,
-and lets the operators that behave alike (microgpt/run/probes.py found which) run here.
-Everything else stays the script's own Python code, which works on these nodes as on its own:
-what is not as usual (another type of number, a subclass, an exception, an overridden operator)
-calls it. So this file has no error messages and no special cases: it computes the usual case,
-or returns to Python.
+A script defines a class, say `Value`, in Python. microgpt/run recognises it and makes a subclass
+of `Base` that has the script's methods as its members; `adopt` then sets this class's slots
+to the functions below. Nodes, rules, sums, walk and operators are those of src/value, compiled
+here with FOR_RUN. This file adds what a script's class may have besides: attributes of any name,
+fields that hold other objects than floats, its own constructor and `_backward` functions; and the
+loops over parameters.
+
+An operator runs here only if microgpt/run/probes.py found that it gives the same bits. Where an
+operand is unusual (another type of number, a subclass, an overridden operator), or the operation
+would raise, the script's own Python method is called. So this file raises no errors of its own.
 
 It is longer than 500 lines because one extension module has one .pyx.
 """
@@ -31,17 +32,19 @@ from make cimport (
     dealloc, make_leaf, make_mul, make_neg, make_unary, number_object, release_children,
 )
 from node cimport (
-    ADD, ATTRIBUTES_OFFSET, BOXED, CALLS, CHILDREN_BOXED, CUSTOM, DATA_BOXED, DATA_INT, EXP,
-    FIRST_INT, GRAD_BOXED, GRAD_INT, IN_BLOCK, LATE, LEAF, LOG, LOGISTIC, MUL, NO_VERSION, OWNED,
-    PLAYED, POW, RELU, SECOND_INT, SLOPES_BOXED, SUM, TANH, TANH_EXP, TRACKED,
-    WEAK_REFERENCES_OFFSET, ClassInfo, Node, NodeFields, Op, PyType_Modified, Term, Terms,
-    TypeSlots, children_of, decref, free_memory, incref, is_int_slope, is_simple, n_allocated,
-    new_block, new_node, refcount, set_grad, set_value_type, slopes_of, type_of,
+    ATTRIBUTES_OFFSET, BOXED, CALLS, CHILDREN_BOXED, DATA_BOXED, GRAD_BOXED, GRAD_INT, IN_BLOCK,
+    LATE, NO_VERSION, OWNED, PLAYED, SLOPES_BOXED, TRACKED, WEAK_REFERENCES_OFFSET, ClassInfo, Node,
+    NodeFields, PyType_Modified, Term, Terms, TypeSlots, children_of, decref, free_memory, incref,
+    is_int_slope, is_simple, n_allocated, new_block, new_node, refcount, set_grad, set_value_type,
+    slopes_of, type_of,
 )
 from operators cimport (
     add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
 )
-from rules cimport KEEPS_NAN, SLOPE_IS_INT, ZERO_INT
+from rules cimport (
+    ADD, CUSTOM, DATA_INT, EXP, FIRST_INT, KEEPS_NAN, LEAF, LOG, LOGISTIC, MUL, POW, RELU,
+    SECOND_INT, SLOPE_IS_INT, SUM, TANH, TANH_EXP, ZERO_INT, Op,
+)
 from scalar cimport NO_ERROR, PowError, pow_or_error
 from sums cimport sum_of_products, sum_of_values, sync_children, term_ints, term_of
 from walk cimport (

@@ -1,7 +1,9 @@
-"""Attacks on the certificates of powers, and measurements of what the machine can do.
+"""Functions for tests and benchmarks alone, which need the kernels' own code.
 
-Tests and benchmarks build this module on demand (tests/testing.py), once for each
-instruction set; it is not installed.
+Some try to refute the certificates of powers, quotients and exponentials (rule 5 of
+docs/exactness.md): they search for numbers that libm rounds otherwise. The others measure the
+peak of the machine's arithmetic and memory. tests/testing.py builds the module on demand, once for
+each instruction set; it is not installed.
 """
 
 cimport cython

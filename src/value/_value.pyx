@@ -32,12 +32,10 @@ from make cimport (
     make_leaf, make_mul, make_neg, make_two, make_unary, number_object, raise_of, release_children,
 )
 from node cimport (
-    ADD, ATTRIBUTES_OFFSET, CONSTANT, CUSTOM, DATA_INT, EDITED, EXP, FIRST_INT, GRAD_INT, HAS_MORE,
-    IN_BLOCK, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, OWNED, POW, RECTIFY, RELU, SECOND_INT,
-    SIGMOID, STALE, SUM, TANH, WHERE, Block, ClassInfo, Node, NodeFields, Op, PyType_Modified,
-    TypeSlots, children_of, decref, has_nodes, incref, is_int_slope, n_allocated, n_free, new_block,
-    new_node, quick_node, set_grad, set_value_type, slopes_of, type_of, unlikely, value_type,
-    vectorcallfunc,
+    ATTRIBUTES_OFFSET, CONSTANT, EDITED, GRAD_INT, HAS_MORE, IN_BLOCK, OWNED, STALE, Block,
+    ClassInfo, Node, NodeFields, PyType_Modified, TypeSlots, children_of, decref, has_nodes, incref,
+    is_int_slope, n_allocated, n_free, new_block, new_node, quick_node, set_grad, set_value_type,
+    slopes_of, type_of, value_type, vectorcallfunc,
 )
 from operators cimport (
     add, add_constant, divide, is_number, is_quick_number, multiply, node_of, quick_multiply_number,
@@ -47,7 +45,10 @@ from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
 )
 from rows cimport LANES, compute_rows, play_rows
-from rules cimport POSITIVE, unary_name
+from rules cimport (
+    ADD, CUSTOM, DATA_INT, EXP, FIRST_INT, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, POSITIVE,
+    POW, RECTIFY, RELU, SECOND_INT, SIGMOID, SUM, TANH, WHERE, Op, unary_name, unlikely,
+)
 from scalar cimport c_pow
 from sums cimport raise_stale, sum_of_products, sum_of_values, sync_children, sync_node
 from walk cimport (
@@ -1507,7 +1508,7 @@ def rmsnorm(x):
 
 
 def attention(q, keys, values, n_head):
-    """Return what the query of one position gathers from the positions so far, head by head.
+    """Return the multi-head attention of one position's query over the positions so far.
 
     Shapes:  q (n_embd,), keys and values (positions, n_embd), returns (n_embd,)
     Order:   per head: scores over positions, softmax, then per output the

@@ -9,10 +9,10 @@ from cpython.ref cimport PyObject
 from libc.stdint cimport uint32_t
 
 from node cimport (
-    FIRST_INT, GRAD_INT, NO_VERSION, SECOND_INT, ClassInfo, TypeSlots, bucket_of, fill_info,
-    is_simple, set_fill_info, set_value_info, type_of, unlikely, value_info, value_type,
+    GRAD_INT, NO_VERSION, ClassInfo, TypeSlots, bucket_of, fill_info, is_simple, set_fill_info,
+    set_value_info, type_of, value_info, value_type,
 )
-from rules cimport POSITIVE, RECTIFIES
+from rules cimport FIRST_INT, POSITIVE, RECTIFIES, SECOND_INT, unlikely
 
 
 cdef extern from *:

@@ -11,13 +11,13 @@ from libc.math cimport signbit
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, FOR_RUN, IN_BLOCK, IS_COUNTED, LATE, LEAF,
-    MAXIMUM, MAX_FREE, MUL, NEG_MAX, POW, SECOND_INT, SUM, TRACKED, WHERE, Block, ClassInfo, Node,
-    Op, Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref, ints_of_two,
-    is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, unlikely, value_type,
+    ABSORBED, CONSTANT, IN_BLOCK, IS_COUNTED, LATE, MAX_FREE, TRACKED, Block, ClassInfo, Node,
+    Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref, ints_of_two,
+    is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, value_type,
 )
 from rules cimport (
-    RAISES_NUMBER, add_rule, apply_unary, maximum_rule, mul_rule, unary_name, where_rule,
+    ADD, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MAXIMUM, MUL, NEG_MAX, POW, RAISES_NUMBER, SECOND_INT,
+    SUM, WHERE, Op, add_rule, apply_unary, maximum_rule, mul_rule, unary_name, unlikely, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
 from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node

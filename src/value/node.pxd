@@ -1,8 +1,8 @@
 """A node of a graph as a C struct, and the memory of nodes.
 
 `Node` is what a `Value` object is in memory. All machinery works on `Node *`; only
-_value.pyx knows the Python classes. What lies below what: node, then rules (which knows only
-numbers), classes, sums, make, operators, walk, program, rows; each cimports only modules before it.
+_value.pyx knows the Python classes. What lies below what: rules (which knows only numbers), then
+node, classes, sums, make, operators, walk, program, rows; each cimports only modules before it.
 
 A field with several meanings is a union:
 
@@ -26,13 +26,12 @@ from cpython.object cimport PyTypeObject
 from cpython.ref cimport PyObject
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
+from rules cimport DATA_INT, FIRST_INT, SECOND_INT, Op
+
 
 cdef extern from *:
     """
     #include <stdint.h>
-    #ifndef FOR_RUN
-    #define FOR_RUN 0
-    #endif
     typedef struct Terms Terms;  /* what Cython declares below */
     typedef struct Block Block;
     typedef struct ClassInfo ClassInfo;
@@ -103,7 +102,6 @@ cdef extern from *:
         PyObject **weak_references
     ctypedef struct NodeFields:
         pass
-    enum: FOR_RUN
     enum: IS_COUNTED
     Py_ssize_t ATTRIBUTES_OFFSET
     Py_ssize_t WEAK_REFERENCES_OFFSET
@@ -116,7 +114,6 @@ cdef extern from *:
     Py_ssize_t n_allocated
     PyTypeObject *value_type
     void set_value_type(PyTypeObject *)
-    bint unlikely(bint) nogil
 
     void incref "Py_INCREF"(void *)
     void decref "Py_DECREF"(void *)
@@ -184,32 +181,20 @@ cdef struct Terms "Terms":
     uint8_t has_ints    # whether the terms' ints are written: FIRST_INT, SECOND_INT
 
 
-cdef enum Op:
-    LEAF, ADD, MUL
-    POW, LOG, EXP, RELU, RECTIFY, SIGMOID, LOGISTIC, TANH_EXP, TANH  # of one number
-    MAXIMUM, WHERE
-    NEG_MAX    # a leaf that replay computes: minus the largest of some values
-    CUSTOM     # made by the constructor
-    OPERATION  # made by an Operation
-    SUM        # a sum of terms, from 0
-
-
 cdef enum:
     IN_BLOCK = 255
     NONE = 0xffffffff
 
 
 cdef enum Flag:
+    # Beside DATA_INT, FIRST_INT and SECOND_INT of rules.pxd.
     ABSORBED = 1      # its children have moved into a sum
     PLAYED = 2        # a backward has gone through it
     EDITED = 4        # its data was written by hand
     CONSTANT = 8      # an operator made it of a number
     STALE = 16        # a Tape has computed newer numbers
     LATE = 32         # backward takes its slopes from the numbers at that time
-    DATA_INT = 64
     GRAD_INT = 128
-    FIRST_INT = 256   # slope[0] is an int
-    SECOND_INT = 512  # slope[1] is an int, or a POW's exponent
     UNUSUAL = ABSORBED | STALE
     # Of nodes for `microgpt run`: what is kept in attributes, by 0 to 4, in place of the field.
     DATA_BOXED = 1024

@@ -15,11 +15,13 @@ from make cimport (
     make_add, make_constant, make_mul, make_neg, make_unary, number_plus, with_children,
 )
 from node cimport (
-    ADD, CONSTANT, DATA_BOXED, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, OWNED, POW, RECTIFY, RELU,
-    SUM, UNUSUAL, ClassInfo, Node, are_ints, has_nodes, incref, ints_of_two, quick_node, type_of,
-    unlikely,
+    CONSTANT, DATA_BOXED, OWNED, UNUSUAL, ClassInfo, Node, are_ints, has_nodes, incref, ints_of_two,
+    quick_node, type_of,
 )
-from rules cimport POSITIVE, RECTIFIES, add_rule, mul_rule, relu_rule
+from rules cimport (
+    ADD, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, POSITIVE, POW, RECTIFIES, RECTIFY, RELU, SUM,
+    add_rule, mul_rule, relu_rule, unlikely,
+)
 from scalar cimport NO_ERROR, PowError, pow_or_error, raise_pow_error
 from sums cimport quick_grow
 

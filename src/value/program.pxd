@@ -1,20 +1,24 @@
-"""What a replayed tape runs: its graph as groups of equal steps over numbered slots.
+"""Compile a tape's graph into a program: steps that compute it again without its nodes.
 
-Forward, any order that respects the children is right, so a chain of additions is
-one step, with the products that only it sees and what alone sees its result.
-Backward, every node adds its terms at its own place in the order of the tape. Two kinds of
-gradients are not computed: those of constants, which nothing reads, and those that equal
-another node's.
+A program works on an array of doubles. Each number it needs has a slot, an index of that array:
+the leaves first, then results, and local gradients behind them. rows.pxd runs it.
 
-All gradients begin at 0 and no sum from there is ever -0.0, so 0.0 + g is g.
-A tape with a leaf whose gradient is -0.0 is played on the nodes.
+Forward, a step computes one operation. Additions in a row are one step, together with the products
+that nothing else uses. Steps are sorted by when their operands are ready, and steps of one
+operation that then stand side by side make a group.
 
-A program knows no ints. Its leaves hold floats, and which nodes then are ints is found when
-it is compiled; a graph in which that depends on the numbers, and shows in a bit or in a
-type that can be read, has no program: its nodes are computed one by one.
+Backward, an edge adds one term to one gradient, in the order of the walk. Gradients of constants
+are left out. So are those of nodes with one use that are operands of an addition, or additions
+themselves: they equal another gradient, or one product. Every gradient starts at 0.0 and so never
+becomes -0.0: adding a term to it as the oracle does, or storing the term, gives the same bits. A
+leaf whose gradient is -0.0 before that is an exception, and the tape is then played on the nodes.
 
-The file is longer than 500 lines because the passes of one compilation (nodes, ints,
-steps, their order, edges, rows) share one structure and are read in that order.
+Doubles hold no ints, but a `Value` may: the oracle's relu gives the int 0. Compilation finds which
+numbers are ints while the leaves are floats. Where that depends on the leaves' numbers, and could
+be seen, there is no program, and the tape computes node by node.
+
+The file is longer than 500 lines because the passes of the compilation (nodes, ints, steps,
+their order, edges, rows) share one structure and are read in that order.
 """
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
@@ -22,11 +26,11 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport qsort
 from libc.string cimport memcpy, memset
 
-from node cimport (
-    ADD, CONSTANT, DATA_INT, EXP, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, NONE, OPERATION, POW, RECTIFY,
-    RELU, SECOND_INT, SIGMOID, TANH, WHERE, Node, children_of, decref, incref,
+from node cimport CONSTANT, NONE, Node, children_of, decref, incref
+from rules cimport (
+    ADD, DATA_INT, EXP, LEAF, LOG, MAXIMUM, MUL, NEG_MAX, OPERATION, POW, RECTIFY, RELU, SECOND_INT,
+    SIGMOID, TANH, WHERE, is_unary,
 )
-from rules cimport is_unary
 from walk cimport Entry, grow
 
 

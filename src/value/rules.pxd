@@ -1,13 +1,7 @@
 """Each operation's rule, once: its number, its local gradients, and what Python raises.
 
-Construction, replays on nodes and rows side by side all call these functions. To add an
-operation, say sin:
-
-1. its name in `Op` of node.pxd: of one number, before `TANH`;
-2. its rule here, a line each in `apply_unary` and `unary_name`, and one in `compute_rows` of
-   rows.pxd, which compiles each operation for itself: a tape replays 6 % faster by it;
-3. its method in the oracle and in _value.pyx (and the stub), and a test: `UNARY` of
-   tests/test_value.py compares all numbers, `EXPRESSIONS` of tests/fuzz whole programs.
+Construction, replays on nodes, rows side by side and recordings all call these functions.
+"Add an operation" of HACKING.md says what else a new one needs.
 
 A rule of one number gets `late`: where it is true `y` is a node's number as it is now, and
 only the local gradient is wanted. `ints` says by FIRST_INT and SECOND_INT which operands are
@@ -20,15 +14,28 @@ cimport cython
 from libc.math cimport exp, fabs, isinf, log, tanh
 from libc.stdint cimport uint32_t
 
-from node cimport (
-    DATA_INT, EXP, FIRST_INT, FOR_RUN, LOG, LOGISTIC, POW, RECTIFY, RELU, SECOND_INT, SIGMOID, TANH,
-    TANH_EXP, unlikely,
-)
 from scalar cimport BOTH, FIRST, NO_ERROR, SECOND, PowError, c_sigmoid, invert, pow_or_error
 
 
 cdef extern from "simd.h" nogil:
     bint pow_keeps_bound()
+
+
+cdef enum Op:
+    LEAF, ADD, MUL
+    POW, LOG, EXP, RELU, RECTIFY, SIGMOID, LOGISTIC, TANH_EXP, TANH  # of one number
+    MAXIMUM, WHERE
+    NEG_MAX    # a leaf that replay computes: minus the largest of some values
+    CUSTOM     # made by the constructor
+    OPERATION  # made by an Operation
+    SUM        # a sum of terms, from 0
+
+
+cdef enum Ints:
+    # Flags of a node: which of its numbers are ints.
+    DATA_INT = 64
+    FIRST_INT = 256   # the local gradient by the first child
+    SECOND_INT = 512  # by the second; of a POW the exponent
 
 
 cdef enum:
@@ -47,9 +54,14 @@ cdef enum ReluChoice:
 
 cdef extern from *:
     """
+    #ifndef FOR_RUN
+    #define FOR_RUN 0
+    #endif
     #define TWO_53 9007199254740992.0
     """
+    enum: FOR_RUN
     double TWO_53
+    bint unlikely(bint) nogil
 
 
 cdef inline bint sum_fits(double y, double a, double b) noexcept nogil:

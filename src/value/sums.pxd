@@ -18,11 +18,13 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
 from node cimport (
-    ABSORBED, ADD, CONSTANT, DATA_INT, FIRST_INT, GRAD_INT, IN_BLOCK, LEAF, MUL, OWNED, PLAYED,
-    SECOND_INT, STALE, SUM, UNUSUAL, ClassInfo, Node, Op, Term, Terms, are_ints, decref, free_node,
-    has_nodes, incref, ints_of_two, new_node, quick_node, refcount, take_node, type_of, unlikely,
+    ABSORBED, CONSTANT, GRAD_INT, IN_BLOCK, OWNED, PLAYED, STALE, UNUSUAL, ClassInfo, Node, Term,
+    Terms, are_ints, decref, free_node, has_nodes, incref, ints_of_two, new_node, quick_node,
+    refcount, take_node, type_of,
 )
-from rules cimport add_rule, mul_rule
+from rules cimport (
+    ADD, DATA_INT, FIRST_INT, LEAF, MUL, SECOND_INT, SUM, Op, add_rule, mul_rule, unlikely,
+)
 
 cdef extern from *:
     """

@@ -10,11 +10,13 @@ from libc.math cimport fabs
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 from node cimport (
-    BOXED, CALLS, CONSTANT, CUSTOM, DATA_INT, EXP, FIRST_INT, FOR_RUN, GRAD_INT, LATE, LEAF,
-    LOGISTIC, MUL, NEG_MAX, PLAYED, POW, SECOND_INT, STALE, SUM, Node, Term, Terms, children_of,
-    ints_of_two, is_int_slope, set_grad, slopes_of, unlikely,
+    BOXED, CALLS, CONSTANT, GRAD_INT, LATE, PLAYED, STALE, Node, Term, Terms, children_of,
+    ints_of_two, is_int_slope, set_grad, slopes_of,
 )
-from rules cimport RAISES_SLOPE, apply_unary, is_unary, product_fits, sum_fits
+from rules cimport (
+    CUSTOM, DATA_INT, EXP, FIRST_INT, FOR_RUN, LEAF, LOGISTIC, MUL, NEG_MAX, POW, RAISES_SLOPE,
+    SECOND_INT, SUM, apply_unary, is_unary, product_fits, sum_fits, unlikely,
+)
 from sums cimport expand_sum, raise_stale, term_ints, term_of
 
 

@@ -198,18 +198,10 @@ MUTANTS = [
             "            r += 1\n        y[i] = y0\n",
         ),
         ("b[i * step.b_step] + 0.0\n", "b[i * step.b_step]\n"),
-        (
-            "                if isinf(y[i]) and not isinf(a[i * step.a_step]):",
-            "                if False:",
-        ),
         ("                p.home[step.out + i] = p.home[source + i]\n", "                pass\n"),
         (
             "                if x[p.pool[i]] > largest:",
             "                if x[p.pool[i]] < largest:",
-        ),
-        (
-            "y[i] = largest if largest >= b[i * step.b_step]",
-            "y[i] = largest if largest > b[i * step.b_step]",
         ),
         (
             "    if ga == gb or ga + n <= gb or gb + n <= ga:\n",
