@@ -13,7 +13,7 @@ class Numbers:
     def reserve(self, n: int) -> None: ...
     def clear_types(self) -> None: ...
 
-class Program:
+class Recording:
     @property
     def root(self) -> int: ...
     @property
@@ -27,7 +27,7 @@ class Program:
         root: int,
         forward: array[int],
         backward: array[int],
-        runs: array[int],
+        pieces: array[int],
         pool: array[int],
         powers: array[float],
         table: array[int],
@@ -36,8 +36,8 @@ class Program:
         constants: list[tuple[int, float]],
         inputs: list[int],
         depends: int,
-    ) -> Program: ...
-    def run(
+    ) -> Recording: ...
+    def replay(
         self,
         numbers: Numbers,
         chosen: list[int],

@@ -4,12 +4,12 @@ from typing import Any
 
 from typing_extensions import Self
 
-from microgpt.oracle import Settings
+from microgpt.oracle import ClassOptions
 
 ATTRIBUTES: tuple[str, ...]
 
 class Value:
-    _settings: Settings
+    _options: ClassOptions
     def __init_subclass__(
         cls,
         *,

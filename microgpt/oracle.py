@@ -27,8 +27,8 @@ MAX_INT = 2**53
 ATTRIBUTES = ("__dict__",)  # the `__slots__` of a class made with attributes=True
 
 
-class Settings(NamedTuple):
-    """What a class of Values does in its own way; `Value` has the original's."""
+class ClassOptions(NamedTuple):
+    """The choices of a subclass of `Value`, by the keywords of its definition."""
 
     results: type[Value] | None = None  # the class of results; None for the operand's own
     relu: str = "positive"
@@ -86,7 +86,7 @@ class Value:
     """
 
     __slots__ = ("_data", "_grad", "_children", "_local_grads", "_operation")
-    _settings = Settings()
+    _options = ClassOptions()
 
     def __init_subclass__(
         cls,
@@ -99,7 +99,7 @@ class Value:
     ) -> None:
         super().__init_subclass__(**others)
         chosen = {"results": results, "relu": relu, "init": init, "attributes": attributes}
-        cls._settings = settings_of(cls, chosen, ATTRIBUTES)
+        cls._options = options_of(cls, chosen, ATTRIBUTES)
 
     def __init__(
         self, data: float, children: Iterable[Value] = (), local_grads: Iterable[float] = ()
@@ -138,7 +138,7 @@ class Value:
         self, operation: str, data: float, children: tuple[Value, ...], slopes: tuple[float, ...]
     ) -> Value:
         """Return the node of an operation on this value, of the class of its results."""
-        cls = self._settings.results or type(self)
+        cls = self._options.results or type(self)
         node = cls.__new__(cls)
         Value.__init__(node, data, children, slopes)
         node._operation = operation
@@ -203,7 +203,7 @@ class Value:
     def relu(self) -> Value:
         """Return the value itself where positive, else zero (for NaN too)."""
         x = self._data
-        if self._settings.relu == "positive":
+        if self._options.relu == "positive":
             y = x if x > 0 else 0
             return self._result("relu", y, (self,), (float(y > 0),))
         y = 0 if x < 0 else x
@@ -256,20 +256,20 @@ class Value:
         Tape(self).backward()
 
 
-Value._settings = Settings(results=Value)
+Value._options = ClassOptions(results=Value)
 
 
 def _power_name(k: float) -> str:
     return f"**{int(k)}" if -MAX_INT <= k <= MAX_INT and k == int(k) else f"**{k}"
 
 
-def settings_of(cls: Any, chosen: dict[str, Any], slots: tuple[str, ...]) -> Settings:
-    """Return the settings of a class, of which it chooses those that are not None.
+def options_of(cls: Any, chosen: dict[str, Any], slots: tuple[str, ...]) -> ClassOptions:
+    """Return the options of a class, of which it chooses those that are not None.
 
     Raises:  ValueError for a choice that there is not; TypeError for attributes in a
              class that has no `__slots__` for them
     """
-    inherited: Settings = cls._settings
+    inherited: ClassOptions = cls._options
     chosen = {name: choice for name, choice in chosen.items() if choice is not None}
     choices: dict[str, tuple[Any, ...]] = {
         "results": ("own", "fixed"),

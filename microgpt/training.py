@@ -46,14 +46,14 @@ OnStep = Callable[[int, float], object]
 
 
 class Stop(Exception):  # noqa: N818 - no error
-    """Raised by a watch's `step` to end training after that step; `Training.fit` returns."""
+    """Raised by `Callbacks.step` to end training after that step; `Training.fit` returns."""
 
 
 class TrainingError(ValueError):
     """Training failed in a step."""
 
 
-class Watch:
+class Callbacks:
     """The callbacks of `Training.fit`, which do nothing until a subclass overrides them."""
 
     together = False  # whether `step` may be called for several steps at once: faster
@@ -191,16 +191,16 @@ class Training:
         self.stale = 0
         self._prepare()
 
-    def fit(self, watch: Watch | None = None) -> list[float]:
-        """Train to the end, or until the watch raises Stop; return the losses.
+    def fit(self, callbacks: Callbacks | None = None) -> list[float]:
+        """Train to the end, or until `callbacks.step` raises Stop; return the losses.
 
         Writes:  with settings.out the run's directory: the checkpoint before the first step,
                  every save_every steps and at the end; the log; the best checkpoint
         Raises:  TrainingError if a step fails, with the weights before it kept and saved; OSError
                  if a file cannot be written. The run is then one of whole steps.
         """
-        together = watch is None or watch.together
-        watch = watch or Watch()
+        together = callbacks is None or callbacks.together
+        callbacks = callbacks or Callbacks()
         losses: list[float] = []
         log = self._open_log()
         norms: dict[int, float] = {}
@@ -217,7 +217,7 @@ class Training:
             if log is not None:
                 norm = norms.pop(t, None)
                 log.step(t, loss, self._rate(t), self._tokens_of_step(t), self.seconds, norm)
-            watch.step(t, loss)
+            callbacks.step(t, loss)
 
         try:
             stopped = False
@@ -229,7 +229,7 @@ class Training:
                     self._fit_to(stop, on_step)
                 except Stop:
                     stopped = True
-                self._pause(watch, log)  # what is due after the last step, stopped or not
+                self._pause(callbacks, log)  # what is due after the last step, stopped or not
         except Stop:
             pass
         except OSError as error:
@@ -364,7 +364,7 @@ class Training:
     def _eval_every(self) -> int | None:
         return None if self.settings.val is None else self.settings.every("eval_every")
 
-    def _pause(self, watch: Watch, log: Log | None) -> None:
+    def _pause(self, callbacks: Callbacks, log: Log | None) -> None:
         """Evaluate, log, save and sample after the steps where that is due."""
         step, last = self.step, self.step == self.settings.num_steps
         every = self._eval_every()
@@ -380,7 +380,7 @@ class Training:
                     self.best_weights = array("d", self.model.weights())
             else:
                 self.stale += 1
-            watch.evaluated(step, loss, best)
+            callbacks.evaluated(step, loss, best)
         if log is not None:
             log.flush()
             if best and self.settings.keeps_best:
@@ -392,7 +392,7 @@ class Training:
         if every is not None and step % every == 0 and not last:
             rng = random.Random(self.settings.seed)  # the run's own stream is not touched
             drawn = list(sampling.samples(self.model, self.tokenizer, rng, self.settings))
-            watch.sampled(step, drawn)
+            callbacks.sampled(step, drawn)
 
     def _retreat(self, step: int) -> None:
         """Go back to the last whole step, at most `step`, whose weights are finite."""

@@ -12,7 +12,7 @@ from hypothesis import settings
 from sets import SETS, load, runs
 
 import microgpt.engine
-from microgpt.oracle import Settings
+from microgpt.oracle import ClassOptions
 
 PURE = os.environ.get("MICROGPT_ENGINE") == "python" or (
     os.environ.get("MICROGPT_NO_EXTENSIONS") == "1"
@@ -66,7 +66,7 @@ def alive():
     stay = ("microgpt.run", "microgpt._script")
     names = ((kind, str(kind.__module__)) for kind in kinds)
     count = Counter(k for k, n in names if n.startswith("microgpt.") and not n.startswith(stay))
-    del count[Settings]  # those of classes, some of which modules keep
+    del count[ClassOptions]  # those of classes, some of which modules keep
     compiled = sys.modules.get("microgpt._value")
     return count + Counter({"compiled nodes": compiled._live() if compiled else 0})
 

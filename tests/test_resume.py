@@ -7,12 +7,12 @@ import shutil
 import pytest
 
 from microgpt.settings import Settings
-from microgpt.training import Stop, Training, Watch
+from microgpt.training import Callbacks, Stop, Training
 
 NAMES = "emma olivia ava isabella sophia mia amelia harper evelyn abigail emily ella".split()
 
 
-class Interrupts(Watch):
+class Interrupts(Callbacks):
     """Stop after some steps, copy the run's directory after one; keep what was evaluated."""
 
     def __init__(self, stops=(), copy_after=None, directory=None, to=None):

@@ -21,7 +21,7 @@ from microgpt import checkpoint, data
 from microgpt.corpus import Corpus
 from microgpt.log import LOG, Log, read_log
 from microgpt.settings import Settings
-from microgpt.training import Stop, Training, TrainingError, Watch
+from microgpt.training import Callbacks, Stop, Training, TrainingError
 
 TEXT = "ada\ngrace\nalan\nedsger\nbarbara\ndonald\ntony\njohn\n"
 SMALL = {"n_embd": 4, "n_head": 2, "block_size": 8, "batch_size": 2}
@@ -40,7 +40,7 @@ def small(**changes):
     return Settings(data="text", **{**SMALL, "num_steps": 24, **changes})
 
 
-class StopAfter(Watch):
+class StopAfter(Callbacks):
     """Ends training after a number of steps."""
 
     def __init__(self, steps):
@@ -494,7 +494,7 @@ def test_loss_that_is_not_a_number_keeps_the_last_finite_weights(
     monkeypatch.setattr(engine.GPT, "fit", poisoned)
     training = Training(small(engine=engine.NAME, out="run", save_every=save_every))
     with pytest.raises(TrainingError, match="failed in step 7: the loss is no longer a number"):
-        training.fit(Watch())  # which is told each step by itself
+        training.fit(Callbacks())  # which is told each step by itself
     monkeypatch.undo()
     os.chdir(folder)
     training = Training.load("run")

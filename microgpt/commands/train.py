@@ -19,7 +19,7 @@ from microgpt.commands.terminal import Bar, appending, is_terminal, note, print_
 from microgpt.log import LOG
 from microgpt.sampling import Sample
 from microgpt.settings import FIELDS, Settings
-from microgpt.training import Training, TrainingError, Watch
+from microgpt.training import Callbacks, Training, TrainingError
 
 SUMMARY = "train a model on text and sample from it"
 EXAMPLES = """\
@@ -224,7 +224,7 @@ def _kept(training: Training) -> str:
     return f"saved {Path(training.settings.out) / checkpoint.FILENAME}"
 
 
-class TrainingOutput(Watch):
+class TrainingOutput(Callbacks):
     """The output of a training: a bar on a terminal, else lines; and the file of losses."""
 
     together = True

@@ -2,12 +2,12 @@
 
 `compile(loss, weights)` calls `loss(weights, *inputs)` with stand-ins: a `Recorded` for each
 weight, an `Index` for each integer. What they go through is written down as steps over numbered
-slots, which `Program` of src/recording computes. An integer chooses rows of the weights and
+slots, which `Recording` of src/recording computes. An integer chooses rows of the weights and
 targets, so one recording serves all documents of a length.
 
 The gradients are added in the order of the oracle's walk. That order depends on the targets alone:
 the probability that a target chooses is visited first, so its logit comes before the others.
-`walk` therefore cuts what lies below a softmax into one group for each target, and `Program`
+`walk` therefore cuts what lies below a softmax into one group for each target, and `Recording`
 plays the groups in the order of the targets that it was given.
 
 A recording cannot see what Python does with numbers. So a stand-in has no number: reading `data`,
@@ -70,9 +70,9 @@ class Compiled:
             self.load()
             loss = None
             if not self.has_ints:
-                program, *numbers = self._program(inputs, backward=False)
-                if not program.depends:
-                    loss = program.run(self.numbers, *numbers)
+                recording, *numbers = self._recording(inputs, backward=False)
+                if not recording.depends:
+                    loss = recording.replay(self.numbers, *numbers)
         if loss is None:
             loss = self._graph([inputs], single=True).data
         return loss  # type: ignore[no-any-return]
@@ -126,15 +126,15 @@ class Compiled:
         if self.has_ints:
             return None
         n = len(rows)
-        programs = [self._program(inputs) for inputs in rows]
-        if max(program.depends for program, *_ in programs) > (not single):
+        recordings = [self._recording(inputs) for inputs in rows]
+        if max(recording.depends for recording, *_ in recordings) > (not single):
             return None
         before = None if single else (self.numbers.grads[:], self.numbers.int_grads[:])
         losses = [0.0] * n
         # The walk goes through the last row's graph first.
         for i in range(n - 1, -1, -1):
-            program, integers, floats = programs[i]
-            loss = program.run(self.numbers, integers, floats, 1 if single else 1 / n)
+            recording, integers, floats = recordings[i]
+            loss = recording.replay(self.numbers, integers, floats, 1 if single else 1 / n)
             if loss is None:
                 if before is not None:
                     self.numbers.grads[: len(before[0])], self.numbers.int_grads[:] = before
@@ -166,21 +166,21 @@ class Compiled:
                 raise TypeError(f"the loss must return a Value, not {type(loss).__name__}")
         return losses[0] if single else (1 / len(losses)) * sum(losses)
 
-    def _program(
+    def _recording(
         self, inputs: Sequence[Any], backward: bool = True
     ) -> tuple[Any, list[int], list[float]]:
-        """Return the program for the shape of the inputs, and their integers and floats."""
+        """Return the recording for the shape of the inputs, and their integers and floats."""
         integers: list[int] = []
         floats: list[float] = []
         shape = tuple([_shape(x, integers, floats) for x in inputs])
-        program = self._recordings.get(shape)
-        if program is None or (backward and not program.has_backward):
-            program = self._record(inputs, backward)
+        recording = self._recordings.get(shape)
+        if recording is None or (backward and not recording.has_backward):
+            recording = self._record(inputs, backward)
             self._recordings.pop(shape, None)
             if len(self._recordings) >= MAX_RECORDINGS:
                 del self._recordings[next(iter(self._recordings))]
-            self._recordings[shape] = program
-        return program, integers, floats
+            self._recordings[shape] = recording
+        return recording, integers, floats
 
     def _record(self, inputs: Sequence[Any], backward: bool) -> Any:
         recorder = Recorder(self.distinct)
@@ -203,7 +203,7 @@ class Compiled:
             raise RecordingError("the loss is a weight or an input itself: nothing is computed")
         from microgpt.recording.steps import Assembler  # which is compiled
 
-        return Assembler(recorder).program(out.slot, backward)
+        return Assembler(recorder).recording(out.slot, backward)
 
 
 def compile(loss: Callable[..., Any], weights: Any) -> Compiled:

@@ -1,4 +1,4 @@
-"""The steps of a recorded graph, forward and backward, as arrays for the compiled `Program`."""
+"""The steps of a recorded graph, forward and backward, as arrays for the compiled `Recording`."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from microgpt._record import OPS, Program
+from microgpt._record import OPS, Recording
 from microgpt.recording.ints import may_show_ints
 from microgpt.recording.recorder import Recorder
 from microgpt.recording.walk import Entry, Walk
 
 
 class Assembler:
-    """The steps of `Program`, as its arrays, from the nodes and the walk."""
+    """The steps of `Recording`, as its arrays, from the nodes and the walk."""
 
     def __init__(self, recorder: Recorder) -> None:
         self.recorder = recorder
         self.forward = array("q")
         self.backward = array("q")
-        self.runs = array("q")
+        self.pieces = array("q")
         self.pool = array("q")
         self.powers = array("d")
         self.table = array("q")
-        self.vectors: dict[int, list[tuple[int, int]]] = {}  # of a tuple by id: (slot, n) runs
+        self.vectors: dict[int, list[tuple[int, int]]] = {}  # of a tuple by id: (slot, n) pieces
         for op, out, *args in recorder.order:
             self._step("unsigned" if out in recorder.unsigned else op, out, args)
 
@@ -71,43 +71,43 @@ class Assembler:
         return self.powers.index(k)
 
     def _vector(self, slots: tuple[int, ...]) -> list[tuple[int, int]]:
-        """Return slots as runs (slot, n) that follow each other and share their home's row."""
+        """Return slots as pieces (slot, n) that follow each other and share their home's row."""
         found = self.vectors.get(id(slots))
         if found is not None:
             return found
         gathered = self.recorder.gathered
         first, n = slots[0], len(slots)
         if slots == tuple(range(first, first + n)) and gathered.keys().isdisjoint(slots):
-            runs = [(first, n)]
+            pieces = [(first, n)]
         else:
-            runs = [(first, 1)]
+            pieces = [(first, 1)]
             for s in slots[1:]:
-                first, n = runs[-1]
+                first, n = pieces[-1]
                 if s == first + n and gathered.get(s) == gathered.get(s - 1):
-                    runs[-1] = first, n + 1
+                    pieces[-1] = first, n + 1
                 else:
-                    runs.append((s, 1))
-        self.vectors[id(slots)] = runs
-        return runs
+                    pieces.append((s, 1))
+        self.vectors[id(slots)] = pieces
+        return pieces
 
     def _products(
         self, a: tuple[int, ...], b: tuple[int, ...], start: int = 0, stop: int | None = None
     ) -> tuple[int, int]:
-        """Write the runs of some terms of a dot product; return where they lie."""
-        first, todo = len(self.runs) // 3, (len(a) if stop is None else stop) - start
+        """Write the pieces of some terms of a dot product; return where they lie."""
+        first, todo = len(self.pieces) // 3, (len(a) if stop is None else stop) - start
         in_a, in_b = self._vector(a), self._vector(b)
         if len(in_a) == len(in_b) == 1:
-            self.runs.extend((in_a[0][0] + start, in_b[0][0] + start, todo))
+            self.pieces.extend((in_a[0][0] + start, in_b[0][0] + start, todo))
             return first, first + 1
         left, right = iter(in_a), iter(in_b)
         s, n = _skip(left, start)
         t, m = _skip(right, start)
         while True:
             k = min(n, m, todo)
-            self.runs.extend((s, t, k))
+            self.pieces.extend((s, t, k))
             s, n, t, m, todo = s + k, n - k, t + k, m - k, todo - k
             if not todo:
-                return first, len(self.runs) // 3
+                return first, len(self.pieces) // 3
             if not n:
                 s, n = next(left)
             if not m:
@@ -184,20 +184,20 @@ class Assembler:
             self.bases[id(groups)] = len(self.table) // 2
             self.table.extend(ranges)
 
-    def program(self, root: int, backward: bool) -> Any:
+    def recording(self, root: int, backward: bool) -> Any:
         """Return the compiled program whose last slot to be computed is root."""
         self.bases: dict[int, int] = {}
         entries = Walk(self.recorder.nodes).entries(root) if backward else []
         self.write_groups(entries)
         main = len(self.backward) // 8
         self.play(entries)
-        return Program(
+        return Recording(
             len(self.recorder.nodes),
             self.recorder.n_weights,
             root,
             self.forward,
             self.backward,
-            self.runs,
+            self.pieces,
             self.pool,
             self.powers,
             self.table,
@@ -209,10 +209,10 @@ class Assembler:
         )
 
 
-def _skip(runs: Iterator[tuple[int, int]], count: int) -> tuple[int, int]:
+def _skip(pieces: Iterator[tuple[int, int]], count: int) -> tuple[int, int]:
     """Return the run that holds item number count, from that item on."""
-    slot, n = next(runs)
+    slot, n = next(pieces)
     while count >= n:
         count -= n
-        slot, n = next(runs)
+        slot, n = next(pieces)
     return slot + count, n - count

@@ -26,7 +26,7 @@ from microgpt import checkpoint, files
 from microgpt.corpus import Corpus
 from microgpt.log import LOG, read_log
 from microgpt.settings import Settings
-from microgpt.training import Stop, Training, TrainingError, Watch
+from microgpt.training import Callbacks, Stop, Training, TrainingError
 
 DEFINITION = "sweep.json"
 RESULT = "trial.json"
@@ -136,30 +136,30 @@ def _train(task: Task, directory: Path, result: Result, stop: Callable[[], bool]
     with files.unflushed(1.0):  # a shorter training is made again sooner than it is flushed
         try:
             training = _begun(task, Settings(**task.settings, out=str(directory)), directory)
-            watch = _TrialWatch(task, training, stop)
-            training.fit(watch)
-            if watch.stopped:
+            callbacks = _TrialCallbacks(task, training, stop)
+            training.fit(callbacks)
+            if callbacks.stopped:
                 raise StoppedError
         except (MemoryError, TrainingError, ValueError) as error:
             result.state, result.error = "failed", str(error) or type(error).__name__
             result.seconds = time.monotonic() - begin
         else:
-            _conclude(result, training, watch)
+            _conclude(result, training, callbacks)
         with files.replacing(directory / RESULT) as file:
             file.write(result.as_json())
 
 
-def _conclude(result: Result, training: Training, watch: _TrialWatch) -> None:
+def _conclude(result: Result, training: Training, callbacks: _TrialCallbacks) -> None:
     result.seconds, result.steps = training.seconds, training.step
     result.weights, result.tokens = training.model.config.num_params, _tokens(training)
-    result.evaluations = watch.evaluations
+    result.evaluations = callbacks.evaluations
     result.train_loss = math.fsum(training.recent) / max(len(training.recent), 1)
     best = training.settings.keeps_best and training.best is not None
-    result.val_loss = training.best[1] if best and training.best else watch.evaluations[-1][1]
+    result.val_loss = training.best[1] if best and training.best else callbacks.evaluations[-1][1]
     if not math.isfinite(result.val_loss):
         result.state, result.error = "failed", "the held-out loss is not a number"
         result.val_loss = None
-    elif watch.pruned:
+    elif callbacks.pruned:
         result.state = "pruned"
 
 
@@ -201,7 +201,7 @@ def _step(attempt: Path, settings: Settings) -> int | None:
     return step if same else None
 
 
-class _TrialWatch(Watch):
+class _TrialCallbacks(Callbacks):
     """Ends a training that is stopped or pruned, and keeps its held-out losses."""
 
     together = True

@@ -46,7 +46,7 @@ cdef struct Step:
     slot op, n, out, a, a_step, b, b_step, c
 
 
-cdef struct Run:
+cdef struct Piece:
     # n products of slots that follow each other.
     slot a, b, n
 
@@ -78,15 +78,15 @@ cdef class Numbers:
             self.grads = self.grads + array("d", bytes(8 * lacking))
 
 
-cdef class Program:
+cdef class Recording:
     """The steps of one recording.
 
-    Shapes:  forward, backward (steps, 8); runs (products, 3); pool, of slots; powers, of
+    Shapes:  forward, backward (steps, 8); pieces (products, 3); pool, of slots; powers, of
              exponents; table (segments, 2) of backward's steps; main, where its outermost
              steps begin; constants (slots,), whose numbers go with them; inputs, slots
     """
 
-    cdef array _forward, _backward, _runs, _pool, _powers, _table
+    cdef array _forward, _backward, _pieces, _pool, _powers, _table
     cdef array choices     # of each integer input: how many it can choose from, 0 for any
     cdef list constants, inputs
     cdef double *slopes    # (slots,): local gradients of operations of one number
@@ -94,7 +94,7 @@ cdef class Program:
     cdef uint8_t *keeps    # (slots,): whether backward adds nothing, so that an int stays one
     cdef Step *forward_steps
     cdef Step *backward_steps
-    cdef Run *runs
+    cdef Piece *pieces
     cdef slot *pool
     cdef slot *table
     cdef double *powers
@@ -110,7 +110,7 @@ cdef class Program:
 
     def __cinit__(
         self, Py_ssize_t n_slots, Py_ssize_t n_weights, Py_ssize_t root, array forward,
-        array backward, array runs, array pool, array powers, array table, Py_ssize_t main,
+        array backward, array pieces, array pool, array powers, array table, Py_ssize_t main,
         array choices, list constants, list inputs, int depends,
     ):
         cdef Py_ssize_t i
@@ -119,12 +119,12 @@ cdef class Program:
         self.n_slots, self.n_weights, self.root, self.main = n_slots, n_weights, root, main
         self.n_forward, self.n_backward = len(forward) // 8, len(backward) // 8
         self.n_chosen, self.choices = len(choices), choices
-        self._forward, self._backward, self._runs = forward, backward, runs
+        self._forward, self._backward, self._pieces = forward, backward, pieces
         self._pool, self._powers, self._table = pool, powers, table
         self.constants, self.inputs = constants, inputs
         self.forward_steps = <Step *>forward.data.as_voidptr
         self.backward_steps = <Step *>backward.data.as_voidptr
-        self.runs = <Run *>runs.data.as_voidptr
+        self.pieces = <Piece *>pieces.data.as_voidptr
         self.pool = <slot *>pool.data.as_voidptr
         self.table = <slot *>table.data.as_voidptr
         self.powers = powers.data.as_doubles
@@ -138,7 +138,7 @@ cdef class Program:
             self.home[i] = i
         memset(self.keeps, 1, n_slots)
         for i in range(self.n_backward):
-            mark_children(&self.backward_steps[i], self.runs, self.keeps)
+            mark_children(&self.backward_steps[i], self.pieces, self.keeps)
 
     def __dealloc__(self):
         PyMem_Free(self.slopes)
@@ -146,7 +146,7 @@ cdef class Program:
         PyMem_Free(self.chosen)
         PyMem_Free(self.keeps)
 
-    def run(self, Numbers numbers, list chosen, list inputs, gradient=None):
+    def replay(self, Numbers numbers, list chosen, list inputs, gradient=None):
         """Return the number of the root, or None where a step raises.
 
         chosen has, for each integer input, the row or target that it chooses. With a
@@ -190,13 +190,13 @@ cdef class Program:
         return self.x[self.root]
 
 
-cdef void mark_children(const Step *step, const Run *runs, uint8_t *keeps) noexcept:
+cdef void mark_children(const Step *step, const Piece *pieces, uint8_t *keeps) noexcept:
     """Write 0 for the slots whose gradients a step backward adds to."""
     cdef slot i, k
     if step.op == DOT:
         for i in range(step.b, step.c):
-            for k in range(runs[i].n):
-                keeps[runs[i].a + k] = keeps[runs[i].b + k] = 0
+            for k in range(pieces[i].n):
+                keeps[pieces[i].a + k] = keeps[pieces[i].b + k] = 0
     elif step.op == SUM:
         for k in range(step.n):
             keeps[step.a + k] = 0
@@ -208,7 +208,7 @@ cdef void mark_children(const Step *step, const Run *runs, uint8_t *keeps) noexc
             keeps[step.c] = 0
 
 
-cdef void keep_types(Program p, uint8_t *int_grads) noexcept:
+cdef void keep_types(Recording p, uint8_t *int_grads) noexcept:
     """Write 0 where a float has been added to a weight's gradient."""
     cdef const uint8_t *keeps = p.keeps
     cdef const Step *step = p.forward_steps
@@ -223,7 +223,7 @@ cdef void keep_types(Program p, uint8_t *int_grads) noexcept:
 
 
 cdef inline double summed(
-    const Run *run, const Run *stop, const double *x
+    const Piece *piece, const Piece *stop, const double *x
 ) noexcept nogil:
     """Return the sum of products.
 
@@ -233,26 +233,26 @@ cdef inline double summed(
     cdef Py_ssize_t i
     cdef const double *a
     cdef const double *b
-    while run < stop:
-        a = x + run.a
-        b = x + run.b
-        for i in range(run.n):
+    while piece < stop:
+        a = x + piece.a
+        b = x + piece.b
+        for i in range(piece.n):
             total += a[i] * b[i]
-        run += 1
+        piece += 1
     return total
 
 
 cdef inline void matrix(
-    double *y, const double *w, Py_ssize_t n_in, Py_ssize_t n_out, const Run *run,
-    const Run *stop, const double *x,
+    double *y, const double *w, Py_ssize_t n_in, Py_ssize_t n_out, const Piece *piece,
+    const Piece *stop, const double *x,
 ) noexcept nogil:
-    """Write the product of a matrix and a vector that lies in runs: b of each, n numbers.
+    """Write the product of a matrix and a vector that lies in pieces: b of each, n numbers.
 
     Shapes:  y (n_out,), w (n_out, n_in)
     Order:   products summed over n_in left to right, from 0; rows side by side
     """
     cdef Py_ssize_t i, j
-    cdef const Run *r
+    cdef const Piece *r
     cdef const double *b
     cdef const double *w0
     cdef double y0, y1, y2, y3, y4, y5, y6, y7
@@ -260,7 +260,7 @@ cdef inline void matrix(
     while i + ROWS <= n_out:
         y0 = y1 = y2 = y3 = y4 = y5 = y6 = y7 = 0.0
         w0 = w + i * n_in
-        r = run
+        r = piece
         while r < stop:
             b = x + r.b
             for j in range(r.n):
@@ -280,7 +280,7 @@ cdef inline void matrix(
     while i < n_out:
         y0 = 0.0
         w0 = w + i * n_in
-        r = run
+        r = piece
         while r < stop:
             b = x + r.b
             for j in range(r.n):
@@ -292,7 +292,7 @@ cdef inline void matrix(
 
 
 @cython.cdivision(True)
-cdef bint compute(Program p) noexcept nogil:
+cdef bint compute(Recording p) noexcept nogil:
     """Do the steps forward; False, with some undone, where one of them raises."""
     cdef double *x = p.x
     cdef const Step *step = p.forward_steps
@@ -330,9 +330,9 @@ cdef bint compute(Program p) noexcept nogil:
             for i in range(step.n):
                 y[i] = a[i * step.a_step] * b[i * step.b_step] + 0.0
         elif step.op == LINEAR:
-            matrix(y, a, step.a_step, step.n, p.runs + step.b, p.runs + step.c, x)
+            matrix(y, a, step.a_step, step.n, p.pieces + step.b, p.pieces + step.c, x)
         elif step.op == DOT:
-            y[0] = summed(p.runs + step.b, p.runs + step.c, x)
+            y[0] = summed(p.pieces + step.b, p.pieces + step.c, x)
         elif step.op == SUM:
             k = 0.0
             for i in range(step.n):
@@ -361,17 +361,17 @@ cdef bint compute(Program p) noexcept nogil:
 
 
 cdef inline void add_products(
-    const double *x, double *g, const slot *home, const Run *run, double gradient
+    const double *x, double *g, const slot *home, const Piece *piece, double gradient
 ) noexcept nogil:
     """Add the terms of products into the gradients of both factors.
 
     Order:   last product first; within it a, then b
     """
-    cdef double *ga = g + home[run.a]
-    cdef double *gb = g + home[run.b]
-    cdef const double *a = x + run.a
-    cdef const double *b = x + run.b
-    cdef Py_ssize_t i, n = run.n
+    cdef double *ga = g + home[piece.a]
+    cdef double *gb = g + home[piece.b]
+    cdef const double *a = x + piece.a
+    cdef const double *b = x + piece.b
+    cdef Py_ssize_t i, n = piece.n
     if ga == gb or ga + n <= gb or gb + n <= ga:
         for i in range(n):
             ga[i] += b[i] * gradient
@@ -384,7 +384,7 @@ cdef inline void add_products(
 
 
 @cython.cdivision(True)
-cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void play(Recording p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Do steps backward: each adds the gradient of its slot into those of its children."""
     cdef const double *x = p.x
     cdef double *g = p.g
@@ -399,7 +399,7 @@ cdef void play(Program p, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
         gradient = g[step.out]
         if step.op == DOT:
             for i in range(step.c - 1, step.b - 1, -1):
-                add_products(x, g, home, p.runs + i, gradient)
+                add_products(x, g, home, p.pieces + i, gradient)
         elif step.op == ADD:
             g[home[step.a]] += gradient
             g[home[step.b]] += gradient

@@ -513,7 +513,7 @@ cdef inline bint is_reflected(object left, object right, str name):
 # ---------------------------------------------------------------- classes of Values
 
 def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, **others):
-    """Choose a subclass's settings: `__init_subclass__` of Value, as the oracle's.
+    """Choose a subclass's options: `__init_subclass__` of Value, as the oracle's.
 
     Its objects are nodes and nothing more if they can.
     """
@@ -521,7 +521,7 @@ def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, *
     cdef bint has_room
     super(Value, cls).__init_subclass__(**others)
     chosen = {"results": results, "relu": relu, "init": init, "attributes": attributes}
-    cls._settings = oracle.settings_of(cls, chosen, ATTRIBUTES)
+    cls._options = oracle.options_of(cls, chosen, ATTRIBUTES)
     # A graph has no cycles, and a class with empty __slots__ can add none. A place on the
     # garbage collector's lists, which Python gives to every class of its own, costs time.
     has_room = (
@@ -532,7 +532,7 @@ def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, *
     )
     if not has_room:
         return
-    if cls._settings.attributes and slots.tp_dictoffset == 0:
+    if cls._options.attributes and slots.tp_dictoffset == 0:
         slots.tp_dictoffset = ATTRIBUTES_OFFSET
         (<dict><object>slots.tp_dict)["__dict__"] = property(attributes_of)
     slots.tp_flags &= ~HAS_MORE
@@ -1273,9 +1273,9 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
 #
 # The functions of microgpt/functions.py over lists or tuples of Values of one class, as
 # `in_lists` of ClassInfo says: a dot product is made as one SUM node at once. Whatever
-# else comes in takes the plain function's way, so that it behaves as the expression would.
+# else comes in is left to the pure function, so that it behaves as the expression would.
 
-cdef object plain(str name):
+cdef object pure(str name):
     """Return the pure-Python function of a name."""
     module = "microgpt.adam" if name == "update" else "microgpt.functions"
     # An import's lock that lacks memory is a RuntimeError before CPython 3.12.
@@ -1331,7 +1331,7 @@ def dot(a, b):
     cdef Node **a_items = nodes_in(a, &n_a, &info)
     cdef Node **b_items = nodes_in(b, &n_b, &info) if a_items is not NULL else NULL
     if b_items is NULL:
-        return plain("dot")(a, b)
+        return pure("dot")(a, b)
     return sum_of_products(info, a_items, b_items, min(n_a, n_b))
 
 
@@ -1349,13 +1349,13 @@ def linear(x, w):
     cdef tuple own = own_values(x, &info)
     cdef list out
     if own is None or type(w) is not list and type(w) is not tuple:
-        return plain("linear")(x, w)
+        return pure("linear")(x, w)
     out = []
     for wo in w:
         w_items = nodes_in(wo, &n_w, &info)
         x_items = nodes_in(own, &n_x, &info) if w_items is not NULL else NULL
         if x_items is NULL:
-            out.append(plain("dot")(wo, own))
+            out.append(pure("dot")(wo, own))
         else:
             out.append(sum_of_products(info, w_items, x_items, min(n_w, n_x)))
     return out
@@ -1423,14 +1423,14 @@ cdef list probabilities(ClassInfo *info, tuple logits):
     return exps
 
 
-cdef object plain_softmax(object logits):
-    """Return the plain function's result, in which a replay finds the largest logit too."""
+cdef object pure_softmax(object logits):
+    """Return the pure function's result, in which a replay finds the largest logit too."""
     cdef Node *a
     cdef Node *constant
     if type(logits) is not list and type(logits) is not tuple:
-        return plain("softmax")(logits)
+        return pure("softmax")(logits)
     own = tuple(logits)
-    out = plain("softmax")(own)
+    out = pure("softmax")(own)
     for value in own:
         if not isinstance(value, Value):
             return out
@@ -1460,7 +1460,7 @@ def softmax(logits):
     cdef ClassInfo *info = NULL
     cdef tuple own = own_values(logits, &info)
     if own is None:
-        return plain_softmax(logits)
+        return pure_softmax(logits)
     return probabilities(info, own)
 
 
@@ -1496,7 +1496,7 @@ def rmsnorm(x):
     cdef Py_ssize_t i, n
     cdef list out = []
     if own is None:
-        return plain("rmsnorm")(x)
+        return pure("rmsnorm")(x)
     n = len(own)
     total = sum_of_products(info, items_of(own), items_of(own), n)
     mean_square = OWNED(times_constant(info, node_of(total), c_pow(<double>n, -1.0), False))
@@ -1524,12 +1524,12 @@ def attention(q, keys, values, n_head):
     cdef Node **column
     cdef double root
     if own_q is None or type(n_head) is not int or not 1 <= n_head or len(own_q) % n_head:
-        return plain("attend")(q, keys, values, n_head, softmax)
+        return pure("attend")(q, keys, values, n_head, softmax)
     n = len(own_q)
     own_keys = own_rows(keys, n, info)
     own_values_ = own_rows(values, n, info)
     if own_keys is None or own_values_ is None or len(own_keys) > len(own_values_):
-        return plain("attend")(q, keys, values, n_head, softmax)
+        return pure("attend")(q, keys, values, n_head, softmax)
     n_positions = len(own_keys)
     head_dim = n // n_head
     root = c_pow(c_pow(<double>head_dim, 0.5), -1.0)
@@ -1575,7 +1575,7 @@ def maximum(a, b):
     compares again. If either is NaN it is b.
     """
     if is_recording(a, b, b):
-        return plain("maximum")(a, b)
+        return pure("maximum")(a, b)
     a, b = as_values((a, b))
     return OWNED(make_two(MAXIMUM, info_of(node_of(a)), node_of(a), node_of(b)))
 
@@ -1586,7 +1586,7 @@ def where(condition, a, b):
     Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
     """
     if is_recording(condition, a, b):
-        return plain("where")(condition, a, b)
+        return pure("where")(condition, a, b)
     cdef tuple values = tuple(as_values((condition, a, b)))
     cdef ClassInfo *info = info_of(node_of(values[1]))
     cdef Node *node = make_leaf(info, 0.0, False)
@@ -1604,14 +1604,14 @@ cdef bint is_recording(a, b, c) except -1:
     """Return whether `microgpt.compile` records, and so has nodes of its own."""
     if isinstance(a, Value) and isinstance(b, Value) and isinstance(c, Value):
         return False
-    return plain("recorder").get() is not None
+    return pure("recorder").get() is not None
 
 
 cdef object as_values(tuple items):
     """Return items as Values, numbers as the leaves that an operator makes of them."""
     for item in items:
         if not isinstance(item, Value):
-            return plain("_values")(items)
+            return pure("_values")(items)
     return items
 
 
@@ -1662,8 +1662,8 @@ def update(
         c_v = (<array>v).data.as_doubles
         for i in range(n):
             cannot_raise &= fabs(items[i].grad) < 1e150 and c_v[i] >= 0.0
-    if not cannot_raise:  # the plain function takes a failed update back
-        return plain("update")(
+    if not cannot_raise:  # the pure function takes a failed update back
+        return pure("update")(
             params, m, v, learning_rate, beta1, beta2, eps_adam, correction1, correction2
         )
     for i in range(n):
@@ -1751,10 +1751,10 @@ def write_values(list values, array grads, bytearray int_grads, array data=None)
 # ------------------------------------------------------------------------ set up the class
 
 cdef int set_up() except -1:
-    """Let Value be what its settings say: nodes, made and freed by the functions above."""
+    """Let Value be what its options say: nodes, made and freed by the functions above."""
     cdef TypeSlots *slots = <TypeSlots *>Value
     set_value_type(<PyTypeObject *>Value)
-    (<dict><object>slots.tp_dict)["_settings"] = oracle.Settings(results=Value)
+    (<dict><object>slots.tp_dict)["_options"] = oracle.ClassOptions(results=Value)
     (<dict><object>slots.tp_dict)["__init_subclass__"] = classmethod(init_subclass)
     slots.tp_dealloc = dealloc_value
     slots.tp_vectorcall = <vectorcallfunc>call_quickly

@@ -1,4 +1,4 @@
-"""What is known of a class of Values: its settings, and whether its operators are Value's.
+"""What is known of a class of Values: its options, and whether its operators are Value's.
 
 Looked up once and kept until the class changes, which its version tag tells.
 """
@@ -25,7 +25,7 @@ cdef extern from *:
     };
     static PyObject *member_keys[N_MEMBERS];
     static PyObject *members[N_MEMBERS];
-    static PyObject *settings_key = NULL;
+    static PyObject *options_key = NULL;
     static PyObject *init_key = NULL;
     static void *value_init = NULL;
     static void *value_new = NULL;
@@ -36,7 +36,7 @@ cdef extern from *:
     const char *member_names[13]
     PyObject *member_keys[13]
     PyObject *members[13]
-    PyObject *settings_key
+    PyObject *options_key
     PyObject *init_key
     void *value_init
     void *value_new
@@ -137,10 +137,10 @@ cdef inline bint guards_hold(ClassInfo *info) noexcept:
     return True
 
 
-cdef inline void read_settings(ClassInfo *info) noexcept:
+cdef inline void read_options(ClassInfo *info) noexcept:
     cdef PyTypeObject *kind = info.type
     cdef TypeSlots *slots = <TypeSlots *>kind
-    cdef PyObject *settings = _PyType_Lookup(kind, settings_key)  # gives the class a version
+    cdef PyObject *options = _PyType_Lookup(kind, options_key)  # gives the class a version
     cdef Py_ssize_t i
     info.makes_ours = info.makes_leaves = info.in_lists = info.is_simple = False
     info.ours = 0
@@ -149,18 +149,18 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
     if not PyType_IsSubtype(kind, value_type):
         return
     info.result = kind
-    if PyTuple_GET_ITEM(settings, 0) != Py_None:
-        info.result = <PyTypeObject *>PyTuple_GET_ITEM(settings, 0)
-        settings = _PyType_Lookup(info.result, settings_key)
-    info.relu = RECTIFIES if <object>PyTuple_GET_ITEM(settings, 1) == "not negative" else POSITIVE
+    if PyTuple_GET_ITEM(options, 0) != Py_None:
+        info.result = <PyTypeObject *>PyTuple_GET_ITEM(options, 0)
+        options = _PyType_Lookup(info.result, options_key)
+    info.relu = RECTIFIES if <object>PyTuple_GET_ITEM(options, 1) == "not negative" else POSITIVE
     info.keeps_ints = True
     info.fresh = GRAD_INT
     info.fresh_sum = GRAD_INT | FIRST_INT | SECOND_INT
     info.is_simple = is_simple(info.result)
     info.makes_leaves = slots.tp_new == value_new and info.result == kind and info.is_simple
     info.makes_ours = info.makes_leaves and slots.tp_init == value_init
-    if not info.makes_ours:  # an `__init__` that may be left out: see the settings of Value
-        info.makes_leaves &= _PyType_Lookup(kind, init_key) == PyTuple_GET_ITEM(settings, 2)
+    if not info.makes_ours:  # an `__init__` that may be left out: see the options of Value
+        info.makes_leaves &= _PyType_Lookup(kind, init_key) == PyTuple_GET_ITEM(options, 2)
     for i in range(N_MEMBERS):
         if _PyType_Lookup(kind, member_keys[i]) == members[i]:
             info.ours |= <uint32_t>1 << i
@@ -175,7 +175,7 @@ cdef inline void read_settings(ClassInfo *info) noexcept:
 
 cdef inline int remember_members(PyTypeObject *kind) except -1:
     """Remember the members of Value as they are compiled."""
-    global init_key, settings_key, value_init, value_new
+    global init_key, options_key, value_init, value_new
     cdef Py_ssize_t i
     cdef object name
     import sys
@@ -183,11 +183,11 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
         name = sys.intern(member_names[i].decode())
         member_keys[i] = forever(name)
         members[i] = forever(<object>_PyType_Lookup(kind, member_keys[i]))
-    settings_key = forever(sys.intern("_settings"))
+    options_key = forever(sys.intern("_options"))
     init_key = forever(sys.intern("__init__"))
     value_init = (<TypeSlots *>kind).tp_init
     value_new = (<TypeSlots *>kind).tp_new
-    return know_classes(kind, read_settings)
+    return know_classes(kind, read_options)
 
 
 cdef inline int know_classes(PyTypeObject *base, void (*fill)(ClassInfo *) noexcept) except -1:

@@ -206,7 +206,7 @@ cdef enum Flag:
     TRACKED = 32768   # the garbage collector knows it: nodes of its class may be in cycles
 
 
-# ------------------------------------------------------------- classes and settings
+# ------------------------------------------------------------- classes and options
 
 cdef struct ClassInfo "ClassInfo":
     # What is known of a class, while its version is what it was.
@@ -223,7 +223,7 @@ cdef struct ClassInfo "ClassInfo":
     bint makes_ours        # whether its constructor is that of Value, and simple
     bint makes_leaves      # whether it is, given a number alone
     uint32_t ours          # which operators are Value's: see Members of classes.pxd
-    # The settings of a script's class, for `run`; Value has those of the original.
+    # Of a script's class, for `run`; Value has the original's.
     bint keeps_ints
     bint float_root
     bint float_slope
