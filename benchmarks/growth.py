@@ -8,6 +8,9 @@ context. Multiply-then-adds are counted: three for each weight of a matrix and p
 three for each pair of positions and channel in scores and in weighted values. A straight
 line at the peak would be their time if nothing else took any. Times are the fastest of all
 rounds, of the processor, but those of several threads are of the clock.
+
+The second table has the products alone: those of a layer's four matrices, each forward, backward
+to the inputs and backward to the weights, packing included.
 """
 
 from __future__ import annotations
@@ -78,6 +81,27 @@ def table(found: dict[str, list[Point]], place: str) -> str:
     return "\n".join([*lines, "", place])
 
 
+def products(seconds: float) -> str:
+    """Return as Markdown the share of the peak that the products of a layer reach by size."""
+    machine = testing.load(fused.SIMD)
+    peak = machine.peak(0.3)
+    lines = [
+        "| n_embd | tokens | forward | backward to inputs | backward to weights |",
+        "| ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for n_embd in (64, 128, 256, 512):
+        shapes = [(a * n_embd, b * n_embd) for a, b in ((3, 1), (1, 1), (4, 1), (1, 4))]
+        for tokens in (100, 256, 768):
+            took = [0.0, 0.0, 0.0]
+            for n_out, n_in in shapes:
+                speeds = machine.linear(tokens, n_out, n_in, seconds / len(shapes))
+                took = [t + n_out * n_in / speed for t, speed in zip(took, speeds)]
+            shares = (12 * n_embd**2 / peak / t for t in took)
+            cells = [f"{n_embd}", f"{tokens}", *(f"{share:.0%}" for share in shares)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def plot(found: dict[str, list[Point]], path: str) -> None:
     """Draw a panel a size: the time of a step, and what its products take at the peak."""
     import matplotlib as mpl
@@ -107,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each size")
     arguments = parser.parse_args()
     found, place = grown(arguments.seconds)
-    markdown = table(found, place)
+    markdown = table(found, place) + "\n\nThe products alone:\n\n" + products(arguments.seconds)
     if arguments.page:
         put(arguments.page, "growth", markdown)
     else:

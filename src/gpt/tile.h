@@ -8,8 +8,10 @@
 
 #if defined(__clang__)
 #define UNROLLED _Pragma("unroll")
+#define TWO_AT_ONCE _Pragma("unroll(2)")
 #else
 #define UNROLLED _Pragma("GCC unroll 8")
+#define TWO_AT_ONCE _Pragma("GCC unroll 2")
 #endif
 
 /* Without this before and after the loop, gcc 12 keeps some accumulators in memory in between. */
@@ -37,7 +39,8 @@ tile_of(Tile t, const int rows, const int vecs, const int fetches) {
         }
     }
     KEEP_IN_REGISTERS(acc, rows, vecs)
-    for (Py_ssize_t k = 0; k < t.k_n; k++) {
+    /* By AVX2 a twentieth faster: one step is as many instructions as a Zen 4 core dispatches. */
+    TWO_AT_ONCE for (Py_ssize_t k = 0; k < t.k_n; k++) {
         vec terms[TILE_VECS];
         if (fetches && t.fetch) {
             UNROLLED for (int v = 0; v < vecs; v++) __builtin_prefetch(t.fetch + v * LANES, 0, 2);

@@ -11,8 +11,11 @@ from libc.float cimport DBL_EPSILON
 from libc.math cimport INFINITY, exp, floor, ldexp, nextafter, pow
 from libc.string cimport memcmp, memcpy
 
-from clock cimport now
+from clock cimport clock_gettime, now, timespec
 from exponential cimport exponential
+from layers cimport (
+    linear_backward_input, linear_backward_weights, linear_forward, linear_scratch,
+)
 from matmul cimport Product, multiply_matrices, multiply_packed, packed_scratch
 from memory cimport free_zeros, zeros
 from powers cimport inverse_power, other_square, root_is_doubtful
@@ -304,6 +307,52 @@ def peak(double seconds):
 def peak_sums(long rounds):
     """Return what the loop of `peak` adds up to, by vectors and in plain C."""
     return multiply_and_add(rounds), multiply_and_add_plainly(rounds)
+
+
+cdef extern from "<time.h>" nogil:
+    enum: CLOCK_THREAD_CPUTIME_ID
+
+
+cdef inline double processor_time() noexcept nogil:
+    """Return the processor's seconds of this thread: other programs hardly count."""
+    cdef timespec time
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+    return time.tv_sec + 1e-9 * time.tv_nsec
+
+
+@cython.cdivision(True)
+def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds):
+    """Return how many multiply-then-adds a second a linear layer's three products reach at best.
+
+    Of m positions: forward, backward to the inputs, backward to the weights.
+    """
+    cdef Py_ssize_t x_row = padded(n_in)
+    cdef Py_ssize_t y_row = padded(n_out)
+    cdef double *x = <double *>zeros(
+        (m * (x_row + y_row) + n_out * n_in + linear_scratch(m, n_out, n_in)) * sizeof(double)
+    )
+    cdef double *y = x + m * x_row
+    cdef double *scratch = y + m * y_row
+    cdef double *w = scratch + linear_scratch(m, n_out, n_in)
+    cdef double[3] best = [0.0, 0.0, 0.0]
+    cdef double until = processor_time() + seconds
+    cdef double start
+    cdef Py_ssize_t i
+    if x == NULL:
+        raise MemoryError()
+    with nogil:
+        while processor_time() < until:
+            for i in range(3):
+                start = processor_time()
+                if i == 0:
+                    linear_forward(y, x, w, scratch, m, n_out, n_in, y_row, x_row)
+                elif i == 1:
+                    linear_backward_input(x, y, w, scratch, m, n_out, n_in, x_row, y_row, False)
+                else:
+                    linear_backward_weights(w, y, x, scratch, m, n_out, n_in, y_row, x_row, False)
+                best[i] = max(best[i], <double>m * n_out * n_in / (processor_time() - start))
+        free_zeros(x)
+    return best[0], best[1], best[2]
 
 
 @cython.cdivision(True)
