@@ -1,5 +1,7 @@
 """How people write a node's class: names, properties, slots, bases, constants; all are replaced."""
 
+import textwrap
+
 import pytest
 from running import CLASS as WITH_SLOPES
 from running import SCRIPTS, edited, executed, same
@@ -51,6 +53,8 @@ FLAG = (
 CONSTANTS = (('"+")', "Op.ADD)"), ('"*")', "Op.MUL)"))
 DATACLASS = "    data: float\n    _children: tuple = ()\n    _local_grads: tuple = ()\n    grad: float = 0\n\n"
 OPERATORS = WITH_SLOPES[WITH_SLOPES.index("    def __add__") :]
+
+INSIDE = WITH_SLOPES.replace("Value(", "Engine.Value(").replace(", Value)", ", Engine.Value)")
 
 # What stands before the class, edits of it, what stands at the end.
 SLOPES = {
@@ -130,6 +134,22 @@ SLOPES = {
           "        sys.setrecursionlimit(old)\n"),),
         "import sys\nprint(sys.getrecursionlimit())",
     ),
+    "property_that_checks": (
+        "",
+        ((SLOTS, ""), ("    def __add__", PROPERTIES.format("data if isinstance(data, (int, float)) else 1 / 0"))),
+        "try:\n    weights[0].data = 'x'\nexcept ZeroDivisionError as error:\n    print(error)",
+    ),
+    "class_in_a_class": (
+        "",
+        ((WITH_SLOPES, "class Engine:\n" + textwrap.indent(INSIDE, "    ") + "\n\nValue = Engine.Value\n"),),
+        "print(Value.__qualname__, Engine.Value is Value)",
+    ),
+    "two_cells_with_slots": (
+        "",
+        ((WITH_SLOPES, f"{WITH_SLOPES}\n\nclass Value(Value):\n    __slots__ = ()\n\n"
+          "    def half(self):\n        return self / 2\n"),),
+        "print(loss.half().data, isinstance(loss, Value))",
+    ),
     "helper_that_is_defined_twice": (
         "def lifted(x):\n    return 3 / 0\n\n\ndef lifted(x):\n"
         "    return x if isinstance(x, Value) else Value(x)\n\n\n",
@@ -169,6 +189,89 @@ CLOSURES = {
         (*CONSTANTS, ('_op=""', "_op=Op.NONE")),
         "print(loss._op, (loss * 2)._op.value, Value(1.0)._op)",
     ),
+    "names_with_underscores": (
+        "",
+        ((".data", "._data"), (".grad", "._grad")),
+        "print(vars(loss).keys())",
+    ),
+    "label_of_the_number": (
+        "",
+        (('_op=""', "_op='', label=None"),
+         ("self._op = _op", "self._op = _op\n        self.label = str(data) if label is None else label")),
+        "print(loss.label, weights[0].label, (loss * 2 + 1).label, Value(2.0, label='x').label)\n"
+        "product = loss * 3\nproduct.data = 7\nprint(product.label, product.data)",
+    ),
+    "id_in_the_constructor": (
+        "",
+        (("self._op = _op", "self._op = _op\n        self.uid = id(self)"),),
+        "print(loss.uid == id(loss), len({(w * 2).uid for w in weights[:1]}))",
+    ),
+    "more_attributes_by_keywords": (
+        "",
+        (('_op=""', "_op='', **more"),
+         ("self._op = _op", "self._op = _op\n        for k, v in more.items():\n            setattr(self, k, v)")),
+        "print(Value(2.0, name='x').name, hasattr(loss, 'name'))",
+    ),
+    "more_attributes_by_dict": (
+        "",
+        (('_op=""', "_op='', **more"), ("self._op = _op", "self._op = _op\n        self.__dict__.update(more)")),
+        "print(Value(2.0, name='x').name)",
+    ),
+    "empty_set_as_default": ("", (("_children=()", "_children=set()"), ("_prev = _children", "_prev = tuple(_children)")), ""),
+    "print_behind_a_global_flag": (
+        "DEBUG = False\n\n\n",
+        (("        topo = []\n", "        topo = []\n        if DEBUG and self.data > 100:\n            print('big', self.data)\n"),
+         ("            v._backward()\n", "            v._backward()\n            if DEBUG:\n                print(v.data)\n")),
+        "DEBUG = True\nloss.data = 101\nloss.backward()",
+    ),
+    "assertion_behind_a_flag_of_the_class": (
+        "",
+        (("    def __init__", "    quiet = True\n\n    def __init__"),
+         ("        topo = []\n", "        topo = []\n        if not Value.quiet:\n            assert self.data < 1000, self\n")),
+        "Value.quiet = False\nloss.data = 1001\ntry:\n    loss.backward()\nexcept AssertionError as error:\n    print(error)",
+    ),
+    "print_behind_a_flag_of_the_node": (
+        "",
+        (('_op=""', "_op='', debug=False"), ("self._op = _op", "self._op = _op\n        self.debug = debug"),
+         ("        topo = []\n", "        topo = []\n        if self.debug:\n            print('backward of', self.data)\n")),
+        "a = Value(2.0, debug=True)\n(a * 3).backward()\na.backward()",
+    ),
+    "print_behind_a_parameter": (
+        "",
+        (("def backward(self):", "def backward(self, verbose=False):"),
+         ("        topo = []\n", "        topo = []\n        if verbose:\n            print('backward of', self.data)\n")),
+        "loss.backward(verbose=True)",
+    ),
+    "order_by_data": (
+        "from functools import total_ordering\n\n\n@total_ordering\n",
+        (("    def relu", "    def __eq__(self, other):\n        return self.data == other.data\n\n"
+          "    def __lt__(self, other):\n        return self.data < other.data\n\n"
+          "    __hash__ = object.__hash__\n\n    def relu"),),
+        "print(max(weights).data, sorted(weights)[0].data)",
+    ),
+    "named_tuples_as_operations": (
+        "from collections import namedtuple\n\nOp = namedtuple('Op', 'sign')\nADD, NAMES = Op('+'), ('*', '/')\n\n\n",
+        (('"+")', "ADD)"), ('"*")', "NAMES[0])")),
+        "print(loss._op, (loss + 1)._op.sign)\nNAMES = 'xy'\nprint((loss * 1)._op)",
+    ),
+    "names_in_a_dict": (
+        "NAMES = {'add': '+'}\n\n\n",
+        (('"+")', "NAMES['add'])"),),
+        "print((loss + 1)._op)\nNAMES['add'] = 'plus'\nprint((loss + 1)._op)",
+    ),
+    "two_cells": (
+        "",
+        ((WITH_CLOSURES, f"{WITH_CLOSURES}\n\nold = Value(3.0)\n\n\nclass Value(Value):\n"
+          "    def __init__(self, data, _children=(), _op='', label=''):\n"
+          "        super().__init__(data, _children, _op)\n        self.label = label\n"),),
+        "print(loss.label, (old * loss).data, isinstance(old, Value), Value.__mro__)\n(loss * old).backward()\nprint(old.grad)",
+    ),
+    "pickled_closures": (
+        "import pickle\n\n\n",
+        (),
+        "for node in (loss, loss * 2, weights[0], loss**2):\n    print(node._backward.__qualname__)\n"
+        "    try:\n        pickle.dumps(node)\n    except Exception as error:\n        print(str(error)[:60])",
+    ),
     "class_of_constants": (
         "class Op:\n    ADD = '+'\n    MUL = '*'\n\n\n",
         CONSTANTS,
@@ -194,7 +297,69 @@ def test_class_is_replaced_and_prints_the_same(name):
     assert outcome.replaced[-1:] == ["Value"], outcome.reasons
     assert outcome.ending == "end"
     assert outcome.native >= {"__add__", "__mul__", "__pow__", "__truediv__", "relu", "backward"}
-    assert bool(outcome.loops) == ("properties" not in name and "property" not in name)
+    assert outcome.loops
+
+
+EDGES = """class Value:
+    def __init__(self, data, edges={0}):
+        self.data = data
+        self.grad = 0
+        self.edges = {1}
+
+    def __add__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data + other.data, [(self, 1), (other, 1)])
+
+    def __mul__(self, other):
+        other = other if isinstance(other, Value) else Value(other)
+        return Value(self.data * other.data, [(self, other.data), (other, self.data)])
+
+    def __pow__(self, k):
+        return Value(self.data**k, [(self, k * self.data ** (k - 1))])
+
+    def relu(self):
+        return Value(max(0, self.data), [(self, float(self.data > 0))])
+
+    def tanh(self):
+        t = math.tanh(self.data)
+        return Value(t, [(self, 1 - t * t)])
+
+    def square(self):
+        return Value(self.data * self.data, [(self, 2 * self.data)])
+
+    def backward(self):
+        topo, visited = [], set()
+
+        def build(v):
+            if v not in visited:
+                visited.add(v)
+                for child, _ in v.edges:
+                    build(child)
+                topo.append(v)
+
+        build(self)
+        self.grad = 1
+        for v in reversed(topo):
+            for child, slope in v.edges:
+                child.grad += slope * v.grad
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("default", "kept"),
+    [("()", "tuple(edges)"), ("()", "list(edges)"), ("[]", "edges"), ("None", "edges or []")],
+)
+def test_class_that_keeps_pairs_of_children_and_slopes_is_replaced(default, kept):
+    rest = WITH_SLOPES[WITH_SLOPES.index("    def __neg__") : WITH_SLOPES.index("    def backward")]
+    end = (
+        "y = (loss.tanh() + loss.square()) * 2\ny.backward()\nprint(loss.edges[0][1], weights[0].grad)\n"
+        "print(weights[0].edges, len(y.edges), vars(y).keys(), Value(2.0, ((y, 0.5),)).edges[0][1])\n"
+        "y.backward()\nprint(weights[0].grad)"
+    )
+    outcome = same("import math\n" + EDGES.format(default, kept) + rest + USE + end)
+    assert (outcome.replaced, outcome.ending) == (["Value"], "end"), outcome.reasons
+    assert outcome.native >= {"__add__", "__mul__", "__pow__", "__truediv__", "relu", "tanh"}
 
 
 def test_effect_of_setting_the_limit_stays_where_an_operator_has_it():

@@ -13,7 +13,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from microgpt import _script
 from microgpt.run import loops, probes
@@ -65,9 +65,37 @@ def members_of(cls: type) -> dict[str, tuple[type, Any]]:
     }
 
 
+def _continues(cls: type) -> bool:
+    """Tell whether a class adds to a replaced one under the same name: `class Value(Value)`."""
+    return any(
+        base.__name__ == cls.__name__ and issubclass(base, _script.NodeBase)
+        for base in cls.__bases__
+    )
+
+
+def over_own_bases(cls: Any, replaced: type, original: Any) -> Any:
+    """Return a class again, over the script's own class in the place of the one replaced."""
+    namespace = dict(vars(cls))
+    bases = tuple(original if base is replaced else base for base in cls.__bases__)
+    calls_super = any(name == "__class__" for m in namespace.values() for name, _ in _cells(m))
+    if "__slots__" in vars(original) and not calls_super:  # no room for more: one class of both
+        slots = (*vars(original)["__slots__"], *namespace.get("__slots__", ("__dict__",)))
+        namespace = {**vars(original), **namespace, "__slots__": slots}
+        bases = original.__bases__
+    kept = {
+        name: member
+        for name, member in namespace.items()
+        if name not in ("__dict__", "__weakref__")
+        and not isinstance(member, types.MemberDescriptorType)
+    }
+    return type(original)(cls.__name__, bases, kept)
+
+
 def is_candidate(cls: object) -> bool:
     """Tell whether a class looks like a node of an autograd graph."""
-    if not isinstance(cls, type) or not any(name in cls.__dict__ for name in REQUIRED):
+    if not isinstance(cls, type) or not (
+        any(name in cls.__dict__ for name in REQUIRED) or _continues(cls)
+    ):
         return False
     members = members_of(cls)
     return all(isinstance(members.get(n, (0, 0))[1], types.FunctionType) for n in REQUIRED)
@@ -98,9 +126,11 @@ class Adoption:
         if "__init__" not in owners:
             raise Refused("it has no __init__ of its own")
         self.original: Any = original
-        self.place = name, scope
+        outer, *inner = original.__qualname__.split(".")
+        self.place = name, scope, outer if inner == [name] else ""
         self.members = {name: member for name, (_, member) in owners.items()}
         self.mentions = Mentions(name, owners, stored_by(original, self.members), bound)
+        self.mentions.outer = self.place[2]
         self.native: list[str] = []
         self.own: list[tuple[str, str]] = []  # operators that stay Python code, and why
         self.bits: dict[tuple[str, Any], int] = {}  # by operator and probe
@@ -124,6 +154,11 @@ class Adoption:
             mentions.known.clear()
             mentions.hidden = set(observed.others)
             mentions.switches = observed.switches
+            mentions.usual = {
+                name: values[_script.OPS["leaf"]]
+                for name, values in self.family.defaults.items()
+                if name in observed.switches and len(set(values.values())) == 1
+            }
             mentions.has_closures = self.family.backward is not None
             for name in REQUIRED:
                 self.require(name, self.members[name])
@@ -139,8 +174,31 @@ class Adoption:
                 if free == "__class__":  # of `super()`
                     cell.cell_contents = cls
         names = {self.family.data: loops.DATA, self.family.grad: loops.GRAD}
-        if names.keys() <= set(self.family.order):  # no properties
+        if all(name in self.family.order or self.is_kept(name) for name in names):
             loops.kinds[cls] = names
+
+    def is_kept(self, name: str) -> bool:
+        """Tell whether a property of data or grad does no more than keep a float."""
+        member = self.members[name]
+        if type(member) is not property or any(
+            self.mentions.reason(function) for function in (member.fget, member.fset)
+        ):
+            return False
+        with self.by_itself(), suppress(Exception):
+            node = self.original(1.5)
+            before = dict(vars(node)) if hasattr(node, "__dict__") else {}
+            is_grad = name == self.family.grad
+            stored = self.family.stored_grad if is_grad else self.family.stored_data
+            for number in (x for x in probes.NUMBERS if is_grad or type(x) is float):
+                setattr(node, name, number)
+                for kept in (getattr(node, name), getattr(node, stored)):
+                    if probes.number(kept) != probes.number(number):
+                        return False
+                before[stored] = getattr(node, stored)
+                if hasattr(node, "__dict__") and vars(node) != before:
+                    return False
+            return True
+        return False
 
     def require(self, name: str, function: Any) -> None:
         self.mentions.in_backward = name == "backward"
@@ -297,8 +355,11 @@ class Adoption:
     def compiled(self, op: str, name: str, sample: Any, choices: list[dict[str, bool]]) -> bool:
         """Let a method be a compiled one, if it does the same with some settings."""
         family, before = self.family, dict(self.settings)
-        for attribute in self.observed.others:
-            family.defaults[attribute][_script.OPS[op]] = getattr(sample, attribute)
+        if family.backward:
+            family.closures[_script.OPS[op]] = getattr(sample, family.backward)
+        for attribute, values in family.defaults.items():
+            if not callable(values[_script.OPS["leaf"]]):
+                values[_script.OPS[op]] = getattr(sample, attribute)
         setattr(self.cls, name, calling(self.members[name], getattr(_script, op)))
         if self.mentions.read_later:
             family.own[_script.OPS[op]] = self.members[name]
@@ -322,9 +383,13 @@ def _cells(member: Any) -> list[tuple[str, types.CellType]]:
 
 
 @contextmanager
-def _bound(original: type, cls: type, name: str, scope: dict[str, Any]) -> Iterator[None]:
+def _bound(
+    original: type, cls: type, name: str, scope: dict[str, Any], outer: str
+) -> Iterator[None]:
     """Let a class have its name while it is probed: in its module, and in its methods' closures."""
-    missing = object()
+    missing, value = object(), cast("Any", cls)
+    if outer:  # the class in whose body it stands, which is not made yet
+        name, value = outer, types.SimpleNamespace(**{name: cls})
     before = scope.get(name, missing)
     cells = {
         id(cell): cell
@@ -336,7 +401,7 @@ def _bound(original: type, cls: type, name: str, scope: dict[str, Any]) -> Itera
     for key, cell in cells.items():
         with suppress(ValueError):  # it has none
             contents[key] = cell.cell_contents
-    scope[name] = cls
+    scope[name] = value
     try:
         for cell in cells.values():
             cell.cell_contents = cls

@@ -41,6 +41,8 @@ MARKS = (types.CodeType, types.ModuleType, Loop)  # constants that are code, or 
 early: dict[int, types.FunctionType] = {}  # made before their `def` runs, by the id of their code
 GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
 CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
+JUMPS = {*dis.hasjrel, *dis.hasjabs}
+ENDS = ("RETURN", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
 REFUSED = {
     "STORE_GLOBAL": "sets the global {}",
     "DELETE_GLOBAL": "deletes the global {}",
@@ -64,10 +66,12 @@ class Mentions:
     ) -> None:
         self.name, self.members, self.attributes = name, members, attributes
         self.owners = {owner for owner, _ in members.values()}
+        self.outer = ""  # the class in whose body it stands
         self.bound = bound  # global names: what gives them a meaning
         self.builtins: set[str] = set()  # that it calls
         self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.switches: Collection[str] = ()  # of these, those whose change a node notices
+        self.usual: dict[str, Any] = dict.fromkeys(attributes, False)  # what nodes have there
         self.has_closures = False  # whether functions inside of methods run later
         self.in_backward = False  # whether that is judged
         self.sets_limit = False  # of recursion, in backward
@@ -90,14 +94,21 @@ class Mentions:
 
     def _reasons(self, function: types.FunctionType, code: types.CodeType) -> Iterator[str]:
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            if not _is_plain_constant(default) and type(default).__module__ != "dataclasses":
+            is_empty = type(default) in (list, dict, set) and not default
+            if not (
+                _is_plain_constant(default) or is_empty or type(default).__module__ == "dataclasses"
+            ):
                 yield f"has the default {default!r}"
         for constant in code.co_consts:
             if isinstance(constant, types.CodeType):
                 yield from self._reasons(function, constant)
         instructions = list(dis.get_instructions(code))
+        reached = self._reached(function, code, instructions)
+        keeps_names = function.__name__ == "__init__" and code.co_flags & 0x08  # **keywords
         for number, instruction in enumerate(instructions):
             name = instruction.argval
+            if number not in reached or (keeps_names and name in ("setattr", "__dict__")):
+                continue
             if instruction.opname in REFUSED:
                 yield REFUSED[instruction.opname].format(name)
             elif instruction.opname in GLOBALS:
@@ -128,6 +139,59 @@ class Mentions:
             else:
                 yield from self._value(name, value)
 
+    def _reached(
+        self, function: types.FunctionType, code: types.CodeType, all_of_them: list[Any]
+    ) -> set[int]:
+        """Return the instructions that are run, by number, while all flags are what they are.
+
+        Code behind a flag, such as a print for debugging, is not: it is watched.
+        """
+        places = {instruction.offset: n for n, instruction in enumerate(all_of_them)}
+        jumps = {
+            n: places[instruction.argval]
+            for n, instruction in enumerate(all_of_them)
+            if instruction.opcode in JUMPS
+        }
+        handlers = {n for n, one in enumerate(all_of_them) if one.is_jump_target}
+        waiting, reached = [0, *handlers.difference(jumps.values())], set()
+        while waiting:
+            n = waiting.pop()
+            if n in reached or n >= len(all_of_them):
+                continue
+            reached.add(n)
+            name = all_of_them[n].opname
+            is_conditional = name.startswith("POP_JUMP") and name.endswith(("IF_TRUE", "IF_FALSE"))
+            flag = self._flag(function, code, all_of_them[:n]) if is_conditional else None
+            if n in jumps and (flag is None or flag == name.endswith("TRUE")):
+                waiting.append(jumps[n])
+            if not name.startswith(ENDS) and (flag is None or flag == name.endswith("FALSE")):
+                waiting.append(n + 1)
+        return reached
+
+    def _flag(
+        self, function: types.FunctionType, code: types.CodeType, before: list[Any]
+    ) -> bool | None:
+        """Return the truth of a flag that has just been loaded, or None if it is not known."""
+        last = [one for one in before if one.opname not in ("TO_BOOL", "CACHE", "COPY")][-2:]
+        if not last:
+            return None
+        name, place = last[-1].argval, last[-1].opname
+        value: Any = self
+        if place in GLOBALS:
+            value = function.__globals__.get(name, self)
+        elif place.startswith("LOAD_FAST") and function is self.members["backward"][1]:
+            # Compiled code runs where it is given no arguments.
+            parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
+            if ("STORE_FAST", name) not in [(one.opname, one.argval) for one in before]:
+                value = dict(zip(parameters[::-1], (function.__defaults__ or ())[::-1])).get(
+                    name, self
+                )
+        elif place == "LOAD_ATTR" and last[0].argval in (self.name, *code.co_varnames[:1]):
+            value = self.usual.get(name, self)
+            if name not in self.attributes:
+                value = self.members.get(name, (None, self))[1]
+        return bool(value) if type(value) in (bool, int, type(None)) else None
+
     def _attribute(self, name: str, is_inside: bool) -> Iterator[str]:
         if name in self.switches:
             (self.read_later if is_inside and self.has_closures else self.read).add(name)
@@ -136,6 +200,8 @@ class Mentions:
         found = [(owner, vars(owner)[name]) for owner in self.owners if name in vars(owner)]
         if name == "setrecursionlimit" and self.in_backward:
             self.sets_limit = True
+        elif self.outer and name == self.name:
+            pass
         elif not (found or name in self.attributes or self._is_safe(name)):
             yield f"mentions {name}"
         for owner, member in found:
@@ -157,6 +223,8 @@ class Mentions:
 
     def _global(self, function: types.FunctionType, name: str) -> Iterator[str]:
         meanings = len(self.bound.get(name, ()))
+        if self.outer and name == self.outer and meanings == 1:
+            return
         if name == self.name:
             if meanings > 1:
                 self.guards.append((function.__globals__, name, function.__globals__[name]))
@@ -197,6 +265,12 @@ class Mentions:
                 yield f"calls {name}, which {reason}"
         elif type(value) in SIMPLE and scope is not None:
             self.guards.append((scope, name, value))
+        elif isinstance(value, tuple) and scope is not None and _is_simple(value):
+            self.guards.append((scope, name, value))
+            self.constants |= set(getattr(value, "_fields", ()))
+        elif type(value) is dict and scope is not None and _is_simple((*value, *value.values())):
+            self.guards.append((scope, name, value))
+            self.guards += [(value, key, part) for key, part in value.items()]
         elif scope is not None and isinstance(value, type) and _constants(value):
             self.guards.append((scope, name, value))
             if isinstance(value, _enum_type()):
@@ -213,6 +287,10 @@ class Mentions:
             and type(value).__module__ not in ("typing", "dataclasses")
         ):
             yield f"mentions {name}"
+
+
+def _is_simple(values: tuple[Any, ...]) -> bool:
+    return all(type(value) in SIMPLE for value in values)
 
 
 def _enum_type() -> Any:

@@ -68,17 +68,27 @@ def stored_by(cls: type, members: dict[str, Any]) -> set[str]:
     }
 
 
-def _named(cls: type, members: dict[str, Any], kept: Any, names: Any) -> tuple[str, str]:
+def _named(cls: type, names: list[str], missing: str) -> tuple[str, str]:
     """Return what a script calls a number of its nodes, and the attribute that holds it."""
     for name in names:
-        if name in kept or type(members.get(name)) is property:
-            with suppress(Exception):
-                node: Any = cls(1.5)
-                setattr(node, name, 0.125)
-                found = [n for n, v in _attributes(node).items() if type(v) is float and v == 0.125]
-                if found:
-                    return name, found[0]
-    raise Refused(f"its objects have no attribute {names[0]}")
+        with suppress(Exception):
+            node: Any = cls(1.5)
+            setattr(node, name, 0.125)
+            found = [n for n, v in _attributes(node).items() if type(v) is float and v == 0.125]
+            if found:
+                return name, found[0]
+    raise Refused(f"its objects have no attribute {missing}")
+
+
+def _of_first_number(family: Any, name: str) -> Any:
+    """Return a function that gives an attribute that the constructor makes of a node's number."""
+
+    def value(node: Any) -> Any:
+        fresh = family.cls.__new__(family.cls)
+        family.init(fresh, node._microgpt_data)
+        return _script.peek(fresh, name)
+
+    return value
 
 
 class Observed:
@@ -97,8 +107,14 @@ class Observed:
         if tuple(_attributes(leaf)) != tuple(kept) or tuple(_attributes(total)) != tuple(kept):
             raise Refused("its objects have not all the same attributes")
         self.family = family = _script.new_family()
-        family.data, family.stored_data = _named(cls, members, kept, DATA)
-        family.grad, family.stored_grad = _named(cls, members, kept, GRAD)
+        names = [name for name in (*DATA, *GRAD, *kept) if hasattr(leaf, name)]
+        before = {name: getattr(leaf, name) for name in names}
+        product.backward()
+        data = [name for name in names if before[name] == 1.5]
+        grad = [n for n in names if n in GRAD or (before[n], getattr(leaf, n)) == (0, -0.5)]
+        family.data, family.stored_data = _named(cls, data, "data")
+        family.grad, family.stored_grad = _named(cls, grad, "grad")
+        root_int = type(self.grad(product)) is int
         family.init, family.order, family.guards = members["__init__"], tuple(kept), []
         family.children = self._children(kept, leaf, other)
         family.container = type(kept[family.children])
@@ -106,11 +122,16 @@ class Observed:
         if family.leaf_container not in (tuple, list, set, frozenset):
             raise Refused(f"its objects without children have no empty {family.children}")
         slopes = [n for n, v in kept.items() if repr(v) in ("(-0.5, 1.5)", "[-0.5, 1.5]")]
+        slopes += [family.children] if family.pair else []
         family.slopes = slopes[0] if slopes else None
         family.slopes_container = type(kept.get(family.slopes))
         family.leaf_slopes_container = type(getattr(leaf, family.slopes or family.grad))
         functions = [n for n, v in kept.items() if isinstance(v, types.FunctionType)]
         family.backward = functions[0] if functions else None
+        made = {"leaf": leaf, "add": total, "mul": product}
+        family.closures = {
+            _script.OPS[op]: getattr(node, functions[0]) for op, node in made.items() if functions
+        }
         roles = {family.stored_data, family.stored_grad, family.children, family.slopes}
         roles.add(family.backward)
         self.others = [name for name in kept if name not in roles]
@@ -118,21 +139,20 @@ class Observed:
             value = kept[name]
             if type(value) is tuple and {type(part) for part in value} & {int, float}:
                 raise Refused(f"probe __mul__: {name} is {value} where (-0.5, 1.5) is expected")
-        family.defaults = {name: self._defaults(name, leaf, total, product) for name in self.others}
+        family.defaults = {name: self._defaults(cls, name, made) for name in self.others}
         self.switches = [
             name
             for name, values in family.defaults.items()
             if all(type(value) in SIMPLE for value in values.values())
         ]
         family.switches, family.own = set(), {}
-        product.backward()
         fresh = cls(3)
         if self.grad(fresh) != 0:
             raise Refused("probe constructor: its gradients do not start at 0")
         self.settings = {
             "to_float": type(self.data(fresh)) is float,
             "grad_int": type(self.grad(fresh)) is int,
-            "root_int": type(self.grad(product)) is int,
+            "root_int": root_int,
             "late": family.slopes is None,
             "ones_int": self.slope_is_int(cls, lambda x: x + x),
         }
@@ -152,21 +172,38 @@ class Observed:
         for name, value in kept.items():
             if type(value) in (tuple, list, set, frozenset) and len(value) == 2:
                 first, second = value
+                if type(first) is type(second) in (tuple, list) and len(first) == len(second) == 2:
+                    self.family.pair = type(first)
+                    (first, _), (second, _) = value
                 if (first is a and second is b) or (
                     isinstance(value, (set, frozenset)) and first is b and second is a
                 ):
                     return name
         raise Refused("its objects do not keep their two children")
 
-    def _defaults(self, name: str, *nodes: Any) -> dict[int, Any]:
+    def _defaults(self, cls: Any, name: str, nodes: dict[str, Any]) -> dict[int, Any]:
         """Return another attribute of a leaf, a sum and a product, by operation."""
-        values = [getattr(node, name) for node in nodes]
-        for value in values:
+        values = {op: getattr(node, name) for op, node in nodes.items()}
+        for value in values.values():
             if type(value) in (list, dict, set) and not value:
+                if any(value is default for default in cls.__init__.__defaults__ or ()):
+                    raise Refused(f"its objects share {name}")
                 continue
             if type(value) not in SIMPLE and not isinstance(value, tuple) and not is_enum(value):
                 raise Refused(f"its objects keep {name}, a {type(value).__name__}")
-        return {_script.OPS[op]: value for op, value in zip(("leaf", "add", "mul"), values)}
+        rule = None
+        if all(values[op] == id(node) for op, node in nodes.items()):
+            rule = id
+        elif getattr(cls(2.25), name) != values["leaf"] and all(
+            getattr(cls(self.data(node)), name) == values[op] for op, node in nodes.items()
+        ):
+            rule = _of_first_number(self.family, name)
+            self.family.initial.append(name)
+        return {
+            number: rule or values.get(op)
+            for op, number in _script.OPS.items()
+            if rule or op in values
+        }
 
     def slope_is_int(self, cls: Any, operation: Any) -> bool:
         """Tell whether an operation on an int passes an int on: as local gradient or in a sum."""
@@ -174,7 +211,8 @@ class Observed:
             x = cls(2)
             y = operation(x)
             if self.family.slopes:
-                return type(getattr(y, self.family.slopes)[0]) is int
+                slope = getattr(y, self.family.slopes)[0]
+                return type(slope[1] if self.family.pair else slope) is int
             y.backward()
             return type(self.grad(x)) is int
         return False
@@ -210,32 +248,45 @@ class Observed:
         return places, keywords
 
     def _role(self, cls: type, name: str) -> str | None:
-        child = cls(0.25)
-        for trial in ((child,), (0.5,), "a name"):
+        child, family = cls(0.25), self.family
+        trials = {"children": (child,), "slopes": (0.5,), "": "a name"}
+        if family.pair:
+            trials = {"pairs": ((child, 0.5),), "": "a name"}
+        for role, trial in trials.items():
             try:
                 node = cls(1.5, **{name: trial})
+                kept = getattr(node, family.children)
             except Exception:
                 continue
-            kept = getattr(node, self.family.children)
-            if trial == (child,) and type(kept) is self.family.container and list(kept) == [child]:
-                return "children"
-            slopes = getattr(node, self.family.slopes) if self.family.slopes else ()
-            if trial == (0.5,) and list(slopes) == [0.5]:
-                return "slopes"
-            if trial == "a name":
+            slopes = getattr(node, family.slopes) if family.slopes else ()
+            if role == "pairs" and repr(kept) == repr(family.container(trial)):
+                return role
+            if (
+                role == "children"
+                and type(kept) is family.container
+                and ([id(one) for one in kept] == [id(child)])
+            ):
+                return role
+            if role == "slopes" and repr(slopes) in ("(0.5,)", "[0.5]"):
+                return role
+            if not role:
                 return next((other for other in self.others if getattr(node, other) is trial), None)
         return None
 
     def name_powers(self, cls: Any) -> None:
         """Find how other attributes of a power, such as its name, follow from the exponent."""
         nodes = {k: cls(1.5) ** k for k in (2, 0.5, -1)}
+        if self.family.backward:
+            self.family.closures[_script.OPS["pow"]] = getattr(nodes[2], self.family.backward)
         for name in self.others:
+            if callable(self.family.defaults[name][_script.OPS["leaf"]]):
+                continue  # as of all nodes
             values = {k: getattr(node, name) for k, node in nodes.items()}
             rule: Any = values[2]
             if isinstance(values[2], str) and "2" in values[2] and values[-1] != values[2]:
                 before, after = values[2].split("2", 1)
 
-                def rule(k: Any, before: str = before, after: str = after) -> str:
-                    return f"{before}{k}{after}"
+                def rule(node: Any, before: str = before, after: str = after) -> str:
+                    return f"{before}{_script.exponent(node)}{after}"
 
             self.family.defaults[name][_script.OPS["pow"]] = rule

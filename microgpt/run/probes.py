@@ -134,9 +134,10 @@ class Seen:
 
     def attribute(self, node: Any, name: str) -> Any:
         try:
-            return self.get(node, name)
+            value = self.get(node, name)
         except AttributeError:
             return "nothing"
+        return "its id" if type(value) is int and value == id(node) else value
 
     def kept(self, node: Any) -> str:
         values = (self.attribute(node, name) for name in self.names)
@@ -281,6 +282,13 @@ def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) 
         "data": [0.25, 3, True, -0.0, 10**30],
         "children": [(x,), (x, y), (), (x, y, x), (x, x)],
         "slopes": [(0.5,), (2, 1.25), (), (0.1, 2.0, 0.7), (0.1, 0.7)],
+        "pairs": [
+            ((x, 0.5),),
+            ((x, 2), (y, 1.25)),
+            (),
+            ((x, 0.1), (y, 2.0), (x, 0.7)),
+            ((x, None),),
+        ],
     }
     others = ["", "tanh", None, 3, "x"]
 

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import Any
 
 from microgpt.run.loops import Loop
-from microgpt.run.observed import DATA, GRAD
 
 FUNCTION = "\0microgpt function"  # stands for microgpt.run.functions
 _SIMPLE_CODE = tuple(
@@ -104,15 +103,12 @@ class Rewriter(ast.NodeTransformer):
 
 
 def _may_be_elementwise(loop: ast.For) -> bool:
-    """Tell whether a loop's body does nothing but assign, to data or grad among others."""
+    """Tell whether a loop's body does nothing but assign, to an attribute among others."""
     nodes = [node for statement in loop.body for node in ast.walk(statement)]
     return (
         all(isinstance(node, _SIMPLE_CODE) for node in nodes)
         and any(
-            isinstance(node, ast.Attribute)
-            and isinstance(node.ctx, ast.Store)
-            and node.attr in (*DATA, *GRAD)
-            for node in nodes
+            isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) for node in nodes
         )
         and not any(
             isinstance(node, ast.Compare)

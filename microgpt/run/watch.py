@@ -87,12 +87,15 @@ class Watch:
         """Return what takes the place of a class: a compiled one, or itself."""
         name, scope = cls.__name__, body.__globals__
         if not self.plain:
+            own = cls
             for _, other, adoption in self.adoptions:  # defined again, in a notebook
                 if other == name and scope.get(name) is adoption.cls:
                     adoption.retire()
+                    if adoption.cls in cls.__bases__:
+                        own = adopt.over_own_bases(cls, adoption.cls, adoption.original)
             try:
                 bound = self.bound.get(body.__code__.co_filename, {})
-                adoption = adopt.Adoption(cls, name, scope, bound)
+                adoption = adopt.Adoption(own, name, scope, bound)
                 self.adoptions.append((place, name, adoption))
                 functions.class_known(adoption)
                 cls = adoption.cls
@@ -216,4 +219,5 @@ def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:
 
 
 def _is_about_gradients(source: bytes | str) -> bool:
-    return (b".grad" in source) if isinstance(source, bytes) else ".grad" in source
+    text = source if isinstance(source, bytes) else source.encode()
+    return b".grad" in text or b"def backward" in text

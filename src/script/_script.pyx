@@ -102,8 +102,11 @@ cdef class Family:
     cdef public object slopes      # name of the attribute that holds local gradients, or None
     cdef public object slopes_container  # tuple or list
     cdef public object leaf_slopes_container
+    cdef public object pair        # of a child and its local gradient, in one attribute: its type
     cdef public object backward    # name of the attribute that holds closures, or None
-    cdef public dict defaults      # other attributes: {name: {op: value}}
+    cdef public dict closures      # one of them, by operation
+    cdef public dict defaults      # other attributes: {name: {op: value, or function of the node}}
+    cdef public list initial       # those that follow from a node's first number
     cdef public tuple order        # all attributes in the order in which __init__ sets them
     cdef public tuple positional   # roles of the constructor's parameters, by place
     cdef public dict keywords      # roles by name
@@ -144,6 +147,7 @@ cdef class NodeBase:
         cdef Node *node = node_of(self)
         cdef double x
         cdef bint is_int
+        keep_initial(self)
         if not is_number(<PyObject *>value, &x, &is_int) or (
             node.flags & DATA_BOXED and SWITCHED in attributes_of(self)
         ):
@@ -233,6 +237,15 @@ cdef dict attributes_of(object self):
     return <dict>node.attributes
 
 
+cdef int keep_initial(object self) except -1:
+    """Keep the attributes that follow from a node's number, before that changes."""
+    cdef Family family = <Family>info_of(node_of(self)).family
+    if family.initial:
+        for name in family.initial:
+            get_field(self, family, name)
+    return 0
+
+
 cdef int box(object self, object key, object value) except -1:
     attributes_of(self)[key] = value
     if PyObject_IS_GC(value):
@@ -271,6 +284,8 @@ cdef PyObject *alloc(PyTypeObject *kind, Py_ssize_t n_items) except NULL:
     cdef ClassInfo *info = class_info(kind)
     cdef Node *node = new_node(info, info.fresh, LEAF, 0)
     node.data = 0.0
+    if (<Family>info.family).initial:
+        attributes_of(<object><PyObject *>node)[INITIAL] = True
     return <PyObject *>node
 
 
@@ -484,6 +499,8 @@ cdef bint fill(object self, Family family, object role, PyObject *argument) exce
     value = <object>argument
     if role == "children":
         return PyTuple_CheckExact(argument) and set_children(self, family, value)
+    if role == "pairs":
+        return PyTuple_CheckExact(argument) and set_pairs(self, family, value)
     if role == "slopes":
         return PyTuple_CheckExact(argument) and set_slopes(self, value)
     if role == "data":
@@ -522,6 +539,16 @@ cdef bint set_children(object self, Family family, tuple children) except -1:
         node.flags |= SLOPES_BOXED  # until they are given
     release_children(&before)
     return True
+
+
+cdef bint set_pairs(object self, Family family, tuple pairs) except -1:
+    """Give a node pairs of children and slopes; return whether they are usual ones."""
+    for pair in pairs:
+        if type(pair) is not family.pair or len(pair) != 2:
+            return False
+    return set_children(self, family, tuple([pair[0] for pair in pairs])) and (
+        set_slopes(self, tuple([pair[1] for pair in pairs]))
+    )
 
 
 cdef bint set_slopes(object self, tuple slopes) except -1:
@@ -631,8 +658,15 @@ cdef int take_back() except -1:
         kept = attributes_of(self)
         if node.flags & CHILDREN_BOXED:
             value = kept[2]
-            ids = sorted(map(id, value)) if type(value) is set else list(map(id, value))
-            own = list(map(id, children_tuple(self)))
+            if (<Family>info_of(node).family).pair is not None:
+                ids = [
+                    (id(pair[0]), repr(pair[1])) if type(pair) is tuple and len(pair) == 2 else pair
+                    for pair in value
+                ]
+                own = list(zip(map(id, children_tuple(self)), map(repr, slopes_tuple(self))))
+            else:
+                ids = sorted(map(id, value)) if type(value) is set else list(map(id, value))
+                own = list(map(id, children_tuple(self)))
             if refcount(<Node *><PyObject *>value) == 2 and (
                 ids == (sorted(own) if type(value) is set else own)
             ):
@@ -659,6 +693,8 @@ cdef object get_field(object self, Family family, str name):
         if node.flags & CHILDREN_BOXED:
             return kept[2]
         children = children_tuple(self)
+        if family.pair is not None:
+            children = tuple([family.pair(pair) for pair in zip(children, slopes_tuple(self))])
         container = family.container if children else family.leaf_container
         return children if container is tuple else container(children)
     if name == family.slopes:
@@ -670,26 +706,38 @@ cdef object get_field(object self, Family family, str name):
     if name == family.backward:
         if node.flags & CALLS:
             return kept[4]
-        return Backward(self)
+        op = operation(node)
+        return family.closures[LEAF] if op == LEAF else Backward(self, family.closures.get(op))
     if kept is not None and name in kept:
         return kept[name]
     by_op = family.defaults.get(name)
     if by_op is None:
         return MISSING
+    if name in family.initial and kept is not None and INITIAL in kept:
+        return MISSING
     value = usual(node, by_op)
     if type(value) in (list, dict, set):  # each node has one of its own
         value = type(value)(value)
         box(self, name, value)
+    elif name in family.initial:
+        box(self, name, value)
     return value
+
+
+cdef inline int operation(Node *node) noexcept:
+    """Return the operation of the script's that made a node."""
+    return LEAF if node.op == CUSTOM else ADD if node.op == SUM else node.op
 
 
 cdef object usual(Node *node, dict by_op):
     """Return the value of another attribute that nodes of that operation have."""
-    if node.op == POW and callable(by_op.get(POW)):
-        k = node.slope[1]
-        return by_op[POW](int(k) if node.flags & SECOND_INT else k)
-    op = LEAF if node.op == CUSTOM else ADD if node.op == SUM else node.op
-    return by_op.get(op, MISSING)
+    value = by_op.get(operation(node), MISSING)
+    return value(<object><PyObject *>node) if callable(value) else value
+
+
+def exponent(self):
+    """Return the exponent of a power."""
+    return number_object(node_of(self).slope[1], node_of(self).flags & SECOND_INT)
 
 
 cdef int set_field(object self, Family family, str name, value) except -1:
@@ -697,7 +745,10 @@ cdef int set_field(object self, Family family, str name, value) except -1:
     if name == family.children:
         sync_children(node)
         container = family.container if value else family.leaf_container
-        if (
+        if family.pair is not None and type(value) is container is tuple:
+            if set_pairs(self, family, value):
+                return 0
+        elif (
             type(value) is container and container is not list
             and (node.op == LEAF or node.op == CUSTOM and family.slopes is None)
             and set_children(self, family, tuple(value))
@@ -716,10 +767,7 @@ cdef int set_field(object self, Family family, str name, value) except -1:
         if type(value) is Backward and (<Backward>value).node is self and not node.flags & CALLS:
             return 0
         # A lambda that does nothing, as every constructor sets, is what a node without one does.
-        if node.op == LEAF and not node.flags & CALLS and (
-            is_empty(value)
-            or type(value) is Backward and node_of((<Backward>value).node).op == LEAF
-        ):
+        if node.op == LEAF and not node.flags & CALLS and (value is None or is_empty(value)):
             return 0
         box(self, 4, value)
         node.flags |= CALLS
@@ -729,7 +777,8 @@ cdef int set_field(object self, Family family, str name, value) except -1:
     return 0
 
 
-SWITCHED = 5  # the key in attributes of a node that is left to the script's own code
+# Keys in attributes of a node: it is left to the script's own code; its own constructor runs.
+SWITCHED, INITIAL = 5, 6
 
 
 cdef int notice_switch(object self, Family family, object name, object value) except -1:
@@ -774,10 +823,13 @@ cdef tuple slopes_tuple(object self):
 cdef class Backward:
     """The `_backward` of a node that has none of its own: adds into its children's gradients."""
 
-    cdef object node
+    cdef object node, like  # one that the script's own operation made
 
-    def __init__(self, node):
-        self.node = node
+    def __init__(self, node, like):
+        self.node, self.like = node, like
+
+    def __getattr__(self, name):
+        return getattr(self.like, name)
 
     def __deepcopy__(self, memo):
         return self  # as a function
@@ -789,8 +841,9 @@ cdef class Backward:
         return object.__hash__(self.node)
 
     def __reduce_ex__(self, protocol):
-        name = type(self.node).__qualname__
-        raise AttributeError(f"Can't pickle local object '{name}.__init__.<locals>.<lambda>'")
+        import pickle
+
+        return pickle.loads, (pickle.dumps(self.like, protocol),)  # which says why it cannot be
 
     def __call__(self):
         sync_children(node_of(self.node))
@@ -1134,6 +1187,7 @@ def rmsnorm(x, double eps):
 def new_family():
     """Return a Family."""
     family = Family()
+    family.initial = []
     families.append(family)
     return family
 
@@ -1368,6 +1422,7 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
                     or items[i].flags & (DATA_BOXED | GRAD_BOXED)
                 ):
                     return False
+                keep_initial(<object><PyObject *>items[i])
             elif not PyFloat_CheckExact(<object><PyObject *>items[i]):
                 return False
         if is_nodes:
