@@ -40,7 +40,7 @@ NAMES = {  # of ours in makemore's state_dict
 def makemore(path: str) -> Any:
     """Return makemore as a module; it imports TensorBoard, which is not needed here."""
     sys.modules["torch.utils.tensorboard"] = types.ModuleType("tensorboard")
-    sys.modules["torch.utils.tensorboard"].SummaryWriter = None  # type: ignore[attr-defined]
+    sys.modules["torch.utils.tensorboard"].SummaryWriter = None  # type: ignore[attr-defined] # of a stub
     spec = importlib.util.spec_from_file_location("makemore", path)
     assert spec is not None
     assert spec.loader is not None

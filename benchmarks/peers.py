@@ -120,7 +120,7 @@ def peers(model: engine.GPT) -> Iterator[tuple[str, Step]]:
     for name, make in (("JAX, compiled", jax_step), ("PyTorch, eager", torch_step)):
         try:
             yield name, make(model)
-        except ModuleNotFoundError as error:  # noqa: PERF203
+        except ModuleNotFoundError as error:
             say_once(f"{name}: skipped, {error}")
 
 

@@ -65,7 +65,7 @@ def main() -> None:
 
 def entry(thing: object, level: str, name: str = "") -> None:
     """Print one name's heading, signature and docstring."""
-    name = name or thing.__name__  # type: ignore[attr-defined]
+    name = name or thing.__name__  # type: ignore[attr-defined] # a class or function
     print(f"{level} `{name}`\n")
     lines = [] if isinstance(thing, property) else [f"{name}{signature(thing)}", ""]
     lines += (inspect.getdoc(thing) or "").splitlines()
@@ -74,7 +74,7 @@ def entry(thing: object, level: str, name: str = "") -> None:
 
 def signature(thing: object) -> str:
     """Return a signature without self and without the modules of its annotations."""
-    found = inspect.signature(thing)  # type: ignore[arg-type]
+    found = inspect.signature(thing)  # type: ignore[arg-type] # callable
     kept = [p for p in found.parameters.values() if p.name != "self"]
     text = str(found.replace(parameters=kept)).replace("oracle.", "").replace("'", "")
     return re.sub(r"<(?:function|module) ([\w.]+)[^>]*>", r"\1", text)

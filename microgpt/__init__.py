@@ -86,7 +86,7 @@ def __getattr__(name: str) -> Any:
     return found
 
 
-class _Package(type(sys)):  # type: ignore[misc]
+class _Package(type(sys)):  # type: ignore[misc] # a module's class
     """This module, in which `gpt` is the function, as in the original, not the module."""
 
     @property

@@ -20,7 +20,7 @@ def recipe(cls: type) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return new_node, ("",)
     if cls.__qualname__ == "Value" and cls.__module__ in ("microgpt.oracle", "microgpt._value"):
         return new_node, ("python" if cls.__module__ == "microgpt.oracle" else "cython",)
-    return copyreg.__newobj__, (cls,)  # type: ignore[attr-defined]
+    return copyreg.__newobj__, (cls,)  # type: ignore[attr-defined] # of CPython, without a stub
 
 
 def new_node(name: str) -> Any:

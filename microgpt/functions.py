@@ -41,7 +41,7 @@ def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
     Order:   products summed left to right, from 0
     """
     if (recording := recorder.get()) is not None:
-        return recording.dot(a, b)  # type: ignore[no-any-return]
+        return recording.dot(a, b)
     return sum(ai * bi for ai, bi in zip(a, b))
 
 
@@ -54,7 +54,7 @@ def linear(x: Sequence[Value], w: Sequence[Sequence[Value]]) -> list[Value]:
     """
     x = list(x)
     if (recording := recorder.get()) is not None:
-        return recording.linear(x, w)  # type: ignore[no-any-return]
+        return recording.linear(x, w)
     return [sum(wi * xi for wi, xi in zip(wo, x)) for wo in w]
 
 
@@ -67,7 +67,7 @@ def softmax(logits: Sequence[Value]) -> list[Value]:
     Source:  microgpt `softmax`
     """
     if (recording := recorder.get()) is not None:
-        return recording.softmax(logits)  # type: ignore[no-any-return]
+        return recording.softmax(logits)
     logits = _values(logits)
     largest = max(logit.data for logit in logits)
     exps = [(logit - largest).exp() for logit in logits]
@@ -144,7 +144,7 @@ def maximum(a: Value, b: Value) -> Value:
     compares again. If either is NaN it is b.
     """
     if (recording := recorder.get()) is not None:
-        return recording.maximum(a, b)  # type: ignore[no-any-return]
+        return recording.maximum(a, b)
     a, b = _values((a, b))
     first = a.data >= b.data
     grads = (1.0, 0.0) if first else (0.0, 1.0)
@@ -157,7 +157,7 @@ def where(condition: Value, a: Value, b: Value) -> Value:
     Unlike Python's `if` it is part of the graph: a replay of a Tape decides again.
     """
     if (recording := recorder.get()) is not None:
-        return recording.where(condition, a, b)  # type: ignore[no-any-return]
+        return recording.where(condition, a, b)
     condition, a, b = _values((condition, a, b))
     true = condition.data > 0
     grads = (0.0, 1.0, 0.0) if true else (0.0, 0.0, 1.0)
@@ -199,7 +199,7 @@ class Operation:
         if isinstance(derivative, Iterable) and getattr(derivative, "ndim", None) != 0:
             local_grads = tuple(derivative)
         else:  # an array of no dimension says that it is iterable
-            local_grads = (derivative,)  # type: ignore[assignment]
+            local_grads = (derivative,)  # type: ignore[assignment] # a number
         if len(local_grads) != len(numbers):
             raise ValueError(
                 f"the derivative gave {len(local_grads)} numbers for {len(numbers)} arguments"

@@ -24,7 +24,7 @@ from typing import Any, overload
 import microgpt._gpt as _gpt
 from microgpt import _value, pickles
 from microgpt.adam import Adam as ScalarAdam
-from microgpt.gpt import GPT as ScalarGPT  # noqa: N811
+from microgpt.gpt import GPT as ScalarGPT  # noqa: N811 - a class, not a constant
 from microgpt.gpt import Config
 from microgpt.model import Evaluation
 

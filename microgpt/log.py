@@ -29,7 +29,7 @@ class Log:
 
     def __init__(self, path: Path, lines: int, seconds: float) -> None:
         self.path = path
-        self._file: BinaryIO = open(path, "r+b" if lines else "wb")  # noqa: SIM115
+        self._file: BinaryIO = open(path, "r+b" if lines else "wb")
         if lines:
             for _ in range(lines):
                 self._file.readline()
@@ -107,7 +107,7 @@ def read_log(path: str | os.PathLike[str], steps: int | None = None) -> list[dic
     """
     lines: list[dict[str, Any]] = []
     try:
-        file = open(path, encoding="utf-8")  # noqa: SIM115
+        file = open(path, encoding="utf-8")
     except FileNotFoundError:
         return []
     with file:

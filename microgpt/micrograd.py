@@ -110,7 +110,7 @@ class Value(engine.Value, results="own", relu="not negative", init="leaf", attri
 
     def __abs__(self) -> oracle.Value:
         out = _Operation(abs, _sign)(self)
-        out._op = "abs"  # type: ignore[attr-defined]
+        out._op = "abs"  # type: ignore[attr-defined] # the result is of this class
         return out
 
     def sqrt(self) -> oracle.Value:
@@ -209,7 +209,7 @@ def _detached(name: str, own: Any) -> Any:
             return out
         return out._result("", out.data, (), ())
 
-    detached.own = own  # type: ignore[attr-defined]
+    detached.own = own  # type: ignore[attr-defined] # of a function
     return detached
 
 
@@ -250,8 +250,8 @@ class Neuron(Module):
     def __call__(self, x: Iterable[Value | float]) -> Value:
         total = sum((wi * xi for wi, xi in zip(self.w, x)), self.b)
         if self.nonlin is True:  # as micrograd has it
-            return total.relu()  # type: ignore[return-value]
-        return _function(self.nonlin)(total)  # type: ignore[no-any-return]
+            return total.relu()  # type: ignore[return-value] # of the operand's class
+        return _function(self.nonlin)(total)
 
     @property
     def activation(self) -> str:
@@ -324,7 +324,7 @@ class MLP(Module):
         out: Any = x
         for layer in self.layers:
             out = layer([out] if isinstance(out, Value) else out)
-        return out  # type: ignore[no-any-return]
+        return out
 
     def parameters(self) -> list[Value]:
         """Return the parameters of the layers, first to last."""
@@ -346,7 +346,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
 def _function(activation: Activation) -> Callable[[Any], Any]:
     """Return the function of an activation."""
     if callable(activation):
-        return activation  # type: ignore[no-any-return]
+        return activation
     name = _NAMES.get(activation, str(activation).lower())
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}: choose one of {', '.join(ACTIVATIONS)}")

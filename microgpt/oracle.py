@@ -233,7 +233,7 @@ class Value:
 
     def _power(self, base: Value | float, exponent: Value) -> Value:
         """Return base ** exponent, where a class has a rule for exponents that are Values."""
-        return NotImplemented  # type: ignore[no-any-return] # as an operator may
+        return NotImplemented
 
     def __rsub__(self, other: float) -> Value:
         return other + (-self)

@@ -14,10 +14,10 @@ import sys
 # A release build: the total sees the references that it gives back, not those it takes.
 sys.modules["numpy"] = None
 
-from fuzz import compare, make  # noqa: E402
+from fuzz import compare, make
 
-from microgpt import value_and_grad  # noqa: E402
-from microgpt.engine import load  # noqa: E402
+from microgpt import value_and_grad
+from microgpt.engine import load
 
 FIRST = 4  # rounds
 PROGRAMS = range(1, 101)

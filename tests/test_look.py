@@ -147,7 +147,7 @@ def test_a_probability_of_zero_is_an_infinite_surprise(engine, oracle):
     assert look.probabilities.tobytes() == expected.probabilities.tobytes()
     assert "inf" in Balance(look._repr_html_()).text
     with pytest.raises(ValueError, match=r"math domain error|expected a positive input"):
-        look.gradients  # noqa: B018
+        look.gradients  # noqa: B018 - raises
 
 
 def test_the_logit_lens_ends_as_the_model_does(engine):

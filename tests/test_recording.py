@@ -315,7 +315,7 @@ def test_many_shapes_do_not_fill_the_memory(compiled_scalar):
 
 
 def test_weights_that_change_are_read_and_others_in_their_place_are_recorded(compiled_scalar):
-    V = compiled_scalar.Value  # noqa: N806
+    V = compiled_scalar.Value  # noqa: N806 - a class
     w = {"w": [[V(2.0), V(3.0)]]}
     step = compile(lambda w, x: w["w"][0][0] * x + w["w"][0][1], w)
     assert step(1.0) == 5.0
@@ -447,7 +447,7 @@ def test_a_value_of_another_recording_is_refused(compiled_scalar):
 
 
 def test_wrong_inputs_and_weights_are_named(compiled_scalar):
-    V = compiled_scalar.Value  # noqa: N806
+    V = compiled_scalar.Value  # noqa: N806 - a class
     w = [[V(1.0), V(2.0)], [V(3.0), V(4.0)]]
 
     def loss(w, i):

@@ -636,7 +636,7 @@ def test_tape_in_a_cycle_is_collected(compiled):
     gc.collect()
     assert x.grad == 3.0
     with pytest.raises(RuntimeError, match="refresh"):
-        loss.data  # noqa: B018
+        loss.data  # noqa: B018 - raises
 
 
 def test_constant_may_be_the_input_of_one_tape_inside_another(compiled):

@@ -665,7 +665,7 @@ def test_sums_and_products_held_in_locals_are_as_the_oracles(compiled_scalar, or
 
         def shown(engine):
             leaves = [engine.Value(x) for x in (0.5, -1.25, 3.0)]
-            nodes = scope["program"](leaves, lambda node: node.backward())  # noqa: B023
+            nodes = scope["program"](leaves, lambda node: node.backward())  # noqa: B023 - called at once
             seen, todo = [], nodes
             while todo and len(seen) < 300:
                 node, *todo = todo

@@ -51,8 +51,8 @@ def _prepare_streams() -> None:
         descriptor = os.open(os.devnull, os.O_RDWR)
         while descriptor < 2:
             descriptor = os.open(os.devnull, os.O_RDWR)
-        sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-        sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+        sys.stdout = sys.stdout or open(1, "w", closefd=False)
+        sys.stderr = sys.stderr or open(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a sample may hold what the terminal cannot show
             stream.reconfigure(errors="backslashreplace")

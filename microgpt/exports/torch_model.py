@@ -47,7 +47,7 @@ class GPT(nn.Module):
 def load(path=WEIGHTS):
     """Return the model and its characters; the id after the last is BOS."""
     with safetensors.safe_open(path, "pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict: it has no iterator
         about = file.metadata()
     return GPT(weights, json.loads(about["config"])), about["vocabulary"]
 

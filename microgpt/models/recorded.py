@@ -85,7 +85,7 @@ class RecordedModel(Model):
     evaluate.__doc__ = Model.evaluate.__doc__
 
     def _total_loss(self, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Value:
-        total: Value = sum(self._losses(weights, tokens, self._begin(weights)))  # type: ignore
+        total: Value = sum(self._losses(weights, tokens, self._begin(weights)))  # type: ignore # of no int
         return total
 
     def _step(self, compiled: Compiled, batch: Sequence[Sequence[int]], adam: Adam) -> float:

@@ -65,7 +65,7 @@ class Compiled:
         Raises:  as a call
         """
         if not self.is_compiled:
-            return self._graph([inputs], single=True).data  # type: ignore[no-any-return]
+            return self._graph([inputs], single=True).data
         with self._lock:
             self.load()
             loss = None
@@ -75,7 +75,7 @@ class Compiled:
                     loss = recording.replay(self.numbers, *numbers)
         if loss is None:
             loss = self._graph([inputs], single=True).data
-        return loss  # type: ignore[no-any-return]
+        return loss
 
     def record(self) -> None:
         """Forget the recordings: the next call of each shape runs the loss again."""
@@ -157,7 +157,7 @@ class Compiled:
                     return loss
         out = self._graph(rows, single)  # which raises where a step has raised
         out.backward()
-        return out.data  # type: ignore[no-any-return]
+        return out.data
 
     def _graph(self, rows: Sequence[Sequence[Any]], single: bool) -> Any:
         losses = [self.__wrapped__(self.weights, *inputs) for inputs in rows]

@@ -119,7 +119,7 @@ class Index:
     __hash__ = _refuse
 
 
-class Rows(list):  # type: ignore[type-arg]
+class Rows(list):  # type: ignore[type-arg] # lists in lists
     """A list of the weights, which an `Index` can choose a row from. It stays as it is."""
 
     slots: tuple[int, ...] | None = None  # of its items, once they are operands

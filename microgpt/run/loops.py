@@ -190,7 +190,7 @@ def _add_operators() -> None:
     for name, code in names.items():
         setattr(_Number, f"__{name}__", lambda a, b, c=code: a._microgpt_trace.operation(c, a, b))
         setattr(_Number, f"__r{name}__", lambda a, b, c=code: a._microgpt_trace.operation(c, b, a))
-    setattr(_Number, "__neg__", lambda a: a._microgpt_trace.operation(NEG, a, a))  # noqa: B010
+    setattr(_Number, "__neg__", lambda a: a._microgpt_trace.operation(NEG, a, a))
 
 
 _add_operators()

@@ -90,7 +90,7 @@ def made(original: type, members: dict[str, Any], observed: Observed) -> Any:
     except TypeError as error:
         raise Refused(f"its bases: {error}") from None
     if "__slots__" in vars(original):
-        setattr(cls, "__slots__", vars(original)["__slots__"])  # noqa: B010
+        setattr(cls, "__slots__", vars(original)["__slots__"])
     else:
         delattr(cls, "__slots__")
     delattr(base, "__slots__")

@@ -52,11 +52,11 @@ class Watch:
             return code or watch._get_code(loader, fullname)
 
         if not self.plain:
-            setattr(SourceFileLoader, "get_code", get_code)  # noqa: B010
+            setattr(SourceFileLoader, "get_code", get_code)
 
     def uninstall(self) -> None:
         builtins.__build_class__ = self._build_class
-        setattr(SourceFileLoader, "get_code", self._get_code)  # noqa: B010
+        setattr(SourceFileLoader, "get_code", self._get_code)
 
     def _built(self, body: Any, name: str, /, *bases: Any, **keywords: Any) -> Any:
         try:

@@ -307,7 +307,7 @@ def _write(directory: Path, definition: dict[str, Any]) -> None:
 
 def _locked(directory: Path) -> BinaryIO:
     """Return a file that is locked until it is closed, or the process ends."""
-    file = open(directory / LOCK, "ab")  # noqa: SIM115
+    file = open(directory / LOCK, "ab")
     if fcntl is not None:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,17 +28,17 @@ from microgpt.sweep.trial import Result
 
 extras.need("optuna", "a sweep", "sweep")
 
-import optuna  # noqa: E402
-from optuna.distributions import (  # noqa: E402
+import optuna
+from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
 )
-from optuna.exceptions import OptunaError  # noqa: E402
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler  # noqa: E402
-from optuna.trial import FrozenTrial, TrialState  # noqa: E402
+from optuna.exceptions import OptunaError
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

@@ -25,28 +25,29 @@ from libc.string cimport memcmp, memcpy
 
 from classes cimport (
     ADDITION, DIVISION, MULTIPLICATION, NEGATION, POWER, REFLECTED, SUBTRACTION, WITH_NUMBER,
-    PyType_IsSubtype, _PyType_Lookup, class_info, find_info, guards_hold, info_of, know_classes,
-    ours,
+    PyType_IsSubtype, PyVectorcall_NARGS, _PyType_Lookup, call_type, class_info, find_info,
+    guards_hold, info_of, know_classes, ours,
 )
 from make cimport (
-    dealloc, make_leaf, make_mul, make_neg, make_unary, number_object, release_children,
+    children_tuple, dealloc, make_leaf, make_neg, make_unary, release_children, slopes_tuple,
 )
 from node cimport (
     ATTRIBUTES_OFFSET, BOXED, CALLS, CHILDREN_BOXED, DATA_BOXED, GRAD_BOXED, GRAD_INT, IN_BLOCK,
     LATE, NO_VERSION, OWNED, PLAYED, SLOPES_BOXED, TRACKED, WEAK_REFERENCES_OFFSET, ClassInfo, Node,
-    NodeFields, PyType_Modified, Term, Terms, TypeSlots, children_of, decref, free_memory, incref,
-    is_int_slope, is_simple, n_allocated, new_block, new_node, refcount, set_grad, set_value_type,
-    slopes_of, type_of,
+    NodeFields, PyType_Modified, Term, Terms, TypeSlots, attributes_of_node, children_of, decref,
+    free_memory, incref, is_simple, n_allocated, new_block, new_node, number_object, refcount,
+    set_grad, set_value_type, slopes_of, type_of,
 )
 from operators cimport (
-    add, add_constant, divide, is_number, multiply, node_of, subtract, times_constant,
+    add_or_multiply, divide, is_number, items_of, node_of, nodes_in, normalized, quotients,
+    subtract, with_number,
 )
 from rules cimport (
     ADD, CUSTOM, DATA_INT, EXP, FIRST_INT, KEEPS_NAN, LEAF, LOG, LOGISTIC, MUL, POW, RELU,
     SECOND_INT, SLOPE_IS_INT, SUM, TANH, TANH_EXP, ZERO_INT, Op,
 )
 from scalar cimport NO_ERROR, PowError, pow_or_error
-from sums cimport sum_of_products, sum_of_values, sync_children, term_ints, term_of
+from sums cimport sum_of_products, sync_children, term_ints, term_of
 from walk cimport (
     DONE, FOR_BACKWARD, FOUND_STALE, Entry, Walk, Walked, play_entry, raise_unwalked, unmark, walk,
 )
@@ -59,9 +60,7 @@ cdef extern from "Python.h":
     bint PyObject_GC_IsTracked(PyObject *)
     unsigned long Py_TPFLAGS_HAVE_GC
     unsigned long Py_TPFLAGS_HAVE_VECTORCALL
-    Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyTuple_CheckExact(PyObject *)
-    PyObject **PySequence_Fast_ITEMS(object)
     Py_ssize_t PySequence_Fast_GET_SIZE(object)
     bint PyObject_TypeCheck(PyObject *, PyTypeObject *)
     ctypedef int (*visitproc)(PyObject *, void *) noexcept
@@ -227,14 +226,8 @@ cdef object family_of(object cls):
     return None
 
 
-cdef dict attributes_of(object self):
-    cdef Node *node = node_of(self)
-    cdef dict made
-    if node.attributes is NULL:
-        made = {}
-        incref(<PyObject *>made)
-        node.attributes = <PyObject *>made
-    return <dict>node.attributes
+cdef inline dict attributes_of(object self):
+    return attributes_of_node(node_of(self))
 
 
 cdef int keep_initial(object self) except -1:
@@ -406,12 +399,12 @@ cdef PyObject *generic(PyObject *left, PyObject *right, str name, str reflected)
 
 
 cdef PyObject *nb_add(PyObject *a, PyObject *b) except NULL:
-    cdef Node *node = add(a, b)
+    cdef Node *node = add_or_multiply(ADDITION, a, b)
     return <PyObject *>node if node is not NULL else generic(a, b, "__add__", "__radd__")
 
 
 cdef PyObject *nb_multiply(PyObject *a, PyObject *b) except NULL:
-    cdef Node *node = multiply(a, b)
+    cdef Node *node = add_or_multiply(MULTIPLICATION, a, b)
     return <PyObject *>node if node is not NULL else generic(a, b, "__mul__", "__rmul__")
 
 
@@ -486,12 +479,7 @@ cdef PyObject *call(
             if made is not None and not node_of(made).flags & SLOPES_BOXED:
                 incref(<PyObject *>made)
                 return <PyObject *>made
-    positional = tuple([<object>args[i] for i in range(n)])
-    named = {}
-    if names is not NULL:
-        for i, name in enumerate(<tuple>names):
-            named[name] = <object>args[n + i]
-    return (<TypeSlots *>type).tp_call(cls, <PyObject *>positional, <PyObject *>named)
+    return call_type(cls, args, nargsf, names)
 
 
 cdef bint fill(object self, Family family, object role, PyObject *argument) except -1:
@@ -803,23 +791,6 @@ cdef bint is_empty(function):
     )
 
 
-cdef tuple children_tuple(object self):
-    cdef Py_ssize_t i, n
-    cdef Node **children
-    sync_children(node_of(self))
-    children = children_of(node_of(self), &n)
-    return tuple([<object><PyObject *>children[i] for i in range(n)])
-
-
-cdef tuple slopes_tuple(object self):
-    cdef Node *node = node_of(self)
-    cdef Py_ssize_t i, n
-    cdef double *slopes
-    sync_children(node)
-    slopes = slopes_of(node, &n)
-    return tuple([number_object(slopes[i], is_int_slope(node, i)) for i in range(n)])
-
-
 cdef class Backward:
     """The `_backward` of a node that has none of its own: adds into its children's gradients."""
 
@@ -1056,35 +1027,6 @@ cdef int play_objects(Node *node, uint32_t start, uint32_t stop) except -1:
 
 # ------------------------------------------------------- functions of lists
 
-cdef Node **values_in(
-    object items, ClassInfo **info, Py_ssize_t *n, bint *ints=NULL
-) noexcept:
-    """Return the items of a list or tuple of nodes of one replaced class with floats, else NULL.
-
-    Writes:  info, unless it is given; n; ints, whether an item is an int
-    """
-    cdef Node **nodes
-    cdef Py_ssize_t i
-    if type(items) is not list and type(items) is not tuple:
-        return NULL
-    nodes = <Node **>PySequence_Fast_ITEMS(items)
-    n[0] = PySequence_Fast_GET_SIZE(items)
-    if n[0] == 0:
-        return NULL
-    if info[0] is NULL:
-        info[0] = info_of(nodes[0])
-        if info[0].result is NULL:
-            return NULL
-    for i in range(n[0]):
-        if type_of(nodes[i]) != info[0].type or nodes[i].flags & DATA_BOXED:
-            return NULL
-        if nodes[i].flags & DATA_INT:
-            if ints is NULL:
-                return NULL
-            ints[0] = True
-    return nodes
-
-
 cdef inline bint has(ClassInfo *info, uint32_t operators) noexcept:
     return info.ours & operators == operators and guards_hold(info)
 
@@ -1099,12 +1041,12 @@ def linear(x, w, bint x_first):
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, m = 0
     cdef bint x_ints = False, w_ints = False
-    cdef Node **x_items = values_in(x, &info, &n, &x_ints)
+    cdef Node **x_items = nodes_in(x, &n, &info, &x_ints)
     cdef Node **w_items
     if x_items is NULL or type(w) is not list or not has(info, SUM_OF_PRODUCTS):
         return None
     for row in <list>w:
-        w_items = values_in(row, &info, &m, &w_ints)
+        w_items = nodes_in(row, &m, &info, &w_ints)
         if w_items is NULL or m != n or x_ints and w_ints:
             return None
         if x_first:
@@ -1118,11 +1060,11 @@ def dot(a, b):
     """Return sum(ai * bi for ai, bi in zip(a, b)), or None where that is unusual."""
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, m = 0
-    cdef Node **a_items = values_in(a, &info, &n)
+    cdef Node **a_items = nodes_in(a, &n, &info)
     cdef Node **b_items
     if a_items is NULL or not has(info, SUM_OF_PRODUCTS):
         return None
-    b_items = values_in(b, &info, &m)
+    b_items = nodes_in(b, &m, &info)
     if b_items is NULL or m != n:
         return None
     return sum_of_products(info, a_items, b_items, n)
@@ -1130,12 +1072,11 @@ def dot(a, b):
 
 def softmax(logits):
     """Return exp(x - largest) / total for each x, or None where that is unusual."""
-    cdef list out = []
     cdef list exps = []
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, i
     cdef double largest
-    cdef Node **items = values_in(logits, &info, &n)
+    cdef Node **items = nodes_in(logits, &n, &info)
     cdef Node *node
     if items is NULL or not has(
         info, SUM_OF_PRODUCTS | SUBTRACTION * WITH_NUMBER | DIVISION | POWER
@@ -1146,40 +1087,25 @@ def softmax(logits):
         if items[i].data > largest:
             largest = items[i].data
     for i in range(n):
-        shifted = OWNED(add_constant(info, items[i], -largest, False))
+        shifted = OWNED(with_number(ADDITION, info, items[i], -largest, False))
         node = make_unary(EXP, info, node_of(shifted), 0.0, False)
         if node is NULL:
             return None
         exps.append(OWNED(node))
-    total = sum_of_values(info, <Node **>PySequence_Fast_ITEMS(exps), n)
-    for i in range(n):
-        node = make_unary(POW, info, node_of(total), -1.0, True)
-        if node is NULL:
-            return None
-        _owner = OWNED(node)
-        out.append(OWNED(make_mul(info, node_of(exps[i]), node)))
-    return out
+    return quotients(info, exps)
 
 
 def rmsnorm(x, double eps):
     """Return x * (mean square + eps) ** -0.5 for each x, or None where that is unusual."""
     cdef ClassInfo *info = NULL
-    cdef Py_ssize_t n = 0, i
-    cdef Node **items = values_in(x, &info, &n)
-    cdef Node *node
+    cdef Py_ssize_t n = 0
+    cdef Node **items = nodes_in(x, &n, &info)
     if items is NULL or not has(
         info,
         SUM_OF_PRODUCTS | (ADDITION | DIVISION) * WITH_NUMBER | POWER,
     ):
         return None
-    total = sum_of_products(info, items, items, n)
-    mean = OWNED(times_constant(info, node_of(total), 1.0 / <double>n, False))
-    mean = OWNED(add_constant(info, node_of(mean), eps, False))
-    node = make_unary(POW, info, node_of(mean), -0.5, False)
-    if node is NULL:
-        return None
-    _owner = OWNED(node)
-    return [OWNED(make_mul(info, items[i], node)) for i in range(n)]
+    return normalized(info, items, n, eps)
 
 
 # ------------------------------------------------------- adopting a class
@@ -1414,7 +1340,7 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
             return False
         if PySequence_Fast_GET_SIZE(sequence) < n:
             return False
-        items = <Node **>PySequence_Fast_ITEMS(sequence)
+        items = items_of(sequence)
         for i in range(n):
             if is_nodes:
                 if (
@@ -1441,7 +1367,7 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
     found = set()
     for is_nodes, sequence in sequences:
         if is_nodes:
-            items = <Node **>PySequence_Fast_ITEMS(sequence)
+            items = items_of(sequence)
             for i in range(n):
                 found.add(<size_t>items[i])
                 nodes[n_distinct + i] = items[i]
@@ -1453,7 +1379,7 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
 
 
 cdef bint load_column(double *x, tuple pair, LoopField field, Py_ssize_t n, bint ints) except -1:
-    cdef Node **items = <Node **>PySequence_Fast_ITEMS(pair[1])
+    cdef Node **items = items_of(pair[1])
     cdef Py_ssize_t i
     if field == LOOP_DATA:
         for i in range(n):
@@ -1474,7 +1400,7 @@ cdef bint load_column(double *x, tuple pair, LoopField field, Py_ssize_t n, bint
 cdef int store_column(
     const double *x, tuple pair, LoopField field, Py_ssize_t n, bint as_int
 ) except -1:
-    cdef Node **items = <Node **>PySequence_Fast_ITEMS(pair[1])
+    cdef Node **items = items_of(pair[1])
     cdef Py_ssize_t i
     cdef list sequence
     if field == LOOP_DATA:
@@ -1494,7 +1420,7 @@ cdef int store_column(
                 set_float(items[i], x[i])  # which only the list can see
             else:
                 sequence[i] = x[i]
-                items = <Node **>PySequence_Fast_ITEMS(sequence)
+                items = items_of(sequence)
     return 0
 
 

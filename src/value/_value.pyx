@@ -24,22 +24,23 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 from libc.string cimport memset
 
 from classes cimport (
-    ADDITION, MULTIPLICATION, NEGATIONS, PRODUCTS, SUBTRACTION, SUMS, class_info, info_of,
-    known_info, ours, quick_info, remember_members,
+    ADDITION, MULTIPLICATION, NEGATIONS, PRODUCTS, SUBTRACTION, SUMS, PyVectorcall_NARGS, call_type,
+    class_info, info_of, known_info, ours, quick_info, remember_members,
 )
 from make cimport (
-    compute_node, data_object, dealloc, exponent_object, free_quickly, make_add, make_constant,
-    make_leaf, make_mul, make_neg, make_two, make_unary, number_object, raise_of, release_children,
+    children_tuple, compute_node, data_object, dealloc, exponent_object, free_quickly, make_add,
+    make_constant, make_leaf, make_mul, make_neg, make_two, make_unary, raise_of, release_children,
+    slopes_tuple,
 )
 from node cimport (
     ATTRIBUTES_OFFSET, CONSTANT, EDITED, GRAD_INT, HAS_MORE, IN_BLOCK, OWNED, STALE, Block,
-    ClassInfo, Node, NodeFields, PyType_Modified, TypeSlots, children_of, decref, has_nodes, incref,
-    is_int_slope, n_allocated, n_free, new_block, new_node, quick_node, set_grad, set_value_type,
-    slopes_of, type_of, value_type, vectorcallfunc,
+    ClassInfo, Node, NodeFields, PyType_Modified, TypeSlots, attributes_of_node, decref, has_nodes,
+    incref, n_allocated, n_free, new_block, new_node, number_object, quick_node, set_grad,
+    set_value_type, type_of, value_type, vectorcallfunc,
 )
 from operators cimport (
-    add, add_constant, divide, is_number, is_quick_number, multiply, node_of, quick_multiply_number,
-    quick_relu, quick_result, subtract, times_constant,
+    add_or_multiply, divide, is_number, is_quick_number, items_of, node_of, nodes_in, normalized,
+    quick_multiply_number, quick_relu, quick_result, quotients, subtract, with_number,
 )
 from program cimport (
     EITHER, FLOATS, INTS, NodeInfo, Program, compile_program, free_program, is_kept, operands_of,
@@ -63,10 +64,7 @@ oracle = import_module("microgpt.oracle")
 
 
 cdef extern from "Python.h":
-    Py_ssize_t PyVectorcall_NARGS(size_t)
     bint PyLong_CheckExact(object)
-    PyObject **PySequence_Fast_ITEMS(object)
-    Py_ssize_t PySequence_Fast_GET_SIZE(object)
     unsigned long Py_TPFLAGS_IMMUTABLETYPE
 
 
@@ -210,34 +208,13 @@ cdef class Value:
     @property
     def _children(self):
         """The nodes that this one was computed from."""
-        cdef Node **children
-        cdef Py_ssize_t n, i
-        sync_children(node_of(self))
-        children_of(node_of(self), &n)
-        nodes = [None] * n  # which may collect, and what is collected may change this node
-        children = children_of(node_of(self), &i)
-        if i != n:
-            return self._children
-        for i in range(n):
-            nodes[i] = <object><PyObject *>children[i]
-        return tuple(nodes)
+        return children_tuple(self)
 
     @property
     def _local_grads(self):
         """The derivative by each child, taken when the node was made."""
-        cdef Node *node = node_of(self)
-        cdef double *slopes
-        cdef Py_ssize_t n, i
-        sync_node(node)
-        sync_children(node)
-        slopes_of(node, &n)
-        numbers = [None] * n  # see above
-        slopes = slopes_of(node, &i)
-        if i != n:
-            return self._local_grads
-        for i in range(n):
-            numbers[i] = number_object(slopes[i], is_int_slope(node, i))
-        return tuple(numbers)
+        sync_node(node_of(self))
+        return slopes_tuple(self)
 
     @property
     def _operation(self):
@@ -284,23 +261,23 @@ cdef class Value:
             self.__dict__.update(attributes)
 
     def __add__(left, right):
-        cdef Node *node = add(<PyObject *>left, <PyObject *>right)
+        cdef Node *node = add_or_multiply(ADDITION, <PyObject *>left, <PyObject *>right)
         if node is not NULL:
             return OWNED(node)
         if isinstance(left, Value) and not is_reflected(left, right, "__radd__"):
-            return added(left, right)
+            return combined(ADD, left, right)
         if ours(<PyObject *>right, SUMS) is not NULL:
-            return added(right, left)
+            return combined(ADD, right, left)
         return right + left
 
     def __mul__(left, right):
-        cdef Node *node = multiply(<PyObject *>left, <PyObject *>right)
+        cdef Node *node = add_or_multiply(MULTIPLICATION, <PyObject *>left, <PyObject *>right)
         if node is not NULL:
             return OWNED(node)
         if isinstance(left, Value) and not is_reflected(left, right, "__rmul__"):
-            return multiplied(left, right)
+            return combined(MUL, left, right)
         if ours(<PyObject *>right, PRODUCTS) is not NULL:
-            return multiplied(right, left)
+            return combined(MUL, right, left)
         return right * left
 
     def __sub__(left, right):
@@ -483,17 +460,13 @@ cdef object operand(ClassInfo *info, object x):
     return OWNED(make_constant(info, number, is_int))
 
 
-cdef object added(object left, object right):
+cdef object combined(const Op op, object left, object right):
+    """Return left + right or left * right, where left is a Value."""
     cdef ClassInfo *info
     right = operand(info_of(<PyObject *>left), right)
     info = info_of(<PyObject *>left)
-    return OWNED(make_add(info, node_of(left), node_of(right)))
-
-
-cdef object multiplied(object left, object right):
-    cdef ClassInfo *info
-    right = operand(info_of(<PyObject *>left), right)
-    info = info_of(<PyObject *>left)
+    if op == ADD:
+        return OWNED(make_add(info, node_of(left), node_of(right)))
     return OWNED(make_mul(info, node_of(left), node_of(right)))
 
 
@@ -545,19 +518,14 @@ def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, *
 
 def attributes_of(self):
     """Return a node's attributes."""
-    cdef Node *node = node_of(self)
-    if node.attributes is NULL:
-        attributes = {}
-        incref(<PyObject *>attributes)
-        node.attributes = <PyObject *>attributes
-    return <object>node.attributes
+    return attributes_of_node(node_of(self))
 
 
 cdef PyObject *call_value(
     PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
 ) except NULL:
     """Make a node; unusual arguments and other classes are left to `type.__call__`."""
-    cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
+    cdef Py_ssize_t n = PyVectorcall_NARGS(nargsf)
     cdef ClassInfo *info
     cdef double number
     cdef bint is_int
@@ -574,12 +542,7 @@ cdef PyObject *call_value(
             construct(node, <object>args[0], <object>args[1], <object>args[2] if n == 3 else ())
             incref(<PyObject *>node)
             return <PyObject *>node
-    cdef tuple positional = tuple([<object>args[i] for i in range(n)])
-    cdef dict named = {}
-    if names is not NULL:
-        for i, name in enumerate(<tuple>names):
-            named[name] = <object>args[n + i]
-    return (<TypeSlots *>type).tp_call(kind, <PyObject *>positional, <PyObject *>named)
+    return call_type(kind, args, nargsf, names)
 
 
 # The operators + * - of Value and its subclasses, and `Value(number)`. Each leaves what is
@@ -880,7 +843,7 @@ cdef int compile_tape(Tape tape) except -1:
     tape.n_compiled += 1
     compile_program(
         &tape.program, tape.entries, tape.n, tape.computed, tape.n_computed,
-        <Node **>PySequence_Fast_ITEMS(tape.inputs), len(tape.inputs),
+        items_of(tape.inputs), len(tape.inputs),
     )
     return 0
 
@@ -1282,31 +1245,6 @@ cdef object pure(str name):
     return getattr(sys.modules.get(module) or import_module(module), name)
 
 
-cdef inline Node **nodes_in(object items, Py_ssize_t *n, ClassInfo **info) except? NULL:
-    """Return the items of a list or tuple of Values of one class, if there are any; else NULL.
-
-    Where info is not NULL the class has to be that one; its info is written.
-    """
-    cdef Py_ssize_t i
-    cdef Node **nodes
-    if type(items) is not list and type(items) is not tuple:
-        return NULL
-    nodes = <Node **>PySequence_Fast_ITEMS(items)
-    n[0] = PySequence_Fast_GET_SIZE(items)
-    if n[0] == 0:
-        return NULL
-    if info[0] is NULL:
-        info[0] = info_of(nodes[0])
-        if not info[0].in_lists:
-            info[0] = NULL
-            return NULL
-    for i in range(n[0]):
-        if type_of(nodes[i]) != info[0].type:
-            return NULL
-        sync_node(nodes[i])
-    return nodes
-
-
 cdef tuple own_values(object items, ClassInfo **info):
     """Return a copy of items that nothing else can change, as `nodes_in` takes them; else None."""
     cdef Py_ssize_t n
@@ -1314,10 +1252,6 @@ cdef tuple own_values(object items, ClassInfo **info):
         return None
     items = tuple(items)
     return None if nodes_in(items, &n, info) is NULL else items
-
-
-cdef inline Node **items_of(object items) noexcept:
-    return <Node **>PySequence_Fast_ITEMS(items)
 
 
 def dot(a, b):
@@ -1414,15 +1348,6 @@ cdef object quotient(ClassInfo *info, object a, object b):
     return OWNED(make_mul(info, node_of(a), node_of(inverse)))
 
 
-cdef list probabilities(ClassInfo *info, tuple logits):
-    cdef list exps = exponentials(info, logits)
-    total = sum_of_values(info, items_of(exps), len(exps))
-    cdef Py_ssize_t i
-    for i in range(len(exps)):
-        exps[i] = quotient(info, exps[i], total)
-    return exps
-
-
 cdef object pure_softmax(object logits):
     """Return the pure function's result, in which a replay finds the largest logit too."""
     cdef Node *a
@@ -1461,7 +1386,7 @@ def softmax(logits):
     cdef tuple own = own_values(logits, &info)
     if own is None:
         return pure_softmax(logits)
-    return probabilities(info, own)
+    return quotients(info, exponentials(info, own))
 
 
 def cross_entropy(logits, target):
@@ -1493,18 +1418,9 @@ def rmsnorm(x):
     """
     cdef ClassInfo *info = NULL
     cdef tuple own = own_values(x, &info)
-    cdef Py_ssize_t i, n
-    cdef list out = []
     if own is None:
         return pure("rmsnorm")(x)
-    n = len(own)
-    total = sum_of_products(info, items_of(own), items_of(own), n)
-    mean_square = OWNED(times_constant(info, node_of(total), c_pow(<double>n, -1.0), False))
-    mean_square = OWNED(add_constant(info, node_of(mean_square), 1e-5, False))
-    scale = OWNED(make_unary(POW, info, node_of(mean_square), -0.5, False))
-    for i in range(n):
-        out.append(OWNED(make_mul(info, node_of(own[i]), node_of(scale))))
-    return out
+    return normalized(info, items_of(own), len(own), 1e-5)
 
 
 def attention(q, keys, values, n_head):
@@ -1543,8 +1459,8 @@ def attention(q, keys, values, n_head):
                 score = sum_of_products(
                     info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim
                 )
-                scores.append(OWNED(times_constant(info, node_of(score), root, False)))
-            scores = probabilities(info, tuple(scores))
+                scores.append(OWNED(with_number(MULTIPLICATION, info, node_of(score), root, False)))
+            scores = quotients(info, exponentials(info, tuple(scores)))
             weights = items_of(scores)
             for j in range(start, start + head_dim):
                 for t in range(n_positions):

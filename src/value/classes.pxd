@@ -47,6 +47,7 @@ cdef extern from *:
     PyObject *PyTuple_GET_ITEM(PyObject *, Py_ssize_t)
     PyObject *PyDict_GetItem(PyObject *, PyObject *) noexcept
     PyObject *Py_None
+    Py_ssize_t PyVectorcall_NARGS(size_t)
 
 
 cdef enum Members:
@@ -199,3 +200,16 @@ cdef inline int know_classes(PyTypeObject *base, void (*fill)(ClassInfo *) noexc
     set_fill_info(fill)
     set_value_info(find_info(base))
     return 0
+
+
+cdef inline PyObject *call_type(
+    PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
+) except NULL:
+    """Make an object as Python does: by `type.__call__`."""
+    cdef Py_ssize_t i, n = PyVectorcall_NARGS(nargsf)
+    cdef tuple positional = tuple([<object>args[i] for i in range(n)])
+    cdef dict named = {}
+    if names is not NULL:
+        for i, name in enumerate(<tuple>names):
+            named[name] = <object>args[n + i]
+    return (<TypeSlots *>type).tp_call(kind, <PyObject *>positional, <PyObject *>named)

@@ -12,15 +12,16 @@ from libc.stdint cimport uint16_t, uint32_t, uint8_t
 
 from node cimport (
     ABSORBED, CONSTANT, IN_BLOCK, IS_COUNTED, LATE, MAX_FREE, TRACKED, Block, ClassInfo, Node,
-    Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, decref, free_node, incref, ints_of_two,
-    is_simple, keep_node, n_free, new_node, refcount, release_block, type_of, value_type,
+    Py_TPFLAGS_HEAPTYPE, Terms, TypeSlots, are_ints, children_of, decref, free_node, incref,
+    ints_of_two, is_int_slope, is_simple, keep_node, n_free, new_node, number_object, refcount,
+    release_block, slopes_of, type_of, value_type,
 )
 from rules cimport (
     ADD, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MAXIMUM, MUL, NEG_MAX, POW, RAISES_NUMBER, SECOND_INT,
     SUM, WHERE, Op, add_rule, apply_unary, maximum_rule, mul_rule, unary_name, unlikely, where_rule,
 )
 from scalar cimport raise_math_error, raise_pow_error
-from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_node
+from sums cimport can_grow, grow_sum, leave_sum, release_terms, start_sum, sync_children, sync_node
 
 
 cdef inline uint16_t kept_ints(ClassInfo *info, uint32_t ints) noexcept:
@@ -30,13 +31,40 @@ cdef inline uint16_t kept_ints(ClassInfo *info, uint32_t ints) noexcept:
     return <uint16_t>ints
 
 
-cdef inline object number_object(double x, bint is_int):
-    """Return a number as Python's."""
-    return <long long>x if is_int else x
-
-
 cdef inline object data_object(Node *node):
     return number_object(node.data, node.flags & DATA_INT)
+
+
+cdef inline tuple children_tuple(object value):
+    """Return the nodes that a Value was computed from."""
+    cdef Node *node = <Node *><PyObject *>value
+    cdef Node **children
+    cdef Py_ssize_t n, i
+    sync_children(node)
+    children_of(node, &n)
+    nodes = [None] * n  # which may collect, and what is collected may change this node
+    children = children_of(node, &i)
+    if i != n:
+        return children_tuple(value)
+    for i in range(n):
+        nodes[i] = <object><PyObject *>children[i]
+    return tuple(nodes)
+
+
+cdef inline tuple slopes_tuple(object value):
+    """Return the local gradients of a Value by its children."""
+    cdef Node *node = <Node *><PyObject *>value
+    cdef double *slopes
+    cdef Py_ssize_t n, i
+    sync_children(node)
+    slopes_of(node, &n)
+    numbers = [None] * n  # see above
+    slopes = slopes_of(node, &i)
+    if i != n:
+        return slopes_tuple(value)
+    for i in range(n):
+        numbers[i] = number_object(slopes[i], is_int_slope(node, i))
+    return tuple(numbers)
 
 
 cdef inline Node *make_leaf(ClassInfo *info, double data, bint is_int) except NULL:

@@ -437,3 +437,18 @@ cdef inline void free_node(Node *node) noexcept:
 cdef inline void set_grad(Node *node, double grad, bint is_int) noexcept:
     node.grad = grad
     node.flags = (node.flags & ~<uint16_t>GRAD_INT) | (GRAD_INT if is_int else 0)
+
+
+cdef inline object number_object(double x, bint is_int):
+    """Return a number as Python's."""
+    return <long long>x if is_int else x
+
+
+cdef inline dict attributes_of_node(Node *node):
+    """Return a node's attributes."""
+    cdef dict attributes
+    if node.attributes is NULL:
+        attributes = {}
+        incref(<PyObject *>attributes)
+        node.attributes = <PyObject *>attributes
+    return <dict>node.attributes

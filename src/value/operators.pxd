@@ -1,4 +1,4 @@
-"""The operators of nodes: which operands make the result here, and how.
+"""The operators of nodes, and functions of lists: which operands make the result here, and how.
 
 Each returns a new reference; NULL without an exception where Python's operators have to
 evaluate the expression: an operand is no node and no number, or its class has operators of its own.
@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t
 
 from classes cimport (
     ADDITION, DIVISION, MULTIPLICATION, PRODUCTS, QUOTIENTS, REFLECTED, SUBTRACTION, SUMS,
-    WITH_NUMBER, guards_hold, ours, quick_info,
+    WITH_NUMBER, guards_hold, info_of, ours, quick_info,
 )
 from make cimport (
     make_add, make_constant, make_mul, make_neg, make_unary, number_plus, with_children,
@@ -22,8 +22,8 @@ from rules cimport (
     ADD, DATA_INT, FIRST_INT, FOR_RUN, LEAF, MUL, POSITIVE, POW, RECTIFIES, RECTIFY, RELU, SUM,
     add_rule, mul_rule, relu_rule, unlikely,
 )
-from scalar cimport NO_ERROR, PowError, pow_or_error, raise_pow_error
-from sums cimport quick_grow
+from scalar cimport NO_ERROR, PowError, c_pow, pow_or_error, raise_pow_error
+from sums cimport quick_grow, sum_of_products, sum_of_values, sync_node
 
 
 cdef extern from "Python.h":
@@ -31,6 +31,8 @@ cdef extern from "Python.h":
     bint PyLong_CheckExact(PyObject *)
     bint PyBool_Check(PyObject *)
     long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
+    PyObject **PySequence_Fast_ITEMS(object)
+    Py_ssize_t PySequence_Fast_GET_SIZE(object)
 
 
 cdef enum Operands:
@@ -248,48 +250,42 @@ cdef inline Node *quick_result(const uint32_t operator, PyObject *left, PyObject
 
 # ---------------------------------------------------------------------- all operands
 
-cdef inline Node *add_constant(ClassInfo *info, void *left, double x, bint is_int) except? NULL:
-    cdef Node *node = quick_add_number(info, <Node *>left, x, is_int)
+cdef inline Node *with_number(
+    const uint32_t operator, ClassInfo *info, void *left, double x, bint is_int
+) except? NULL:
+    """Return left + x or left * x."""
+    cdef Node *a = <Node *>left
+    cdef Node *node
+    if operator == ADDITION:
+        node = quick_add_number(info, a, x, is_int)
+    else:
+        node = quick_multiply_number(info, a, x, is_int)
     if node is not NULL:
         return node
     constant = OWNED(make_constant(info, x, is_int))
-    return make_add(info, <Node *>left, node_of(constant))
+    if operator == ADDITION:
+        return make_add(info, a, node_of(constant))
+    return make_mul(info, a, node_of(constant))
 
 
-cdef inline Node *times_constant(ClassInfo *info, void *left, double x, bint is_int) except? NULL:
-    cdef Node *node = quick_multiply_number(info, <Node *>left, x, is_int)
-    if node is not NULL:
-        return node
-    constant = OWNED(make_constant(info, x, is_int))
-    return make_mul(info, <Node *>left, node_of(constant))
-
-
-cdef inline Node *add(PyObject *left, PyObject *right) except? NULL:
+cdef inline Node *add_or_multiply(
+    const uint32_t operator, PyObject *left, PyObject *right
+) except? NULL:
     cdef ClassInfo *info
     cdef double x = 0.0
     cdef bint is_int = False
-    cdef Operands case = operands(ADDITION, left, right, &info, &x, &is_int)
-    if case == NODES:
+    cdef Operands case = operands(operator, left, right, &info, &x, &is_int)
+    if case == NODES and operator == ADDITION:
         return make_add(info, <Node *>left, <Node *>right)
-    if case == NODE_NUMBER:
-        return add_constant(info, left, x, is_int)
-    if case == NUMBER_NODE:
-        return number_plus(info, x, is_int, <Node *>right)
-    return NULL
-
-
-cdef inline Node *multiply(PyObject *left, PyObject *right) except? NULL:
-    cdef ClassInfo *info
-    cdef double x = 0.0
-    cdef bint is_int = False
-    cdef Operands case = operands(MULTIPLICATION, left, right, &info, &x, &is_int)
     if case == NODES:
         return make_mul(info, <Node *>left, <Node *>right)
     if case == NODE_NUMBER:
-        return times_constant(info, left, x, is_int)
-    if case == NUMBER_NODE:
-        return times_constant(info, right, x, is_int)
-    return NULL
+        return with_number(operator, info, left, x, is_int)
+    if case == GENERIC:
+        return NULL
+    if operator == ADDITION:
+        return number_plus(info, x, is_int, <Node *>right)
+    return with_number(operator, info, right, x, is_int)
 
 
 cdef inline Node *subtract(PyObject *left, PyObject *right) except? NULL:
@@ -299,7 +295,7 @@ cdef inline Node *subtract(PyObject *left, PyObject *right) except? NULL:
     cdef bint is_int = False
     cdef Operands case = operands(SUBTRACTION, left, right, &info, &x, &is_int)
     if case == NODE_NUMBER:  # the int 0 has no sign to turn
-        return add_constant(info, left, 0.0 if is_int and x == 0.0 else -x, is_int)
+        return with_number(ADDITION, info, left, 0.0 if is_int and x == 0.0 else -x, is_int)
     if case == GENERIC:
         return NULL
     negative = make_neg(ours(right, 0), <Node *>right)
@@ -330,7 +326,7 @@ cdef inline Node *divide(PyObject *left, PyObject *right) except? NULL:
             if not FOR_RUN:
                 raise_pow_error(x, -1.0)
             return NULL
-        return times_constant(info, left, reciprocal, False)
+        return with_number(MULTIPLICATION, info, left, reciprocal, False)
     inverse = make_unary(POW, ours(right, 0), <Node *>right, -1.0, True)
     if inverse is NULL:
         return NULL
@@ -339,4 +335,72 @@ cdef inline Node *divide(PyObject *left, PyObject *right) except? NULL:
         node = quick_multiply(info, <Node *>left, inverse)
         return node if node is not NULL else make_mul(info, <Node *>left, inverse)
     info = ours(inverse, 0 if FOR_RUN else PRODUCTS)
-    return times_constant(info, inverse, x, is_int) if info is not NULL else NULL
+    return with_number(MULTIPLICATION, info, inverse, x, is_int) if info is not NULL else NULL
+
+
+# ---------------------------------------------------------------- functions of lists
+
+cdef inline Node **items_of(object items) noexcept:
+    return <Node **>PySequence_Fast_ITEMS(items)
+
+
+cdef inline Node **nodes_in(
+    object items, Py_ssize_t *n, ClassInfo **info, bint *ints=NULL
+) except? NULL:
+    """Return the items of a list or tuple of Values of one class, if there are any; else NULL.
+
+    Where info is not NULL the class has to be that one; else info is written. For `run` the
+    numbers have to be floats, or where ints is given floats or ints, of which it then tells.
+    """
+    cdef Py_ssize_t i
+    cdef Node **nodes
+    if type(items) is not list and type(items) is not tuple:
+        return NULL
+    nodes = items_of(items)
+    n[0] = PySequence_Fast_GET_SIZE(items)
+    if n[0] == 0:
+        return NULL
+    if info[0] is NULL:
+        info[0] = info_of(nodes[0])
+        if info[0].result is NULL or not (FOR_RUN or info[0].in_lists):
+            info[0] = NULL
+            return NULL
+    for i in range(n[0]):
+        if type_of(nodes[i]) != info[0].type:
+            return NULL
+        if not FOR_RUN:
+            sync_node(nodes[i])
+        elif nodes[i].flags & DATA_BOXED or nodes[i].flags & DATA_INT and ints is NULL:
+            return NULL
+        elif nodes[i].flags & DATA_INT:
+            ints[0] = True
+    return nodes
+
+
+cdef inline list quotients(ClassInfo *info, list exps):
+    """Return what each item is of the sum of all; for `run` None where that is unusual."""
+    cdef Py_ssize_t i
+    cdef Node *inverse
+    cdef list out = []
+    total = sum_of_values(info, items_of(exps), len(exps))
+    for i in range(len(exps)):
+        inverse = make_unary(POW, info, node_of(total), -1.0, True)
+        if inverse is NULL:
+            return None
+        _owner = OWNED(inverse)
+        out.append(OWNED(make_mul(info, items_of(exps)[i], inverse)))
+    return out
+
+
+cdef inline list normalized(ClassInfo *info, Node **x, Py_ssize_t n, double eps):
+    """Return each x * (mean square + eps) ** -0.5; for `run` None where that is unusual."""
+    cdef Py_ssize_t i
+    cdef Node *scale
+    total = sum_of_products(info, x, x, n)
+    total = OWNED(with_number(MULTIPLICATION, info, node_of(total), c_pow(<double>n, -1.0), False))
+    total = OWNED(with_number(ADDITION, info, node_of(total), eps, False))
+    scale = make_unary(POW, info, node_of(total), -0.5, False)
+    if scale is NULL:
+        return None
+    _owner = OWNED(scale)
+    return [OWNED(make_mul(info, x[i], scale)) for i in range(n)]

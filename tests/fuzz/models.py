@@ -202,7 +202,7 @@ def show(program: Program, engine: SimpleNamespace) -> list[Any]:
     for name, i, j, k in program:
         try:
             STEPS[name](machine, i, j, k)
-        except Exception as error:  # noqa: PERF203
+        except Exception as error:
             machine.seen.append((name, *told(error)))
             machine.seen.append([machine.adam.t, *_weights(machine)])
     machine.seen += [machine.adam.t, machine.model.dropout_rng.random()]

@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import Cython.Build  # noqa: F401
+import Cython.Build  # noqa: F401 (for the forks)
 import numpy  # noqa: F401 (for the forks)
 import pytest
 import setuptools

@@ -2,6 +2,6 @@ import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).parent.parent)  # so that the folder is the package `mutants`
-from mutants import main  # noqa: E402
+from mutants import main
 
 sys.exit(main())
