@@ -61,6 +61,7 @@ class Family:
     slopes_container: Any
     leaf_slopes_container: Any
     pair: Any
+    child_at: Any
     backward: Any
     closures: Any
     defaults: Any

@@ -197,7 +197,8 @@ CLOSURES = {
     "label_of_the_number": (
         "",
         (('_op=""', "_op='', label=None"),
-         ("self._op = _op", "self._op = _op\n        self.label = str(data) if label is None else label")),
+         ("self._op = _op", "self._op = _op\n        self.label = str(data) if label is None else label"
+          "\n        self.sign = 1 if data > 0 else -1\n        self.kind = type(data)")),
         "print(loss.label, weights[0].label, (loss * 2 + 1).label, Value(2.0, label='x').label)\n"
         "product = loss * 3\nproduct.data = 7\nprint(product.label, product.data)",
     ),
@@ -223,6 +224,13 @@ CLOSURES = {
         (("        topo = []\n", "        topo = []\n        if DEBUG and self.data > 100:\n            print('big', self.data)\n"),
          ("            v._backward()\n", "            v._backward()\n            if DEBUG:\n                print(v.data)\n")),
         "DEBUG = True\nloss.data = 101\nloss.backward()",
+    ),
+    "prints_behind_settings": (
+        "CONFIG = {'debug': False}\n\n\nclass Config:\n    debug = 0\n\n\n"
+        "def show(x):\n    if LEVEL > 1:\n        print('level', x)\n\n\nLEVEL = 1\n\n\n",
+        (("        topo = []\n", "        topo = []\n        if CONFIG['debug']:\n            print('config', self)\n"
+          "        if Config.debug:\n            print('class', self)\n        show(self.data)\n"),),
+        "LEVEL = 2\nloss.backward()\nConfig.debug = True\nloss.backward()\nCONFIG['debug'] = True\nloss.backward()",
     ),
     "assertion_behind_a_flag_of_the_class": (
         "",
@@ -344,6 +352,42 @@ EDGES = """class Value:
                 child.grad += slope * v.grad
 
 """
+
+
+PAIRS = {
+    "slope_first": [
+        ("(self, 1), (other, 1)", "(1, self), (1, other)"),
+        ("(self, other.data), (other, self.data)", "(other.data, self), (self.data, other)"),
+        ("[(self, k * self.data ** (k - 1))]", "[(k * self.data ** (k - 1), self)]"),
+        ("[(self, float(self.data > 0))]", "[(float(self.data > 0), self)]"),
+        ("[(self, 1 - t * t)]", "[(1 - t * t, self)]"),
+        ("[(self, 2 * self.data)]", "[(2 * self.data, self)]"),
+        ("for child, _ in", "for _, child in"),
+        ("for child, slope in", "for slope, child in"),
+    ],
+    "named_tuples": [("[(self, ", "[Edge(self, "), (", (other, ", ", Edge(other, ")],
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_class_that_keeps_pairs_of_another_kind_is_replaced(name):
+    rest = WITH_SLOPES[WITH_SLOPES.index("    def __neg__") : WITH_SLOPES.index("    def backward")]
+    cls = edited(EDGES.format("()", "tuple(edges)"), *PAIRS[name])
+    before = "import math\nfrom collections import namedtuple\n\nEdge = namedtuple('Edge', 'child slope')\n\n\n"
+    end = "(loss.tanh() + loss.square() * 2).backward()\nprint(loss.edges[0][:0], weights[0].grad)"
+    outcome = same(before + cls + rest + USE + end)
+    assert (outcome.replaced, outcome.ending) == (["Value"], "end"), outcome.reasons
+
+
+def test_flag_that_closures_read_when_they_run_is_seen():
+    flag = (
+        "            other.grad += out.grad\n",
+        "            other.grad += out.grad\n            if DEBUG:\n                print('+')\n",
+    )
+    source = "import math\n\nDEBUG = False\n" + edited(WITH_CLOSURES, flag) + USE
+    assert (
+        same(source + "DEBUG = True\n(loss + 1).backward()\nloss.backward()").output.count("+") > 2
+    )
 
 
 @pytest.mark.parametrize(

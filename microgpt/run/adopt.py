@@ -104,11 +104,13 @@ def is_candidate(cls: object) -> bool:
 class Adoption:
     """A class of a script and the one that takes its place."""
 
-    def __init__(self, original: type, name: str, scope: dict[str, Any], bound: Any) -> None:
+    def __init__(
+        self, original: type, name: str, scope: dict[str, Any], bound: Any, tests: Any = ()
+    ) -> None:
         """Make a compiled class that behaves as a script's class.
 
         name is what the class will be called in its scope, a module's globals; bound has the
-        names that the module's code gives a meaning, with what does so.
+        names that the module's code gives a meaning, with what does so; tests are its `if`s.
 
         Raises:  Refused with the reason
         """
@@ -130,7 +132,7 @@ class Adoption:
         self.place = name, scope, outer if inner == [name] else ""
         self.members = {name: member for name, (_, member) in owners.items()}
         self.mentions = Mentions(name, owners, stored_by(original, self.members), bound)
-        self.mentions.outer = self.place[2]
+        self.mentions.outer, self.mentions.tests = self.place[2], tests
         self.native: list[str] = []
         self.own: list[tuple[str, str]] = []  # operators that stay Python code, and why
         self.bits: dict[tuple[str, Any], int] = {}  # by operator and probe

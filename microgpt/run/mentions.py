@@ -7,6 +7,7 @@ large constant to compare with, no module but `math`, nothing that prints or cou
 
 from __future__ import annotations
 
+import ast
 import builtins
 import dis
 import math
@@ -15,6 +16,7 @@ import os
 import sys
 import types
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from microgpt.run.loops import Loop
@@ -23,7 +25,7 @@ SAFE_BUILTINS = frozenset(
     (
         "isinstance int float bool complex str set frozenset list tuple dict reversed zip max "
         "min abs len range enumerate id type super hasattr getattr pow sum any all map iter "
-        "next object property NotImplemented TypeError ValueError ZeroDivisionError "
+        "next object property repr round NotImplemented TypeError ValueError ZeroDivisionError "
         "NotImplementedError OverflowError AssertionError Exception ArithmeticError "
         "AttributeError RecursionError StopIteration "
     ).split()
@@ -41,8 +43,10 @@ MARKS = (types.CodeType, types.ModuleType, Loop)  # constants that are code, or 
 early: dict[int, types.FunctionType] = {}  # made before their `def` runs, by the id of their code
 GLOBALS = ("LOAD_GLOBAL", "LOAD_NAME")
 CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT", "RETURN_CONST")
-JUMPS = {*dis.hasjrel, *dis.hasjabs}
-ENDS = ("RETURN", "RAISE_VARARGS", "RERAISE", "JUMP_FORWARD", "JUMP_BACKWARD", "JUMP_ABSOLUTE")
+EXPRESSIONS = (
+    ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Compare, ast.BoolOp, ast.UnaryOp,
+    ast.expr_context, ast.boolop, ast.cmpop, ast.unaryop,
+)  # fmt: skip
 REFUSED = {
     "STORE_GLOBAL": "sets the global {}",
     "DELETE_GLOBAL": "deletes the global {}",
@@ -66,6 +70,7 @@ class Mentions:
     ) -> None:
         self.name, self.members, self.attributes = name, members, attributes
         self.owners = {owner for owner, _ in members.values()}
+        self.tests: Collection[ast.If] = ()  # in its file
         self.outer = ""  # the class in whose body it stands
         self.bound = bound  # global names: what gives them a meaning
         self.builtins: set[str] = set()  # that it calls
@@ -89,10 +94,13 @@ class Mentions:
             return "is not a function"
         if function not in self.known:
             self.known[function] = None  # while it is judged; it may call itself
-            self.known[function] = next(self._reasons(function, function.__code__), None)
+            skipped = self._skipped(function)
+            self.known[function] = next(self._reasons(function, function.__code__, skipped), None)
         return self.known[function]
 
-    def _reasons(self, function: types.FunctionType, code: types.CodeType) -> Iterator[str]:
+    def _reasons(
+        self, function: types.FunctionType, code: types.CodeType, skipped: set[int]
+    ) -> Iterator[str]:
         for default in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             is_empty = type(default) in (list, dict, set) and not default
             if not (
@@ -100,19 +108,25 @@ class Mentions:
             ):
                 yield f"has the default {default!r}"
         for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                yield from self._reasons(function, constant)
+            if isinstance(constant, types.CodeType) and constant.co_firstlineno not in skipped:
+                yield from self._reasons(function, constant, skipped)
         instructions = list(dis.get_instructions(code))
-        reached = self._reached(function, code, instructions)
+        starts, line = dict(dis.findlinestarts(code)), 0
         keeps_names = function.__name__ == "__init__" and code.co_flags & 0x08  # **keywords
         for number, instruction in enumerate(instructions):
             name = instruction.argval
-            if number not in reached or (keeps_names and name in ("setattr", "__dict__")):
+            line = starts.get(instruction.offset, line)
+            if line in skipped or (keeps_names and name in ("setattr", "vars", "__dict__")):
                 continue
             if instruction.opname in REFUSED:
                 yield REFUSED[instruction.opname].format(name)
             elif instruction.opname in GLOBALS:
+                n_guards = len(self.guards)
                 yield from self._global(function, name)
+                is_later = self.has_closures and not self.in_backward
+                is_later = is_later and code is not function.__code__
+                if is_later and len(self.guards) > n_guards and len(self.bound.get(name, ())) != 1:
+                    yield f"reads {name} in a function that runs later"
             elif instruction.opname == "IMPORT_NAME" and name not in ("math", "sys"):
                 yield f"imports {name}"
             elif instruction.opname in CONSTANTS:
@@ -139,58 +153,49 @@ class Mentions:
             else:
                 yield from self._value(name, value)
 
-    def _reached(
-        self, function: types.FunctionType, code: types.CodeType, all_of_them: list[Any]
-    ) -> set[int]:
-        """Return the instructions that are run, by number, while all flags are what they are.
+    def _skipped(self, function: types.FunctionType) -> set[int]:
+        """Return the lines that do not run while flags are what they are, which is watched.
 
-        Code behind a flag, such as a print for debugging, is not: it is watched.
+        A print behind `if DEBUG:` is an example.
         """
-        places = {instruction.offset: n for n, instruction in enumerate(all_of_them)}
-        jumps = {
-            n: places[instruction.argval]
-            for n, instruction in enumerate(all_of_them)
-            if instruction.opcode in JUMPS
+        lines: set[int] = set()
+        code = function.__code__
+        usual = types.SimpleNamespace(
+            **{name: part for name, (_, part) in self.members.items() if type(part) in SIMPLE}
+        )
+        usual.__dict__.update(self.usual)
+        known = {
+            self.name: usual,
+            **dict.fromkeys(code.co_varnames[: min(1, code.co_argcount)], usual),
         }
-        handlers = {n for n, one in enumerate(all_of_them) if one.is_jump_target}
-        waiting, reached = [0, *handlers.difference(jumps.values())], set()
-        while waiting:
-            n = waiting.pop()
-            if n in reached or n >= len(all_of_them):
-                continue
-            reached.add(n)
-            name = all_of_them[n].opname
-            is_conditional = name.startswith("POP_JUMP") and name.endswith(("IF_TRUE", "IF_FALSE"))
-            flag = self._flag(function, code, all_of_them[:n]) if is_conditional else None
-            if n in jumps and (flag is None or flag == name.endswith("TRUE")):
-                waiting.append(jumps[n])
-            if not name.startswith(ENDS) and (flag is None or flag == name.endswith("FALSE")):
-                waiting.append(n + 1)
-        return reached
-
-    def _flag(
-        self, function: types.FunctionType, code: types.CodeType, before: list[Any]
-    ) -> bool | None:
-        """Return the truth of a flag that has just been loaded, or None if it is not known."""
-        last = [one for one in before if one.opname not in ("TO_BOOL", "CACHE", "COPY")][-2:]
-        if not last:
-            return None
-        name, place = last[-1].argval, last[-1].opname
-        value: Any = self
-        if place in GLOBALS:
-            value = function.__globals__.get(name, self)
-        elif place.startswith("LOAD_FAST") and function is self.members["backward"][1]:
-            # Compiled code runs where it is given no arguments.
-            parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-            if ("STORE_FAST", name) not in [(one.opname, one.argval) for one in before]:
-                value = dict(zip(parameters[::-1], (function.__defaults__ or ())[::-1])).get(
-                    name, self
-                )
-        elif place == "LOAD_ATTR" and last[0].argval in (self.name, *code.co_varnames[:1]):
-            value = self.usual.get(name, self)
-            if name not in self.attributes:
-                value = self.members.get(name, (None, self))[1]
-        return bool(value) if type(value) in (bool, int, type(None)) else None
+        if function is self.members["backward"][1]:  # compiled where it is given no arguments
+            given, defaults = code.co_varnames[: code.co_argcount], function.__defaults__ or ()
+            stored = {one.argval for one in dis.get_instructions(code) if "STORE" in one.opname}
+            known |= {n: v for n, v in zip(given[::-1], defaults[::-1]) if n not in stored}
+        codes = _codes(code)
+        local = {name for part in codes for name in (*part.co_varnames, *part.co_cellvars)}
+        run_now = [code] if self.has_closures and not self.in_backward else codes
+        lines_now = {line for part in run_now for _, line in dis.findlinestarts(part)}
+        is_near = code.co_filename == self.members["__add__"][1].__code__.co_filename
+        for test in self.tests if is_near else ():
+            parts = list(ast.walk(test.test))
+            names = {part.id for part in parts if isinstance(part, ast.Name)} - known.keys()
+            if (
+                test.lineno in lines_now
+                and all(isinstance(part, EXPRESSIONS) for part in parts)
+                and not names & local
+                and not [reason for name in names for reason in self._global(function, name)]
+            ):
+                with suppress(Exception):
+                    expression = compile(ast.Expression(test.test), "", "eval")
+                    is_true = eval(expression, function.__globals__, known)
+                    for part in parts:
+                        if isinstance(part, ast.Attribute):
+                            list(self._attribute(part.attr, False))
+                    dead: Any = test.orelse if is_true else (test.test, *test.body)
+                    for off in dead:
+                        lines.update(range(off.lineno, (off.end_lineno or 0) + 1))
+        return lines
 
     def _attribute(self, name: str, is_inside: bool) -> Iterator[str]:
         if name in self.switches:
@@ -271,6 +276,9 @@ class Mentions:
         elif type(value) is dict and scope is not None and _is_simple((*value, *value.values())):
             self.guards.append((scope, name, value))
             self.guards += [(value, key, part) for key, part in value.items()]
+        elif scope is not None and isinstance(value, type) and issubclass(value, tuple):
+            self.guards.append((scope, name, value))
+            self.constants |= set(getattr(value, "_fields", ()))
         elif scope is not None and isinstance(value, type) and _constants(value):
             self.guards.append((scope, name, value))
             if isinstance(value, _enum_type()):
@@ -287,6 +295,12 @@ class Mentions:
             and type(value).__module__ not in ("typing", "dataclasses")
         ):
             yield f"mentions {name}"
+
+
+def _codes(code: types.CodeType) -> list[types.CodeType]:
+    """Return a function's code and that of the functions in it."""
+    inner = [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    return [code, *(found for part in inner for found in _codes(part))]
 
 
 def _is_simple(values: tuple[Any, ...]) -> bool:

@@ -37,7 +37,8 @@ class _Transformer(ast.NodeTransformer):
             return ast.Name(name, ast.Load())
 
         rewriter = rewrite.Rewriter(self.cell(), reference)
-        tree = ast.fix_missing_locations(rewriter.visit(tree))
+        tree = rewriter.visit(tree)
+        self.watch.cell.tests = rewriter.tests
         for marker, name in names.items():
             setattr(builtins, name, rewriter.loops.get(marker, functions))
         for _, _, adoption in self.watch.adoptions:

@@ -172,9 +172,12 @@ class Observed:
         for name, value in kept.items():
             if type(value) in (tuple, list, set, frozenset) and len(value) == 2:
                 first, second = value
-                if type(first) is type(second) in (tuple, list) and len(first) == len(second) == 2:
+                if type(first) is type(second) and isinstance(first, (tuple, list)):
+                    if len(first) != 2 or len(second) != 2:
+                        continue
                     self.family.pair = type(first)
-                    (first, _), (second, _) = value
+                    self.family.child_at = at = int(isinstance(first[1], type(a)))
+                    first, second = first[at], second[at]
                 if (first is a and second is b) or (
                     isinstance(value, (set, frozenset)) and first is b and second is a
                 ):
@@ -189,12 +192,12 @@ class Observed:
                 if any(value is default for default in cls.__init__.__defaults__ or ()):
                     raise Refused(f"its objects share {name}")
                 continue
-            if type(value) not in SIMPLE and not isinstance(value, tuple) and not is_enum(value):
+            if not isinstance(value, (*SIMPLE, tuple, type)) and not is_enum(value):
                 raise Refused(f"its objects keep {name}, a {type(value).__name__}")
         rule = None
         if all(values[op] == id(node) for op, node in nodes.items()):
             rule = id
-        elif getattr(cls(2.25), name) != values["leaf"] and all(
+        elif any(getattr(cls(x), name) != values["leaf"] for x in (2.25, -2.25, 3)) and all(
             getattr(cls(self.data(node)), name) == values[op] for op, node in nodes.items()
         ):
             rule = _of_first_number(self.family, name)
@@ -212,7 +215,7 @@ class Observed:
             y = operation(x)
             if self.family.slopes:
                 slope = getattr(y, self.family.slopes)[0]
-                return type(slope[1] if self.family.pair else slope) is int
+                return type(slope[1 - self.family.child_at] if self.family.pair else slope) is int
             y.backward()
             return type(self.grad(x)) is int
         return False
@@ -251,7 +254,9 @@ class Observed:
         child, family = cls(0.25), self.family
         trials = {"children": (child,), "slopes": (0.5,), "": "a name"}
         if family.pair:
-            trials = {"pairs": ((child, 0.5),), "": "a name"}
+            pair = (child, 0.5)[:: 1 - 2 * family.child_at]
+            make = getattr(family.pair, "_make", family.pair)
+            trials = {"pairs": (make(pair),), "": "a name"}
         for role, trial in trials.items():
             try:
                 node = cls(1.5, **{name: trial})

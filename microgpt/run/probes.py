@@ -83,6 +83,8 @@ class Probe:
         self.grad: Any = operator.attrgetter(family.grad)
         self.data_name, self.grad_name = family.data, family.grad
         self.others: list[str] = list(family.defaults)
+        make, step = getattr(family.pair, "_make", family.pair or tuple), 1 - 2 * family.child_at
+        self.pair: Callable[[Any], Any] = lambda pair: make(pair[::step])
         # Without telling the node that its list or set of children is in the script's hands.
         self.get: Any = _script.peek if issubclass(cls, _script.NodeBase) else getattr
 
@@ -283,13 +285,12 @@ def constructor(probe: Probe, roles: tuple[str, ...], keywords: dict[str, str]) 
         "children": [(x,), (x, y), (), (x, y, x), (x, x)],
         "slopes": [(0.5,), (2, 1.25), (), (0.1, 2.0, 0.7), (0.1, 0.7)],
         "pairs": [
-            ((x, 0.5),),
-            ((x, 2), (y, 1.25)),
-            (),
-            ((x, 0.1), (y, 2.0), (x, 0.7)),
-            ((x, None),),
+            tuple(map(probe.pair, pairs))
+            for pairs in (
+                ((x, 0.5),), ((x, 2), (y, 1.25)), (), ((x, 0.1), (y, 2.0), (x, 0.7)), ((x, None),)
+            )
         ],
-    }
+    }  # fmt: skip
     others = ["", "tanh", None, 3, "x"]
 
     def made(arguments: list[Any], named: dict[str, Any]) -> Any:

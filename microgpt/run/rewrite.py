@@ -31,7 +31,12 @@ class Rewriter(ast.NodeTransformer):
         self.loops: dict[str, Loop] = {}
         self.bound: dict[str, set[object]] = {}  # global names: what gives them a meaning
         self.mentioned: set[str] = set()  # by classes that are judged
+        self.tests: list[ast.If] = []
         self.below: dict[str, ast.FunctionDef] = {}  # functions that they mention, below them
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        self.tests = [part for part in ast.walk(node) if isinstance(part, ast.If)]
+        return ast.fix_missing_locations(self.generic_visit(node))
 
     def binds(self, name: str, *meanings: object) -> None:
         self.bound.setdefault(name, set()).update(meanings)

@@ -33,7 +33,8 @@ class Watch:
         self.plain, self.stop_after = plain, stop_after
         self.adoptions: list[tuple[str, str, adopt.Adoption]] = []  # place, name
         self.refusals: list[tuple[str, str, str]] = []  # place, name, reason
-        self.bound: dict[str, dict[str, set[object]]] = {}  # global names, by file
+        self.files: dict[str, rewrite.Rewriter] = {}  # what is known of them
+        self.cell = rewrite.Rewriter("")  # of a notebook, the last one
         self.calls = 0
         self.at_stop: Callable[[], None] = lambda: None
         self.at_refusal: Callable[[str], None] = lambda line: None
@@ -94,8 +95,8 @@ class Watch:
                     if adoption.cls in cls.__bases__:
                         own = adopt.over_own_bases(cls, adoption.cls, adoption.original)
             try:
-                bound = self.bound.get(body.__code__.co_filename, {})
-                adoption = adopt.Adoption(own, name, scope, bound)
+                file = self.files.get(body.__code__.co_filename, self.cell)
+                adoption = adopt.Adoption(own, name, scope, file.bound, file.tests)
                 self.adoptions.append((place, name, adoption))
                 functions.class_known(adoption)
                 cls = adoption.cls
@@ -131,8 +132,8 @@ class Watch:
         if not self.plain and _is_about_gradients(source):
             try:
                 rewriter = rewrite.Rewriter(filename)
-                tree = ast.fix_missing_locations(rewriter.visit(ast.parse(source, filename)))
-                self.bound[filename] = rewriter.bound
+                tree = rewriter.visit(ast.parse(source, filename))
+                self.files[filename] = rewriter
                 code = compile(tree, filename, "exec", dont_inherit=True)
                 code = rewrite.with_objects(code, {**rewriter.loops, rewrite.FUNCTION: functions})
                 rewriter.bind_functions_below(code)

@@ -102,6 +102,7 @@ cdef class Family:
     cdef public object slopes_container  # tuple or list
     cdef public object leaf_slopes_container
     cdef public object pair        # of a child and its local gradient, in one attribute: its type
+    cdef public int child_at       # where the child is in it
     cdef public object backward    # name of the attribute that holds closures, or None
     cdef public dict closures      # one of them, by operation
     cdef public dict defaults      # other attributes: {name: {op: value, or function of the node}}
@@ -534,8 +535,8 @@ cdef bint set_pairs(object self, Family family, tuple pairs) except -1:
     for pair in pairs:
         if type(pair) is not family.pair or len(pair) != 2:
             return False
-    return set_children(self, family, tuple([pair[0] for pair in pairs])) and (
-        set_slopes(self, tuple([pair[1] for pair in pairs]))
+    return set_children(self, family, tuple([pair[family.child_at] for pair in pairs])) and (
+        set_slopes(self, tuple([pair[1 - family.child_at] for pair in pairs]))
     )
 
 
@@ -638,6 +639,7 @@ cdef int lend(object self, Family family, str name, object value) except -1:
 cdef int take_back() except -1:
     """Forget what was lent if the script has dropped it, unchanged."""
     cdef Node *node
+    cdef Family family
     cdef dict kept
     global lent
     nodes, lent = lent, []
@@ -646,11 +648,11 @@ cdef int take_back() except -1:
         kept = attributes_of(self)
         if node.flags & CHILDREN_BOXED:
             value = kept[2]
-            if (<Family>info_of(node).family).pair is not None:
-                ids = [
-                    (id(pair[0]), repr(pair[1])) if type(pair) is tuple and len(pair) == 2 else pair
-                    for pair in value
-                ]
+            family = <Family>info_of(node).family
+            if family.pair is not None:
+                at = family.child_at
+                usual = [type(pair) is family.pair and len(pair) == 2 for pair in value]
+                ids = [(id(p[at]), repr(p[1 - at])) for p in value] if all(usual) else None
                 own = list(zip(map(id, children_tuple(self)), map(repr, slopes_tuple(self))))
             else:
                 ids = sorted(map(id, value)) if type(value) is set else list(map(id, value))
@@ -682,7 +684,9 @@ cdef object get_field(object self, Family family, str name):
             return kept[2]
         children = children_tuple(self)
         if family.pair is not None:
-            children = tuple([family.pair(pair) for pair in zip(children, slopes_tuple(self))])
+            make = getattr(family.pair, "_make", family.pair)  # of a named tuple
+            pairs = [children, slopes_tuple(self)]
+            children = tuple(map(make, zip(pairs[family.child_at], pairs[1 - family.child_at])))
         container = family.container if children else family.leaf_container
         return children if container is tuple else container(children)
     if name == family.slopes:
