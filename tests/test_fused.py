@@ -127,6 +127,7 @@ def trained_graph(shape, lengths):
         ((300, 8, 1, 1, 3), (4, 1)),  # a vocabulary of more than a block
         ((67, 68, 2, 1, 40), (39, 39)),  # packed products, of more than a block of a sum
         ((500, 64, 4, 1, 33), (33,)),  # packed products of more than a block of columns
+        ((3, 4, 2, 1, 140), (139,)),  # more positions than exponentials are computed in turn
     ],
 )
 def test_wide_models_are_the_graphs(fused, shape, lengths):

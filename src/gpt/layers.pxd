@@ -17,7 +17,9 @@ from matmul cimport (
     Product, is_packed, multiply_matrices, multiply_packed, packed_scratch, transpose,
 )
 from powers cimport powers
-from simd cimport LANES, PANEL, TILE_ROWS, padded
+from simd cimport (
+    LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_max, vec_set, vec_store,
+)
 
 
 cdef extern from "sums.h" nogil:
@@ -326,17 +328,31 @@ cdef inline void relu_backward(double *dx, const double *y, Py_ssize_t n) noexce
         dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)
 
 
+cdef inline double largest_of(const double *x, Py_ssize_t n, double largest) noexcept nogil:
+    """Return the largest of a number and those of x (n,) that are larger: as max does."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if x[i] > largest:
+            largest = x[i]
+    return largest
+
+
 cdef inline void exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
     """Write the exponentials of n logits, readable up to whole vectors.
 
     Order:   the largest logit is subtracted as a plain number
     """
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i = 0
     cdef double largest = logits[0]
-    for i in range(1, n):
-        if logits[i] > largest:
-            largest = logits[i]
-    exponentials(exps, logits, largest, n)
+    cdef double lanes[LANES]
+    cdef vec top = vec_set(largest)
+    if n >= 2 * LANES:
+        while i + LANES <= n:
+            top = vec_max(top, vec_load(logits + i))
+            i += LANES
+        vec_store(lanes, top)
+        largest = largest_of(lanes, LANES, largest)
+    exponentials(exps, logits, largest_of(logits + i, n - i, largest), n)
 
 
 cdef inline void softmax_forward(

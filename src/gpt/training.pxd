@@ -18,7 +18,7 @@ from model cimport (
 from optimizer cimport (
     adam_step, block_of_squares, clip_factor, first_that_raises, multiply, numbers_are_small,
 )
-from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max_size, vec_set, vec_store
+from simd cimport LANES, divisor_of, padded, vec, vec_load, vec_max, vec_set, vec_size, vec_store
 from weights cimport WPE, Sizes, matrix_count
 
 
@@ -259,5 +259,5 @@ cdef inline vec largest(vec size, const double *x, Py_ssize_t n) noexcept nogil:
     """
     cdef Py_ssize_t i
     for i in range(padded(n) // LANES):
-        size = vec_max_size(size, vec_load(x + i * LANES))
+        size = vec_max(size, vec_size(vec_load(x + i * LANES)))
     return size

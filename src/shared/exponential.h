@@ -52,15 +52,18 @@ static inline void vec_powers(vec *high, vec *low, ints index) {
  * r, exp(r) - 1, their product with the power and its sum are rounded. */
 static inline vec vec_exp(vec *unscaled, vec *lacking, vec x) {
     const double shift = 0x1.8p52; /* the sum's last bits are a whole number's */
-    vec n = x * 0x1.71547652b82fep+7 + shift;
+    vec n = vec_fma(vec_set(shift), x, vec_set(0x1.71547652b82fep+7));
     ints number = (ints)n, index = number & (POWERS - 1);
     n -= shift;
-    vec r = (x - n * 0x1.62e42fefa0000p-8) - n * 0x1.cf79abc9e3b3ap-47;
-    vec tail = r * (1.0 / 120.0) + 1.0 / 24.0 + r * r * (1.0 / 720.0);
-    tail = r * r * (0.5 + r * (1.0 / 6.0 + r * tail));
+    vec r = vec_fma(x, n, vec_set(-0x1.62e42fefa0000p-8));
+    r = vec_fma(r, n, vec_set(-0x1.cf79abc9e3b3ap-47));
+    vec square = r * r;
+    vec tail = vec_fma(vec_set(1.0 / 24.0), r, vec_set(1.0 / 120.0));
+    tail = vec_fma(tail, square, vec_set(1.0 / 720.0));
+    tail = vec_fma(vec_set(0.5), r, vec_fma(vec_set(1.0 / 6.0), r, tail));
     vec power, power_low;
     vec_powers(&power, &power_low, index);
-    vec rest = vec_fma(power_low, power, r + tail);
+    vec rest = vec_fma(power_low, power, vec_fma(r, square, tail));
     *unscaled = power + rest;
     *lacking = rest - (*unscaled - power);
     return (vec)((ints)*unscaled + ((number - index) << 45));

@@ -118,10 +118,16 @@ static inline void vec_transpose(double *to, Py_ssize_t to_row, const double *co
 
 /* What follows compares. A mask says in which lanes a comparison holds. */
 
-/* The larger of size and |x|, or size where x is no number. */
-static inline vec vec_max_size(vec size, vec x) {
-    ints magnitude = (ints)x & 0x7fffffffffffffffLL, larger = (vec)magnitude > size;
-    return (vec)((magnitude & larger) | ((ints)size & ~larger));
+/* The larger of a and x, or a where x is no number or both are. */
+static inline vec vec_max(vec a, vec x) {
+#if defined(__AVX512F__)
+    return _mm512_max_pd(x, a);
+#elif defined(__AVX__)
+    return _mm256_max_pd(x, a);
+#else
+    ints larger = x > a;
+    return (vec)(((ints)x & larger) | ((ints)a & ~larger));
+#endif
 }
 
 /* The largest power of two that is not above a normal positive number. */

@@ -21,7 +21,7 @@ cdef extern from "simd.h" nogil:
     void vec_store(double *p, vec x)
     void vec_store_part(double *p, vec x, Py_ssize_t count)
     void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_)
-    vec vec_max_size(vec size, vec x)
+    vec vec_max(vec a, vec x)
     vec vec_power_of_two(vec x)
     vec vec_before(vec x)
     vec vec_neighbour(vec x, vec side)
@@ -34,7 +34,7 @@ cdef extern from "simd.h" nogil:
     mask vec_differ(vec a, vec b)
     mask vec_is_beyond(vec x, vec sign, double bound)
     unsigned int mask_bits(mask m)
-    int first_bit "__builtin_ctz"(unsigned int bits)
+    int first_bit "__builtin_ctzll"(unsigned long long bits)
     ctypedef struct divisor:
         double number
     ctypedef struct vec_divisor:

@@ -99,12 +99,18 @@ MUTANTS = [
         TESTING,
         "test_certificates.py -k two_million and avx512",
         ("((1.0 - 2.0 * 0.02) * 0.5 * DBL_EPSILON)", "((1.0 - 2.0 * 0.002) * 0.5 * DBL_EPSILON)"),
+        (
+            "            doubts |= ",
+            "            doubts = ",
+            "test_fused.py -k wide_models and avx512",
+        ),
+        ("        x += size", "        x += 0", "test_fused.py -k wide_models and avx512"),
     ),
     *of(
         "src/shared/exponential.h",
         TESTING,
         "test_certificates.py -k two_million and avx512",
-        ("- n * 0x1.cf79abc9e3b3ap-47", ""),
+        ("    r = vec_fma(r, n, vec_set(-0x1.cf79abc9e3b3ap-47));\n", ""),
     ),
     *of(
         "src/shared/powers.pxd",
@@ -282,9 +288,14 @@ MUTANTS = [
             "x[k] = 0.0 if x[k] <= 0.0 else x[k]",
             "test_fused.py -k weight_of_any_size and avx512",
         ),
+        (
+            "largest_of(logits + i, n - i, largest)",
+            "largest",
+            "test_fused.py -k wide_models and avx512",
+        ),
         Equivalent(
-            "        if logits[i] > largest:",
-            "        if not logits[i] <= largest:",
+            "        if x[i] > largest:",
+            "        if not x[i] <= largest:",
             "they differ for NaN among the logits, which makes the total and so all of them NaN",
         ),
         (
