@@ -198,9 +198,7 @@ cdef inline void attention_forward(
     dot_products(h, h.exps, h.q, h.k, h.row, first, last, False)
     for t in range(first, last):
         e = h.exps + t * h.weights_row
-        for s in range(t + 1):
-            e[s] = e[s] * h.inverse_root
-        exps_forward(e, e, t + 1)
+        exps_forward(e, e, h.inverse_root, t + 1)
     e = h.exps + first * h.weights_row
     sum_rows(h.totals + first, e, last - first, first + 1, 1, h.weights_row)
     powers(h.inverses + first, h.totals + first, last - first, -1.0)

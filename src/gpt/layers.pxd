@@ -337,10 +337,12 @@ cdef inline double largest_of(const double *x, Py_ssize_t n, double largest) noe
     return largest
 
 
-cdef inline void exps_forward(double *exps, const double *logits, Py_ssize_t n) noexcept nogil:
-    """Write the exponentials of n logits, readable up to whole vectors.
+cdef inline void exps_forward(
+    double *exps, const double *logits, double factor, Py_ssize_t n
+) noexcept nogil:
+    """Write the exponentials of n logits, times a positive factor, readable up to whole vectors.
 
-    Order:   the largest logit is subtracted as a plain number
+    Order:   the largest product is subtracted as a plain number: it is the largest logit's
     """
     cdef Py_ssize_t i = 0
     cdef double largest = logits[0]
@@ -352,7 +354,8 @@ cdef inline void exps_forward(double *exps, const double *logits, Py_ssize_t n) 
             i += LANES
         vec_store(lanes, top)
         largest = largest_of(lanes, LANES, largest)
-    exponentials(exps, logits, largest_of(logits + i, n - i, largest), n)
+    largest = largest_of(logits + i, n - i, largest)
+    exponentials(exps, logits, factor, largest * factor, n)
 
 
 cdef inline void softmax_forward(
@@ -367,7 +370,7 @@ cdef inline void softmax_forward(
     """
     cdef Py_ssize_t i, k
     for i in range(m):
-        exps_forward(exps + i * row, logits + i * row, n)
+        exps_forward(exps + i * row, logits + i * row, 1.0, n)
     sum_rows(totals, exps, m, n, 0, row)
     powers(inverses, totals, m, -1.0)
     for i in range(m):

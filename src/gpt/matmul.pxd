@@ -248,12 +248,10 @@ cdef inline void transpose(
         k = 0
         while k < n:
             if k + LANES <= n:
-                vec_transpose(to + k * to_row + at, to_row, rows)
+                vec_transpose(to + k * to_row + at, to_row, rows, k)
             else:
-                vec_transpose(square, LANES, rows)
+                vec_transpose(square, LANES, rows, k)
                 for j in range(n - k):
                     vec_store(to + (k + j) * to_row + at, vec_load(square + j * LANES))
-            for j in range(LANES):
-                rows[j] += LANES
             k += LANES
         i += LANES

@@ -41,9 +41,9 @@ cdef inline vec exponential(mask *doubtful, vec x) noexcept nogil:
 
 
 cdef inline void exponentials(
-    double *y, const double *x, double largest, Py_ssize_t n
+    double *y, const double *x, double factor, double largest, Py_ssize_t n
 ) noexcept nogil:
-    """Write exp(x - largest).
+    """Write exp(x * factor - largest).
 
     Numbers in doubt wait until 64 are through: a branch at each vector is often mispredicted.
 
@@ -59,7 +59,7 @@ cdef inline void exponentials(
         doubts = 0
         i = 0
         while i < size:
-            result = vec_load(x + i) - vec_set(largest)
+            result = factor * vec_load(x + i) - vec_set(largest)
             vec_store(differences + i, result)
             result = exponential(&doubtful, result)
             vec_store_part(y + i, result, min(<Py_ssize_t>LANES, size - i))

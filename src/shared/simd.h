@@ -103,9 +103,10 @@ static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
 #endif
 typedef long long ints __attribute__((vector_size(LANES * 8)));
 
-static inline void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from) {
+static inline void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from,
+                                 Py_ssize_t k) {
     vec x[LANES], y[LANES];
-    for (int i = 0; i < LANES; i++) x[i] = vec_load(from[i]);
+    for (int i = 0; i < LANES; i++) x[i] = vec_load(from[i] + k);
     for (int round = LANES; round > 1; round /= 2) {
         for (int i = 0; i < LANES / 2; i++) {
             y[2 * i] = SHUFFLE_LOW(x[i], x[i + LANES / 2]);
