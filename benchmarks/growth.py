@@ -4,8 +4,7 @@
     python benchmarks/growth.py --page docs/roofline.md --plot docs/growth.svg
 
 One size changes at a time, the others are those of BASE; all documents are as long as the
-context. Multiply-then-adds are counted: three for each weight of a matrix and position, and
-three for each pair of positions and channel in scores and in weighted values. A straight
+context. Multiply-then-adds are counted as in roofline.py. A straight
 line at the peak would be their time if nothing else took any. Times are the fastest of all
 rounds, of the processor, but those of several threads are of the clock.
 
@@ -22,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-from roofline import measure, put
+from roofline import measure, products, put
 
 from microgpt import fused
 from microgpt.gpt import Config
@@ -50,8 +49,7 @@ def step(sizes: dict[str, int], seconds: float) -> tuple[float, float]:
         [26, *(rng.randrange(26) for _ in range(length - 1)), 26] for _ in range(sizes["batch"])
     ]
     took = measure("fused", config, documents, sizes["batch"], seconds, sizes["threads"])
-    pairs = length * (length + 1) // 2 * sizes["n_embd"] * 2 * sizes["n_layer"]
-    return took, 3.0 * sizes["batch"] * (length * Config(27, **config).num_params + pairs)
+    return took, products(Config(27, **config), [length] * sizes["batch"])
 
 
 def grown(seconds: float) -> tuple[dict[str, list[Point]], str]:
@@ -62,8 +60,8 @@ def grown(seconds: float) -> tuple[dict[str, list[Point]], str]:
         found[name] = []
         for size in sizes:
             chosen = {**BASE, name: size}
-            took, products = step(chosen, seconds)
-            found[name].append((size, took, products / peak / chosen["threads"]))
+            took, work = step(chosen, seconds)
+            found[name].append((size, took, work / peak / chosen["threads"]))
     base = ", ".join(f"{name} {size}" for name, size in BASE.items())
     place = f"{fused.SIMD}, {peak / 1e9:.1f} G multiply-then-adds a second, {time.strftime('%F')}"
     return found, f"The others as in {base}. {place}."
@@ -81,7 +79,7 @@ def table(found: dict[str, list[Point]], place: str) -> str:
     return "\n".join([*lines, "", place])
 
 
-def products(seconds: float) -> str:
+def linear_layers(seconds: float) -> str:
     """Return as Markdown the share of the peak that the products of a layer reach by size."""
     machine = testing.load(fused.SIMD)
     peak = machine.peak(0.3)
@@ -131,7 +129,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="time spent on each size")
     arguments = parser.parse_args()
     found, place = grown(arguments.seconds)
-    markdown = table(found, place) + "\n\nThe products alone:\n\n" + products(arguments.seconds)
+    layers = linear_layers(arguments.seconds)
+    markdown = f"{table(found, place)}\n\nThe products alone:\n\n{layers}"
     if arguments.page:
         put(arguments.page, "growth", markdown)
     else:

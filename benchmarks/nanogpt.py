@@ -11,9 +11,8 @@ model and Adam on eager tensors; both begin from the same weights, and the first
 agree. Rounds alternate; figures are medians of five: of processor time on one thread, so that
 other programs of the machine hardly count, of time on several.
 
-Products: 3 multiply-then-adds for each weight of a matrix and token, and 6 for each pair of
-positions in attention, layer and n_embd: forward twice, backward four times. The peak is what
-vectors reach that never leave their registers (`peak` in src/testing), on one thread.
+Products are counted as in roofline.py. The peak is what vectors reach that never leave their
+registers (`peak` in src/testing), on one thread.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from roofline import put
+from roofline import products, put
 
 from microgpt import fused
 
@@ -85,16 +84,6 @@ def torch_step(model: fused.GPT, documents: list[list[int]], bits: int) -> Step:
     return step
 
 
-def products(model: fused.GPT, documents: list[list[int]]) -> float:
-    """Return the multiply-then-adds of a step."""
-    config = model.config
-    length = len(documents[0]) - 1
-    looked_up = (config.vocab_size + config.block_size) * config.n_embd
-    of_weights = 3 * length * (config.num_params - looked_up)
-    pairs = length * (length + 1) // 2
-    return len(documents) * (of_weights + 6 * pairs * config.n_layer * config.n_embd)
-
-
 def torch_steps(model: fused.GPT, documents: list[list[int]], threads: int) -> dict[str, Step]:
     """Return PyTorch's steps by name, none where it is not installed."""
     try:
@@ -141,7 +130,8 @@ def measure(name: str, threads: int, busy: bool) -> str:
                 step()
             took[program].append((now() - start) / STEPS)
     own = statistics.median(ours)
-    peak = products(model, documents) / testing.load(fused.SIMD).peak(0.3) / threads
+    best = threads * testing.load(fused.SIMD).peak(0.3)
+    peak = products(model.config, [block_size] * count) / best
     cells = [name, str(threads), f"{1e3 * own:,.1f}", f"{1e3 * peak:,.1f}", f"{peak / own:.0%}"]
     for times in took.values():
         other = statistics.median(times)

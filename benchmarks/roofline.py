@@ -4,12 +4,14 @@
     python benchmarks/roofline.py --page docs/roofline.md --plot docs/roofline.svg
                                                                  put it there, and plot it
 
-A step of P positions takes 3 P multiply-then-adds for each weight of a matrix: forward,
-backward to the inputs, backward to the weights. Then Adam takes three quotients and a
-root a weight. Both are measured at their best in the same run, by vectors that never
+The products of a step: 3 multiply-then-adds for each weight of a matrix and position (forward,
+backward to the inputs, backward to the weights), and 6 for each pair of positions in attention,
+layer and n_embd: forward twice, backward four times. Softmax takes an exponential for each such
+pair, layer and head and for each logit. Then Adam takes three quotients and a root a weight. All
+are measured at their best in the same run, products and Adam by vectors that never
 leave their registers, and so is the time of a step's memory traffic:
 each weight read twice, then weight and moments read and written. The roof of a step is
-the products' time and Adam's together, or memory's where that is longer.
+the time of products, exponentials and Adam together, or memory's where that is longer.
 
 Figures are the fastest of all rounds, on one thread of processor time, so that other programs
 of the machine hardly count. The oracle runs with Python's own garbage-collector
@@ -38,6 +40,20 @@ import testing
 
 SIZES = (16, 32, 64, 128, 256, 512)
 Row = dict[str, Any]
+
+
+def products(config: Config, lengths: list[int]) -> float:
+    """Return the multiply-then-adds of a step over documents of so many positions."""
+    looked_up = (config.vocab_size + config.block_size) * config.n_embd
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    of_weights = 3.0 * sum(lengths) * (config.num_params - looked_up)
+    return of_weights + 6.0 * pairs * config.n_layer * config.n_embd
+
+
+def exponentials(config: Config, lengths: list[int]) -> float:
+    """Return the exponentials of a step over documents of so many positions."""
+    pairs = sum(length * (length + 1) // 2 for length in lengths)
+    return float(config.n_layer * config.n_head * pairs + config.vocab_size * sum(lengths))
 
 
 def fastest(function: Any, seconds: float, threads: int = 1) -> float:
@@ -79,7 +95,7 @@ def measure_peers(config: Row, documents: list[list[int]], seconds: float) -> Ro
 def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[list[Row], str]:
     """Measure all sizes, alone and in batches of 16, and two long contexts; return roofs too."""
     machine, seconds, threads = testing.load(fused.SIMD), arguments.seconds, arguments.threads
-    peak, updates = machine.peak(1.0), machine.updates(1.0)
+    peak, updates, exps = machine.peak(1.0), machine.updates(1.0), machine.exponentials(1.0)
     found = []
     for n_embd, batch, length in [
         *((n, 1, 0) for n in SIZES),
@@ -87,19 +103,23 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
         (16, 1, 256),
         (64, 1, 256),
     ]:
-        config = {"n_embd": n_embd, "block_size": length or 16}
+        config: Row = {"n_embd": n_embd, "block_size": length or 16}
         count = max(batch, 64 // (n_embd // 128 or 1))
         chosen = documents[:count]
         if length:
             rng = random.Random(1)
             chosen = [[26, *(rng.randrange(26) for _ in range(length - 1)), 26]]
-        tokens = sum(min(config["block_size"], len(d) - 1) for d in chosen) / len(chosen) * batch
-        weights = Config(27, **config).num_params
-        took = measure("fused", config, chosen, batch, seconds, threads)
-        products, memory = 3 * tokens * weights / peak, machine.stream(weights, 0.3)
-        row = {"n_embd": n_embd, "batch": batch, "tokens": tokens, "weights": weights}
-        row.update(seconds=took, peak=products, memory=memory)
-        row["roof"] = max(products + weights / updates, memory)
+        sizes = Config(27, **config)
+        weights = sizes.num_params
+        lengths = [min(config["block_size"], len(d) - 1) for d in chosen]
+        steps = len(chosen) / batch
+        row: Row = {"n_embd": n_embd, "batch": batch, "weights": weights}
+        row["tokens"] = sum(lengths) / steps
+        row["seconds"] = measure("fused", config, chosen, batch, seconds, threads)
+        row["peak"] = products(sizes, lengths) / steps / peak
+        row["memory"] = machine.stream(weights, 0.3)
+        softmax = exponentials(sizes, lengths) / steps / exps
+        row["roof"] = max(row["peak"] + softmax + weights / updates, row["memory"])
         if batch == 1 and not length:
             if n_embd <= arguments.largest_oracle:
                 row["oracle"] = measure("python", config, chosen[:4], 1, 0)
@@ -107,8 +127,9 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
             row["peers"] = measure_peers(config, chosen, seconds)
         found.append(row)
     place = (
-        f"{fused.SIMD}, threads: {threads}; at best {peak / 1e9:.1f} G multiply-then-adds a second "
-        f"and {1e9 / updates:.2f} ns for Adam's quotients and root of a weight (one thread); "
+        f"{fused.SIMD}, threads: {threads}; at best {peak / 1e9:.1f} G multiply-then-adds a "
+        f"second, {1e9 / exps:.2f} ns an exponential and {1e9 / updates:.2f} ns for Adam's "
+        "quotients and root of a weight (one thread); "
         f"{platform.machine()}, {' '.join(platform.libc_ver()).strip()}, "
         f"{platform.python_implementation()} {platform.python_version()}, {time.strftime('%F')}."
     )
