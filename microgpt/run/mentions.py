@@ -25,7 +25,7 @@ SAFE_BUILTINS = frozenset(
     (
         "isinstance int float bool complex str set frozenset list tuple dict reversed zip max "
         "min abs len range enumerate id type super hasattr getattr pow sum any all map iter "
-        "next object property repr round NotImplemented TypeError ValueError ZeroDivisionError "
+        "next object property repr NotImplemented TypeError ValueError ZeroDivisionError "
         "NotImplementedError OverflowError AssertionError Exception ArithmeticError "
         "AttributeError RecursionError StopIteration "
     ).split()

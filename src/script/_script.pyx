@@ -698,8 +698,8 @@ cdef object get_field(object self, Family family, str name):
     if name == family.backward:
         if node.flags & CALLS:
             return kept[4]
-        op = operation(node)
-        return family.closures[LEAF] if op == LEAF else Backward(self, family.closures.get(op))
+        like = family.closures.get(operation(node), MISSING)
+        return like if like is None or is_empty(like) else Backward(self, like)
     if kept is not None and name in kept:
         return kept[name]
     by_op = family.defaults.get(name)
