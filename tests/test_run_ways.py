@@ -41,6 +41,16 @@ def shell(tmp_path, *cells):
     return done
 
 
+def test_class_of_an_installed_package_is_compiled(tmp_path):
+    package = tmp_path / "site-packages" / "engine"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(IMPORT + CLASS, encoding="utf-8")
+    source = f"import sys\nsys.path.append('site-packages')\nfrom engine import Value\n{USE}{IS_COMPILED}"
+    (tmp_path / "script.py").write_text(source, encoding="utf-8")
+    done = start(["-m", "microgpt.run", "script.py"], tmp_path)
+    assert done.stdout.endswith(COMPILED), done.stderr
+
+
 def test_load_ext_compiles_the_classes_of_later_cells(tmp_path):
     plain = shell(tmp_path, IMPORT + CLASS, USE)
     done = shell(tmp_path, "%load_ext microgpt", IMPORT + CLASS, USE, IS_COMPILED)

@@ -170,8 +170,9 @@ class Mentions:
         }
         if function is self.members["backward"][1]:  # compiled where it is given no arguments
             given, defaults = code.co_varnames[: code.co_argcount], function.__defaults__ or ()
-            stored = {one.argval for one in dis.get_instructions(code) if "STORE" in one.opname}
-            known |= {n: v for n, v in zip(given[::-1], defaults[::-1]) if n not in stored}
+            stores = [one for one in dis.get_instructions(code) if "STORE" in one.opname]
+            is_set = {n for n in given for one in stores if n == one.argval or n in one.argrepr}
+            known |= {n: v for n, v in zip(given[::-1], defaults[::-1]) if n not in is_set}
         codes = _codes(code)
         local = {name for part in codes for name in (*part.co_varnames, *part.co_cellvars)}
         run_now = [code] if self.has_closures and not self.in_backward else codes
