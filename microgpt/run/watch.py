@@ -89,10 +89,11 @@ class Watch:
         name, scope = cls.__name__, body.__globals__
         if not self.plain:
             own = cls
-            for _, other, adoption in self.adoptions:  # defined again, in a notebook
-                if other == name and scope.get(name) is adoption.cls:
+            for _, _, adoption in self.adoptions:  # defined again, in a notebook
+                names = [n for n, value in scope.items() if value is adoption.cls]
+                if name in names and adoption.place[1] is scope:
                     adoption.retire()
-                    if adoption.cls in cls.__bases__:
+                    if adoption.cls in cls.__bases__ and names == [name]:
                         own = adopt.over_own_bases(cls, adoption.cls, adoption.original)
             try:
                 file = self.files.get(body.__code__.co_filename, self.cell)
