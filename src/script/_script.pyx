@@ -1054,9 +1054,9 @@ def linear(x, w, bint x_first):
         if w_items is NULL or m != n or x_ints and w_ints:
             return None
         if x_first:
-            out.append(sum_of_products(info, x_items, w_items, n))
+            out.append(sum_of_products(info, x_items, w_items, n, x_ints or w_ints))
         else:
-            out.append(sum_of_products(info, w_items, x_items, n))
+            out.append(sum_of_products(info, w_items, x_items, n, x_ints or w_ints))
     return out
 
 
@@ -1071,7 +1071,7 @@ def dot(a, b):
     b_items = nodes_in(b, &m, &info)
     if b_items is NULL or m != n:
         return None
-    return sum_of_products(info, a_items, b_items, n)
+    return sum_of_products(info, a_items, b_items, n, False)
 
 
 def softmax(logits):
@@ -1109,7 +1109,7 @@ def rmsnorm(x, double eps):
         SUM_OF_PRODUCTS | (ADDITION | DIVISION) * WITH_NUMBER | POWER,
     ):
         return None
-    return normalized(info, items, n, eps)
+    return normalized(info, items, n, eps, False)
 
 
 # ------------------------------------------------------- adopting a class

@@ -1245,13 +1245,13 @@ cdef object pure(str name):
     return getattr(sys.modules.get(module) or import_module(module), name)
 
 
-cdef tuple own_values(object items, ClassInfo **info):
+cdef tuple own_values(object items, ClassInfo **info, bint *ints):
     """Return a copy of items that nothing else can change, as `nodes_in` takes them; else None."""
     cdef Py_ssize_t n
     if type(items) is not list and type(items) is not tuple:
         return None
     items = tuple(items)
-    return None if nodes_in(items, &n, info) is NULL else items
+    return None if nodes_in(items, &n, info, ints) is NULL else items
 
 
 def dot(a, b):
@@ -1262,11 +1262,12 @@ def dot(a, b):
     """
     cdef Py_ssize_t n_a, n_b
     cdef ClassInfo *info = NULL
-    cdef Node **a_items = nodes_in(a, &n_a, &info)
-    cdef Node **b_items = nodes_in(b, &n_b, &info) if a_items is not NULL else NULL
+    cdef bint ints = False
+    cdef Node **a_items = nodes_in(a, &n_a, &info, &ints)
+    cdef Node **b_items = nodes_in(b, &n_b, &info, &ints) if a_items is not NULL else NULL
     if b_items is NULL:
         return pure("dot")(a, b)
-    return sum_of_products(info, a_items, b_items, min(n_a, n_b))
+    return sum_of_products(info, a_items, b_items, min(n_a, n_b), ints)
 
 
 def linear(x, w):
@@ -1280,18 +1281,20 @@ def linear(x, w):
     cdef ClassInfo *info = NULL
     cdef Node **x_items
     cdef Node **w_items
-    cdef tuple own = own_values(x, &info)
+    cdef bint x_ints = False, ints
+    cdef tuple own = own_values(x, &info, &x_ints)
     cdef list out
     if own is None or type(w) is not list and type(w) is not tuple:
         return pure("linear")(x, w)
     out = []
     for wo in w:
-        w_items = nodes_in(wo, &n_w, &info)
-        x_items = nodes_in(own, &n_x, &info) if w_items is not NULL else NULL
+        ints = x_ints
+        w_items = nodes_in(wo, &n_w, &info, &ints)
+        x_items = nodes_in(own, &n_x, &info, &ints) if w_items is not NULL else NULL
         if x_items is NULL:
             out.append(pure("dot")(wo, own))
         else:
-            out.append(sum_of_products(info, w_items, x_items, min(n_w, n_x)))
+            out.append(sum_of_products(info, w_items, x_items, min(n_w, n_x), ints))
     return out
 
 
@@ -1383,7 +1386,7 @@ def softmax(logits):
     Source:  microgpt `softmax`
     """
     cdef ClassInfo *info = NULL
-    cdef tuple own = own_values(logits, &info)
+    cdef tuple own = own_values(logits, &info, NULL)
     if own is None:
         return pure_softmax(logits)
     return quotients(info, exponentials(info, own))
@@ -1397,7 +1400,7 @@ def cross_entropy(logits, target):
     Source:  microgpt's training loop
     """
     cdef ClassInfo *info = NULL
-    cdef tuple own = own_values(logits, &info)
+    cdef tuple own = own_values(logits, &info, NULL)
     cdef list exps
     if own is None or not PyLong_CheckExact(target) or not 0 <= target < len(own):
         return -softmax(logits)[target].log()
@@ -1417,10 +1420,11 @@ def rmsnorm(x):
     Source:  arXiv:1910.07467; microgpt `rmsnorm`
     """
     cdef ClassInfo *info = NULL
-    cdef tuple own = own_values(x, &info)
+    cdef bint ints = False
+    cdef tuple own = own_values(x, &info, &ints)
     if own is None:
         return pure("rmsnorm")(x)
-    return normalized(info, items_of(own), len(own), 1e-5)
+    return normalized(info, items_of(own), len(own), 1e-5, ints)
 
 
 def attention(q, keys, values, n_head):
@@ -1433,7 +1437,8 @@ def attention(q, keys, values, n_head):
     Source:  arXiv:1706.03762; microgpt `gpt`
     """
     cdef ClassInfo *info = NULL
-    cdef tuple own_q = own_values(q, &info)
+    cdef bint ints = False
+    cdef tuple own_q = own_values(q, &info, &ints)
     cdef list own_keys, own_values_, scores, out = []
     cdef Py_ssize_t t, j, start, n, head_dim, n_positions
     cdef Node **weights
@@ -1442,8 +1447,8 @@ def attention(q, keys, values, n_head):
     if own_q is None or type(n_head) is not int or not 1 <= n_head or len(own_q) % n_head:
         return pure("attend")(q, keys, values, n_head, softmax)
     n = len(own_q)
-    own_keys = own_rows(keys, n, info)
-    own_values_ = own_rows(values, n, info)
+    own_keys = own_rows(keys, n, info, &ints)
+    own_values_ = own_rows(values, n, info, &ints)
     if own_keys is None or own_values_ is None or len(own_keys) > len(own_values_):
         return pure("attend")(q, keys, values, n_head, softmax)
     n_positions = len(own_keys)
@@ -1457,7 +1462,7 @@ def attention(q, keys, values, n_head):
             scores = []
             for t in range(n_positions):
                 score = sum_of_products(
-                    info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim
+                    info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim, ints
                 )
                 scores.append(OWNED(with_number(MULTIPLICATION, info, node_of(score), root, False)))
             scores = quotients(info, exponentials(info, tuple(scores)))
@@ -1465,19 +1470,19 @@ def attention(q, keys, values, n_head):
             for j in range(start, start + head_dim):
                 for t in range(n_positions):
                     column[t] = items_of(own_values_[t])[j]
-                out.append(sum_of_products(info, weights, column, n_positions))
+                out.append(sum_of_products(info, weights, column, n_positions, ints))
         return out
     finally:
         PyMem_Free(column)
 
 
-cdef list own_rows(object rows, Py_ssize_t n, ClassInfo *info):
+cdef list own_rows(object rows, Py_ssize_t n, ClassInfo *info, bint *ints):
     """Return copies of rows of n Values of a class each, at least one; else None."""
     cdef list out = []
     if type(rows) is not list and type(rows) is not tuple:
         return None
     for row in tuple(rows):
-        row = own_values(row, &info)
+        row = own_values(row, &info, ints)
         if row is None or len(row) != n:
             return None
         out.append(row)

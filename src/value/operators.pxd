@@ -5,7 +5,7 @@ evaluate the expression: an operand is no node and no number, or its class has o
 """
 
 from cpython.ref cimport PyObject
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 
 from classes cimport (
     ADDITION, DIVISION, MULTIPLICATION, PRODUCTS, QUOTIENTS, REFLECTED, SUBTRACTION, SUMS,
@@ -349,11 +349,12 @@ cdef inline Node **nodes_in(
 ) except? NULL:
     """Return the items of a list or tuple of Values of one class, if there are any; else NULL.
 
-    Where info is not NULL the class has to be that one; else info is written. For `run` the
-    numbers have to be floats, or where ints is given floats or ints, of which it then tells.
+    Where info is not NULL the class has to be that one; else info is written. ints is set if an
+    item is an int; for `run` without it no item may be one.
     """
     cdef Py_ssize_t i
     cdef Node **nodes
+    cdef uint16_t flags = 0
     if type(items) is not list and type(items) is not tuple:
         return NULL
     nodes = items_of(items)
@@ -368,12 +369,14 @@ cdef inline Node **nodes_in(
     for i in range(n[0]):
         if type_of(nodes[i]) != info[0].type:
             return NULL
-        if not FOR_RUN:
+        flags |= nodes[i].flags
+    if FOR_RUN and (flags & DATA_BOXED or flags & DATA_INT and ints is NULL):
+        return NULL
+    if not FOR_RUN and unlikely(flags & UNUSUAL):
+        for i in range(n[0]):
             sync_node(nodes[i])
-        elif nodes[i].flags & DATA_BOXED or nodes[i].flags & DATA_INT and ints is NULL:
-            return NULL
-        elif nodes[i].flags & DATA_INT:
-            ints[0] = True
+    if flags & DATA_INT and ints is not NULL:
+        ints[0] = True
     return nodes
 
 
@@ -392,11 +395,11 @@ cdef inline list quotients(ClassInfo *info, list exps):
     return out
 
 
-cdef inline list normalized(ClassInfo *info, Node **x, Py_ssize_t n, double eps):
+cdef inline list normalized(ClassInfo *info, Node **x, Py_ssize_t n, double eps, bint ints):
     """Return each x * (mean square + eps) ** -0.5; for `run` None where that is unusual."""
     cdef Py_ssize_t i
     cdef Node *scale
-    total = sum_of_products(info, x, x, n)
+    total = sum_of_products(info, x, x, n, ints)
     total = OWNED(with_number(MULTIPLICATION, info, node_of(total), c_pow(<double>n, -1.0), False))
     total = OWNED(with_number(ADDITION, info, node_of(total), eps, False))
     scale = make_unary(POW, info, node_of(total), -0.5, False)

@@ -23,7 +23,8 @@ from node cimport (
     refcount, take_node, type_of,
 )
 from rules cimport (
-    ADD, DATA_INT, FIRST_INT, LEAF, MUL, SECOND_INT, SUM, Op, add_rule, mul_rule, unlikely,
+    ADD, BOTH_INT, DATA_INT, FIRST_INT, LEAF, MUL, SECOND_INT, SUM, Op, add_rule, mul_rule,
+    unlikely,
 )
 
 cdef extern from *:
@@ -233,13 +234,14 @@ cdef inline Node *quick_grow(ClassInfo *info, Node *partial, Node *last) noexcep
     return node
 
 
-cdef inline object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize_t n):
-    """Return the sum from 0 of n products, n at least 1."""
+cdef inline object sum_of_products(
+    ClassInfo *info, Node **a, Node **b, Py_ssize_t n, bint has_ints
+):
+    """Return the sum from 0 of n products, n at least 1. has_ints: whether a factor is an int."""
     cdef Node *node = new_node(info, info.fresh, LEAF, 0)
     cdef Terms *terms = new_terms(n, node)
     cdef Term *term = term_of(terms)
     cdef double total = 0.0, a_data, b_data
-    cdef uint16_t flags = 0
     cdef Py_ssize_t k
     for k in range(n):
         a_data = a[k].data
@@ -249,28 +251,31 @@ cdef inline object sum_of_products(ClassInfo *info, Node **a, Node **b, Py_ssize
         term[k] = Term(a[k], b[k], b_data, a_data)
         # 0 + x and x + 0 are the same bits, so the first term needs no case of its own.
         total = total + a_data * b_data
-        flags |= a[k].flags | b[k].flags
     terms.n = n
     terms.fresh = info.fresh
     terms.starts_int = info.keeps_ints
     terms.adds_ints = not info.float_slope
-    become_sum(node, terms, total, flags & DATA_INT and write_product_ints(node, terms))
+    become_sum(node, terms, total, has_ints and write_product_ints(terms))
     return OWNED(node)
 
 
-cdef inline bint write_product_ints(Node *node, Terms *terms) noexcept:
+cdef inline bint write_product_ints(Terms *terms) noexcept:
     """Write which slopes of products are ints; return whether the sum of all is one."""
     cdef Term *term = term_of(terms)
+    cdef uint8_t *ints = ints_of(terms)
     cdef Py_ssize_t k
-    cdef uint32_t ints, made
-    cdef double total = 0.0, number, unused
     cdef bint is_int = terms.starts_int
+    cdef double total = 0.0, number, unused
+    terms.has_ints = True
     for k in range(terms.n):
-        ints = ints_of_two(term[k].a, term[k].b)
-        made = mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, ints)
-        if made:
-            write_ints(terms, k, <uint16_t>(made & ~<uint32_t>DATA_INT))
-        is_int = add_rule(&total, total, number, is_int and made & DATA_INT)
+        ints[k] = <uint8_t>(ints_of_two(term[k].b, term[k].a) >> 8)
+        is_int &= ints[k] == BOTH_INT >> 8
+    for k in range(terms.n if is_int else 0):
+        if not (
+            mul_rule(&number, &unused, &unused, term[k].slope_b, term[k].slope_a, BOTH_INT)
+            & DATA_INT and add_rule(&total, total, number, True)
+        ):
+            return False
     return is_int
 
 
