@@ -243,7 +243,9 @@ cdef extern from *:
     static void (*fill_info)(ClassInfo *info) = NULL;  /* which writes all but next and type */
     #define set_fill_info(function) (fill_info = (function))
     #define NODE_HEAD (FOR_RUN ? 2 * sizeof(void *) : 0)  /* where Python's collector writes */
-    static inline void free_memory(void *node) { PyObject_Free((char *)node - NODE_HEAD); }
+    CYTHON_UNUSED static inline void free_memory(void *node) {
+        PyObject_Free((char *)node - NODE_HEAD);
+    }
     #define bucket_of(type) (info_buckets + ((uintptr_t)(type) >> 5) % N_BUCKETS)
     """
     ClassInfo *value_info
