@@ -131,6 +131,9 @@ cdef inline void sums_of_rows(
     cdef Py_ssize_t t = first
     cdef Py_ssize_t i, j, r, rows
     cdef Tile block
+    if last - first == 1 and order == FIRST_TO_OWN:  # of a sample: not worth packing
+        weighted_sum(c + t * c_row, a + t * a_row, 1, b, row, t + 1, h.head_dim, False)
+        return
     pack(h.packed, b, h.head_dim, m, PANEL, 1, row, m)
     block.c_row = c_row
     block.a_row = 1 if order == LAST_TO_OWN else a_row
