@@ -1339,6 +1339,7 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
     cdef Node **items
     cdef Node **nodes
     cdef bint known = True
+    cdef bint keeps_initial = bool((<Family>family_of(kind)).initial)
     for is_nodes, sequence in sequences:
         if type(sequence) is not list and (not is_nodes or type(sequence) is not tuple):
             return False
@@ -1352,7 +1353,8 @@ cdef bint are_loop_sequences(list sequences, object kind, Py_ssize_t n) except -
                     or items[i].flags & (DATA_BOXED | GRAD_BOXED)
                 ):
                     return False
-                keep_initial(<object><PyObject *>items[i])
+                if keeps_initial:
+                    keep_initial(<object><PyObject *>items[i])
             elif not PyFloat_CheckExact(<object><PyObject *>items[i]):
                 return False
         if is_nodes:
