@@ -1,15 +1,16 @@
 """Exponentials as libm's exp gives them, vector by vector.
 
 As with `powers.pxd`: glibc states that its exp errs by 0.511 units in the last place (since
-2.28, sysdeps/ieee754/dbl-64/e_exp_data.c), `vec_exp` errs by less than 0.007 before its result
+2.28, sysdeps/ieee754/dbl-64/e_exp_data.c), `vec_exp` errs by less than 0.008 before its result
 is rounded, and knows what the rounded result lacks. The two can differ only where the exact
-result lies within 0.018 units of the midpoint between two doubles: then exp itself is called.
+result lies within 0.019 units of the midpoint between two doubles: then exp itself is called.
 So it is for numbers outside -708 to 0, and for every number under another libm.
 
 The error of `vec_exp`, in units of the last place of a result from 1 to 2, of which the numbers
-below have r <= 2**-8.5: r, and its sum with the polynomial's tail, are off by 2**-62.5 each,
-which the power at most doubles: 2 * 0.0014. Its product with the power is off by 2**-61, and
-so is the sum: 2 * 0.002. What the polynomial leaves out, r**7 / 5040, is below 2**-71.
+below have r <= 2**-8.5: r, and its sum with the polynomial's tail, are off by 2**-62 each,
+which the power at most doubles: 2 * 0.002. Its product with the power is off by 2**-61, and so
+is their sum, or both together where they are fused: 2 * 0.002. What the polynomial leaves out,
+r**7 / 5040, is below 2**-71.
 """
 
 from libc.float cimport DBL_EPSILON
