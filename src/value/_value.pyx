@@ -1279,22 +1279,26 @@ def linear(x, w):
     """
     cdef Py_ssize_t n_x = 0, n_w = 0
     cdef ClassInfo *info = NULL
-    cdef Node **x_items
     cdef Node **w_items
-    cdef bint x_ints = False, ints
+    cdef bint x_ints = False, ints, is_checked = True
     cdef tuple own = own_values(x, &info, &x_ints)
     cdef list out
     if own is None or type(w) is not list and type(w) is not tuple:
         return pure("linear")(x, w)
+    n_x = len(own)
     out = []
     for wo in w:
-        ints = x_ints
+        ints = False
         w_items = nodes_in(wo, &n_w, &info, &ints)
-        x_items = nodes_in(own, &n_x, &info, &ints) if w_items is not NULL else NULL
-        if x_items is NULL:
+        if w_items is not NULL and not is_checked:
+            is_checked = nodes_in(own, &n_x, &info, &x_ints) is not NULL
+        if w_items is NULL or not is_checked:
+            is_checked = False  # what the expression calls may change the values
             out.append(pure("dot")(wo, own))
         else:
-            out.append(sum_of_products(info, w_items, x_items, min(n_w, n_x), ints))
+            out.append(
+                sum_of_products(info, w_items, items_of(own), min(n_w, n_x), ints or x_ints)
+            )
     return out
 
 
