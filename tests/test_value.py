@@ -779,6 +779,22 @@ def test_a_product_that_an_array_alone_holds_keeps_a_gradient_of_negative_zero(s
     assert bits(x.grad) == bits(0.0)
 
 
+def test_sums_that_arrays_alone_hold_are_as_the_oracles(compiled_scalar, oracle):
+    def graph(engine, terms):
+        x, y = engine.Value(2.0), engine.Value(-3.0)
+        held = [np.array([0 + x * y, 0 + x], dtype=object)]
+        for term in [x, y, x][:terms]:
+            held.append(held[-1] + np.array([term * y, term], dtype=object))
+        for sums in reversed(held):
+            for i in range(len(sums)):
+                sums[i].backward()
+                sums[i] = None
+        return bits(x.data, x.grad, y.data, y.grad)
+
+    for terms in range(4):
+        assert graph(compiled_scalar, terms) == graph(oracle, terms), terms
+
+
 def test_a_product_that_an_array_alone_holds_keeps_a_number_that_was_set(scalar):
     held = np.array([scalar.Value(2) * scalar.Value(3), scalar.Value(4)], dtype=object)
     held[0].data = 6.0

@@ -13,7 +13,6 @@ gone through. A node that is STALE is refused by `sync_node` too.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
-from libc.math cimport signbit
 from libc.stdint cimport uint16_t, uint32_t, uint8_t
 from libc.string cimport memcpy, memset
 
@@ -114,7 +113,7 @@ cdef inline bint is_temporary(Node *node, uint16_t fresh, uint16_t labels) noexc
     """Return whether the caller's reference to an untouched node is the only one."""
     return (
         refcount(node) == 1 and (node.flags & ~labels) == fresh
-        and node.grad == 0.0 and not signbit(node.grad)
+        and node.grad == 0.0  # and no -0.0, which is no int: `fresh` says so
     )
 
 
@@ -200,7 +199,6 @@ cdef inline Node *grow_sum(ClassInfo *info, Node *partial, Node *last) except NU
             raise MemoryError("no memory for the terms of a sum")
         if terms.has_ints:
             memcpy(term_of(terms) + 4 * capacity, term_of(terms) + capacity, capacity)
-            memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)
         terms.capacity = 4 * capacity
         partial.terms = terms
     write_ints(terms, terms.n - 1, add_to_sum(node, partial, last))

@@ -45,7 +45,6 @@ MUTANTS = [
         "src/value/sums.pxd",
         MODULE,
         "test_value.py test_parity.py test_functions.py",
-        ("        and node.grad == 0.0 and not signbit(node.grad)", "        and node.grad == 0.0"),
         ("refcount(node) == 1 and (node.flags & ~labels) == fresh", "refcount(node) == 1"),
         (
             "refcount(node) == 1 and (node.flags & ~labels) == fresh",
@@ -62,10 +61,6 @@ MUTANTS = [
         (
             "        ints = b.flags & (FIRST_INT | SECOND_INT)\n",
             "        ints = b.flags & FIRST_INT\n",
-        ),
-        (
-            "            memset(<uint8_t *>(term_of(terms) + 4 * capacity) + capacity, 0, 3 * capacity)\n",
-            "",
         ),
         (
             "        partial.flags = (partial.flags & DATA_INT) | played | grad_int",
@@ -173,10 +168,11 @@ MUTANTS = [
         ),
         ("    if not raises & RAISES_NUMBER:\n        k = k - 1\n", ""),
         ("        leave_sum(self)\n", ""),
-        (
+        Equivalent(
             "    if draining:\n        dying = put_before(dying, self)\n        return\n",
             "",
-            "test_memory.py -k watched",
+            "CPython's subtype_dealloc, which alone can call back here, ends its own recursion after "
+            "50 objects; without these lines so many stand on the stack, not one",
         ),
         ("    if refcount(child) > 1:\n        decref(child)\n        return next\n", ""),
     ),
