@@ -168,12 +168,7 @@ MUTANTS = [
         ),
         ("    if not raises & RAISES_NUMBER:\n        k = k - 1\n", ""),
         ("        leave_sum(self)\n", ""),
-        Equivalent(
-            "    if draining:\n        dying = put_before(dying, self)\n        return\n",
-            "",
-            "CPython's subtype_dealloc, which alone can call back here, ends its own recursion after "
-            "50 objects; without these lines so many stand on the stack, not one",
-        ),
+        ("    if draining:\n        dying = put_before(dying, self)\n        return\n", ""),
         ("    if refcount(child) > 1:\n        decref(child)\n        return next\n", ""),
     ),
     *of(
