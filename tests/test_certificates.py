@@ -28,6 +28,13 @@ def test_no_counter_example_among_two_million(fused):
     attack(fused.SIMD, 2_000_000, 88172645463325252)
 
 
+@pytest.mark.parametrize("exponent", [-0.5, -1.0, -1.5, -2.0])
+def test_powers_are_written_up_to_the_last_and_no_further(fused, exponent):
+    for n in range(33):
+        written = [(i + 1.0) ** exponent for i in range(n)]
+        assert testing.load(fused.SIMD).inverse_powers(n, exponent) == written + [7.0] * (40 - n)
+
+
 @pytest.mark.parametrize("seed", [88172645463325252, 1234567])
 def test_products_of_any_sizes_are_sums_in_order(fused, seed):
     assert testing.load(fused.SIMD).attack_products(60, seed) == (60, 0)

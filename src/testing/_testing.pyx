@@ -18,7 +18,7 @@ from layers cimport (
 )
 from matmul cimport Product, multiply_matrices, multiply_packed, packed_scratch
 from memory cimport free_zeros, zeros
-from powers cimport inverse_power, other_square, root_is_doubtful
+from powers cimport inverse_power, other_square, powers, root_is_doubtful
 from scalar cimport FIRST, SECOND, invert
 from simd cimport (
     LANES, divisor, divisor_of, mask, mask_bits, padded, vec, vec_differ, vec_divisor, vec_load,
@@ -178,6 +178,21 @@ def attack_inverses(Py_ssize_t n, unsigned long long seed):
 
 
 @cython.cdivision(True)
+def inverse_powers(Py_ssize_t n, double exponent):
+    """Return 40 numbers, all of them 7.0, after `powers` has written the first n.
+
+    Those are powers of 1.0, 2.0, ...; behind these lie zeros, whose powers are always in doubt.
+    """
+    cdef double[48] x
+    cdef double[48] y
+    cdef Py_ssize_t i
+    for i in range(48):
+        x[i] = i + 1.0 if i < n else 0.0
+        y[i] = 7.0
+    powers(y, x, n, exponent)
+    return [y[i] for i in range(40)]
+
+
 def attack_exponentials(Py_ssize_t n, unsigned long long seed):
     """Attack the exponentials with n numbers from -741 to 10, of all sizes.
 

@@ -141,7 +141,7 @@ MUTANTS = [
         (
             "doubt &= ~(<unsigned int>0) >> (32 - size)",
             "pass",
-            "test_fused.py -k graphs and avx512",
+            "test_certificates.py -k no_further and avx512",
         ),
     ),
     *of(
