@@ -252,11 +252,11 @@ cdef inline Node *number_plus(ClassInfo *info, double number, bint is_int, Node 
 
 cdef extern from *:
     """
-    static Node *dying = NULL;  /* nodes to be freed, while other deallocators may run */
-    static int draining = 0;
+    static Node *to_free = NULL;  /* nodes to be freed, while other deallocators may run */
+    static int is_freeing = 0;
     """
-    Node *dying
-    bint draining
+    Node *to_free
+    bint is_freeing
     void PyObject_ClearWeakRefs(PyObject *) noexcept
     void PyObject_GC_UnTrack(void *) noexcept
 
@@ -305,10 +305,10 @@ cdef inline void dealloc(PyObject *object_) noexcept:
     """Free a node and all that dies with it, without recursion.
 
     Nodes that die while others are being freed only join the list; so no chain,
-    of whatever classes, is too long. `next` is the list, and `dying` wherever
+    of whatever classes, is too long. `next` is the list, and `to_free` wherever
     other deallocators may run.
     """
-    global dying, draining
+    global to_free, is_freeing
     cdef Node *self = <Node *>object_
     cdef Node *node
     cdef Node *next
@@ -325,10 +325,10 @@ cdef inline void dealloc(PyObject *object_) noexcept:
         python_drops_class(type_of(self))
     ):
         incref(type_of(self))  # since that is before the node is freed
-    if draining:
-        dying = put_before(dying, self)
+    if is_freeing:
+        to_free = put_before(to_free, self)
         return
-    draining = True
+    is_freeing = True
     next = put_before(NULL, self)
     while next is not NULL:
         node = next
@@ -342,16 +342,16 @@ cdef inline void dealloc(PyObject *object_) noexcept:
         elif n == 1:
             next = let_go(node.child[0], next)
         elif n or node.op == NEG_MAX:
-            dying = next
+            to_free = next
             release_children(node)
-            next = dying
+            next = to_free
         if type_of(node) == value_type and n_free < MAX_FREE:
             keep_node(node)
         else:
-            dying = next
+            to_free = next
             free_node(node)
-            next = dying
-    draining = False
+            next = to_free
+    is_freeing = False
 
 
 cdef inline void untrack(Node *node) noexcept:
@@ -370,14 +370,14 @@ cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:
 
 
 cdef inline Node *put_before(Node *next, Node *node) noexcept:
-    """Put a node on the list: the dying have no use for their number. Return the first."""
+    """Put a node on the list: what is being freed has no use for its number. Return the first."""
     node.next = next
     return node
 
 
 cdef inline Node *let_go(Node *child, Node *next) noexcept:
-    """Drop a dying node's child; with its last reference it joins the list. Return the first."""
-    global dying
+    """Drop a child of a node being freed; if unused it joins the list. Return the first of it."""
+    global to_free
     if refcount(child) > 1:
         decref(child)
         return next
@@ -386,6 +386,6 @@ cdef inline Node *let_go(Node *child, Node *next) noexcept:
         type_of(child) == value_type or is_simple(type_of(child))
     ) and not (FOR_RUN and child.weak_references[0] is not NULL):
         return put_before(next, child)
-    dying = next
+    to_free = next
     decref(child)
-    return dying
+    return to_free

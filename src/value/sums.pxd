@@ -354,7 +354,7 @@ cdef inline void drop(Term term) noexcept:
 
 
 cdef inline void release_terms(Node *owner, Terms *terms) noexcept:
-    """Drop the terms of a dying sum; what it absorbed and is still alive gets its own back."""
+    """Drop the terms of a sum being freed; what it absorbed and still lives gets its own back."""
     cdef Term *term = term_of(terms)
     cdef Node *product = terms.product
     cdef Node *partial = terms.partial

@@ -168,7 +168,7 @@ MUTANTS = [
         ),
         ("    if not raises & RAISES_NUMBER:\n        k = k - 1\n", ""),
         ("        leave_sum(self)\n", ""),
-        ("    if draining:\n        dying = put_before(dying, self)\n        return\n", ""),
+        ("    if is_freeing:\n        to_free = put_before(to_free, self)\n        return\n", ""),
         ("    if refcount(child) > 1:\n        decref(child)\n        return next\n", ""),
     ),
     *of(
