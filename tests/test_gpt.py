@@ -222,6 +222,31 @@ def test_generate_draws_by_the_choices_of_any_generator(model_engine, make, top_
     assert drawn[0] == drawn[1]
 
 
+@pytest.mark.parametrize("patches", [False, True])
+def test_generate_reads_weights_that_its_generator_changes(model_engine, patches):
+    drawn = []
+    for chosen in (load("python"), model_engine):
+        model = chosen.GPT(6, n_embd=4, n_head=2, block_size=7)
+        seen = []
+
+        def choose(population, weights=None, model=model, seen=seen):
+            model.state_dict["lm_head"][2][1].data += 0.5
+            model.state_dict["layer0.mlp_fc2"][1][5].data += 2.0
+            seen.append(weights)
+            return [population[len(seen) % 3]]
+
+        rng = random.Random(3)
+        if patches:
+            rng.choices = choose
+        else:
+            rng = type(
+                "Own", (random.Random,), {"choices": lambda self, *a, **k: choose(*a, **k)}
+            )()
+        drawn.append((model.generate([1], temperature=2, length=6, rng=rng), seen))
+    assert len(drawn[0][1]) > 2
+    assert drawn[0] == drawn[1]
+
+
 @pytest.mark.parametrize("temperature", [5e-324, math.inf, 2, Fraction(1, 3), Decimal(3)])
 @pytest.mark.parametrize("weight", [0.0, math.nan, math.inf, 1e200])
 def test_generate_ends_as_the_oracles(model_engine, temperature, weight):

@@ -725,6 +725,11 @@ cdef class Sampler:
         cdef Py_ssize_t read = 0
         cdef Py_ssize_t first, i, n
         cdef double factor = temperature**-1 if temperature else -1.0
+        cdef const double *w = self.network.data.at
+        # Methods of the user's own may change the weights between two tokens.
+        pythons = type(rng) is random.Random and vars(rng).keys() <= {"gauss_next"}
+        if pythons and not self.network.kernels.pack_weights(&self.acts, w):
+            raise MemoryError()
         while len(tokens) < length:
             n = len(tokens) + bos
             first = max(n - block_size, 0)  # of BOS and the tokens
@@ -734,7 +739,7 @@ cdef class Sampler:
             for i in range(read, n):
                 self.set_token(i, end if bos and first + i == 0 else tokens[first + i - bos])
             with nogil:
-                self.network.kernels.forward(&self.acts, self.network.data.at, read, n, False, 0)
+                self.network.kernels.forward(&self.acts, w, read, n, False, 0)
             read = n
             token = self.draw(n - 1, end + bos, factor, top_k, top_p, rng)
             if token == end:
@@ -788,9 +793,10 @@ cdef class Sampler:
             for i in range(n):
                 scaled[i] = logits[<Py_ssize_t>ids[i]] * factor
         self.network.kernels.softmax_forward(weights, cumulated, totals, inverses, scaled, 1, n, n)
-        cumulated[0] = weights[0]
-        for i in range(1, n):
-            cumulated[i] = cumulated[i - 1] + weights[i]
+        x = 0.0
+        for i in range(n):
+            x += weights[i]
+            cumulated[i] = x
         choices = rng.choices
         if top_p is not None:
             from microgpt.model import nucleus

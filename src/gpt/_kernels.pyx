@@ -2,7 +2,7 @@
 
 from cpython.pycapsule cimport PyCapsule_New
 
-from activations cimport begin_batch, draw_masks
+from activations cimport begin_batch, draw_masks, pack_weights
 from kernels cimport Kernels
 from layers cimport softmax_forward
 from model cimport backward, forward, loss_forward
@@ -15,6 +15,7 @@ KERNELS.padded = padded
 KERNELS.divisor_of = divisor_of
 KERNELS.begin_batch = begin_batch
 KERNELS.draw_masks = draw_masks
+KERNELS.pack_weights = pack_weights
 KERNELS.forward = forward
 KERNELS.loss_forward = loss_forward
 KERNELS.softmax_forward = softmax_forward

@@ -5,15 +5,16 @@ block of memory, the arena, which grows for a larger batch and is used again by 
 """
 
 cimport cython
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport calloc, free, malloc
 
 from attention cimport packed_size
 from generator cimport draw_number
 from kernels cimport Activations, Layer
 from layers cimport linear_scratch
+from matmul cimport pack
 from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
-from weights cimport Sizes
+from weights cimport LM_HEAD, Shape, Sizes, matrix_count, shape_of
 
 
 cdef struct Arena:
@@ -144,6 +145,29 @@ cdef inline bint begin_batch(
     arena.start = acts.arena
     arena.used = 0
     assign_buffers(acts, &arena)
+    return True
+
+
+cdef inline Py_ssize_t packed_start(const Sizes *net, Py_ssize_t i) noexcept nogil:
+    """Return where matrix i begins in `acts.packed`, each padded by a panel of its widest."""
+    return shape_of(net, i).start + i * 4 * net.n_embd * PANEL
+
+
+cdef inline bint pack_weights(Activations *acts, const double *w) noexcept nogil:
+    """Pack all matrices for passes of single positions; return whether there was memory."""
+    cdef const Sizes *net = &acts.sizes
+    cdef Py_ssize_t i, n = matrix_count(net)
+    cdef Shape shape
+    if acts.packed == NULL:
+        acts.packed = <double *>malloc(packed_start(net, n) * sizeof(double))
+    if acts.packed == NULL:
+        return False
+    for i in range(LM_HEAD, n):
+        shape = shape_of(net, i)
+        pack(
+            acts.packed + packed_start(net, i), w + shape.start, shape.n_out, shape.n_in, PANEL,
+            shape.n_in, 1, shape.n_in,
+        )
     return True
 
 

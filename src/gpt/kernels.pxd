@@ -84,12 +84,14 @@ cdef struct Activations:  # of a batch; activations.pxd gives each its memory
     Generator *generator
     double *scratches  # scratch memory of each thread
     Py_ssize_t scratch_size
+    double *packed  # the weights as `pack_weights` has packed them, or NULL
 
 
 cdef inline void free_buffers(Activations *acts) noexcept nogil:
     """Give the memory back."""
     free(acts.ints)
     free_zeros(acts.arena)
+    free(acts.packed)
     free(acts.layers)
 
 
@@ -144,6 +146,7 @@ cdef struct Kernels:
         Activations *acts, const Py_ssize_t *tokens, const Py_ssize_t *ends, Py_ssize_t n_documents
     ) noexcept nogil
     void (*draw_masks)(Activations *acts) noexcept nogil
+    bint (*pack_weights)(Activations *acts, const double *w) noexcept nogil
     void (*forward)(
         Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, bint losses,
         int thread,

@@ -85,21 +85,22 @@ cdef inline Py_ssize_t linear_scratch(
 
 
 cdef inline void linear_forward(
-    double *y, const double *x, const double *w, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
-    Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
+    double *y, const double *x, const double *w, const double *packed, double *scratch,
+    Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
 ) noexcept nogil:
     """Write w x for each position.
 
     Either inputs are transposed, and outputs back, so that a vector holds the same
     number of several positions, or the rows of w are, so that it holds the same
-    input of several outputs: whichever is less to do.
+    input of several outputs: whichever is less to do. Where packed is not NULL, it has them.
 
-    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), scratch (linear_scratch(...),)
+    Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), packed by `pack_weights`, scratch
+             (linear_scratch(...),)
     Order:   products summed over n_in left to right, from 0
     Writes:  y, up to whole vectors
     """
     cdef Py_ssize_t start = 0
-    cdef Py_ssize_t width, k, size
+    cdef Py_ssize_t k, size
     cdef Product p
     if is_packed(m, n_out, n_in):
         p = Product(
@@ -123,19 +124,23 @@ cdef inline void linear_forward(
             transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
             start += OUT_BLOCK
         return
+    p = Product(
+        c=y, a=x, b=packed, m=m, n=0, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=1,
+        b_step=PANEL, add=False, whole=True, fetch=NULL, fetch_step=0, scratch=NULL, run=n_in,
+        runs=1,
+    )
     while start < n_out:
-        width = min(<Py_ssize_t>PANEL, n_out - start)
+        p.n = min(<Py_ssize_t>PANEL, n_out - start)
         k = 0
         while k < n_in:
-            size = min(<Py_ssize_t>K_PANEL, n_in - k)
-            transpose(scratch, w + start * n_in + k, width, size, padded(width), n_in)
-            p = Product(
-                c=y + start, a=x + k, b=scratch, m=m, n=width, k=size,
-                c_row=y_row, a_row=x_row, a_step=1, b_row=1, b_step=padded(width), add=k > 0,
-                whole=True, fetch=NULL, fetch_step=0, scratch=NULL, run=size, runs=1,
-            )
+            if packed == NULL:
+                p.k = min(<Py_ssize_t>K_PANEL, n_in - k)
+                transpose(scratch, w + start * n_in + k, p.n, p.k, PANEL, n_in)
+                p.b, p.a, p.add = scratch, x + k, k > 0
             multiply_matrices(&p)
-            k += K_PANEL
+            k += p.k
+        p.c += PANEL
+        p.b += PANEL * n_in
         start += PANEL
 
 

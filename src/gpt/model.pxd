@@ -1,8 +1,8 @@
 """The whole step: the model's functions put together, forward and backward.
 
-The forward pass leaves all activations in `Activations` for the backward pass, which
-has two halves: `backward_inputs` goes through the activations, layer by layer,
-`backward_weights` through the weights, matrix by matrix.
+The forward pass leaves all activations in `Activations` for the backward pass, which goes
+through the layers from last to first (`mlp_backward`, `heads_backward`, `qkv_backward`), and
+through the weights matrix by matrix (`matrices_backward`).
 
 The file is longer than 500 lines because forward and backward name the same layers, matrices and
 buffers in the same order, and are checked against each other.
@@ -11,7 +11,7 @@ buffers in the same order, and are checked against each other.
 cimport cython
 from libc.string cimport memset
 
-from activations cimport scratch_of
+from activations cimport packed_start, scratch_of
 from attention cimport Head, attention_backward, attention_forward, packed_size
 from barrier cimport barrier_wait, take_share
 from kernels cimport Activations, Layer
@@ -24,8 +24,7 @@ from layers cimport (
 from powers cimport powers
 from simd cimport padded
 from weights cimport (
-    ATTN_WO, ATTN_WQKV, LM_HEAD, MLP_FC1, PER_LAYER, WPE, WTE, LayerWeights, Shape,
-    Sizes, layer_weights, shape_of,
+    ATTN_WO, ATTN_WQKV, LM_HEAD, MLP_FC1, MLP_FC2, PER_LAYER, WPE, WTE, Shape, Sizes, shape_of,
 )
 
 
@@ -118,21 +117,47 @@ cdef inline void inputs_forward(
     )
 
 
+cdef inline void matrix_forward(
+    const Activations *acts, double *y, const double *x, const double *w, Py_ssize_t i,
+    Py_ssize_t m, Py_ssize_t y_row, Py_ssize_t x_row, int thread,
+) noexcept nogil:
+    """Write matrix i times x for each of m positions."""
+    cdef Shape shape = shape_of(&acts.sizes, i)
+    cdef const double *packed = NULL
+    if acts.packed != NULL:
+        packed = acts.packed + packed_start(&acts.sizes, i)
+    linear_forward(
+        y, x, w + shape.start, packed, scratch_of(acts, thread), m, shape.n_out, shape.n_in, y_row,
+        x_row,
+    )
+
+
+cdef inline void matrix_backward_input(
+    const Activations *acts, double *dx, const double *dy, const double *w, Py_ssize_t i,
+    Py_ssize_t m, Py_ssize_t dx_row, Py_ssize_t dy_row, int thread,
+) noexcept nogil:
+    """Write the gradient of what matrix i was multiplied by, for each of m positions."""
+    cdef Shape shape = shape_of(&acts.sizes, i)
+    linear_backward_input(
+        dx, dy, w + shape.start, scratch_of(acts, thread), m, shape.n_out, shape.n_in, dx_row,
+        dy_row, False,
+    )
+
+
 cdef inline void qkv_forward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
     """Write a layer's queries, keys and values at positions first up to last."""
     cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t at = first * net.row
     cdef Layer *layer = &acts.layers[i]
     rmsnorm_forward(
         layer.norm1 + at, layer.mean1 + first, layer.scale1 + first, layer.x + at, net.inverse_n,
-        last - first, n, net.row,
+        last - first, net.n_embd, net.row,
     )
-    linear_forward(
-        layer.qkv + first * net.qkv_row, layer.norm1 + at, layer_weights(net, w, i).wqkv,
-        scratch_of(acts, thread), last - first, 3 * n, n, net.qkv_row, net.row,
+    matrix_forward(
+        acts, layer.qkv + first * net.qkv_row, layer.norm1 + at, w, PER_LAYER * i + ATTN_WQKV,
+        last - first, net.qkv_row, net.row, thread,
     )
 
 
@@ -146,25 +171,24 @@ cdef inline void layer_forward(
     cdef Py_ssize_t row = net.row
     cdef Py_ssize_t at = first * row
     cdef Py_ssize_t mlp_at = first * net.mlp_row
+    cdef Py_ssize_t before = PER_LAYER * i
     cdef Layer *layer = &acts.layers[i]
-    cdef LayerWeights weights = layer_weights(net, w, i)
     cdef double *mid = layer.mid + at
+    cdef double *hidden = layer.hidden + mlp_at
     cdef double *x = (acts.layers[i + 1].x if i + 1 < net.n_layer else acts.out) + at
-    cdef double *scratch = scratch_of(acts, thread)
     heads_forward(acts, layer, first, last, thread)
-    linear_forward(mid, layer.attended + at, weights.wo, scratch, m, n, n, row, row)
+    matrix_forward(acts, mid, layer.attended + at, w, before + ATTN_WO, m, row, row, thread)
     if acts.dropout > 0.0:
         dropout_forward(mid, layer.attn_mask + at, m * row)
     residual_forward(mid, layer.x + at, m, n, row)
     rmsnorm_forward(
         layer.norm2 + at, layer.mean2 + first, layer.scale2 + first, mid, net.inverse_n, m, n, row
     )
-    linear_forward(
-        layer.hidden + mlp_at, layer.norm2 + at, weights.fc1, scratch, m, 4 * n, n, net.mlp_row,
-        row,
+    matrix_forward(
+        acts, hidden, layer.norm2 + at, w, before + MLP_FC1, m, net.mlp_row, row, thread
     )
-    relu_forward(layer.hidden + mlp_at, m * net.mlp_row)
-    linear_forward(x, layer.hidden + mlp_at, weights.fc2, scratch, m, n, 4 * n, row, net.mlp_row)
+    relu_forward(hidden, m * net.mlp_row)
+    matrix_forward(acts, x, hidden, w, before + MLP_FC2, m, row, net.mlp_row, thread)
     if acts.dropout > 0.0:
         dropout_forward(x, layer.mlp_mask + at, m * row)
     residual_forward(x, mid, m, n, row)
@@ -175,10 +199,9 @@ cdef inline void logits_forward(
 ) noexcept nogil:
     """Write the logits of positions first up to last."""
     cdef const Sizes *net = &acts.sizes
-    linear_forward(
-        acts.logits + first * net.vocab_row, acts.out + first * net.row,
-        w + shape_of(net, LM_HEAD).start, scratch_of(acts, thread), last - first, net.vocab_size,
-        net.n_embd, net.vocab_row, net.row,
+    matrix_forward(
+        acts, acts.logits + first * net.vocab_row, acts.out + first * net.row, w, LM_HEAD,
+        last - first, net.vocab_row, net.row, thread,
     )
 
 
@@ -318,9 +341,9 @@ cdef inline void loss_backward(
             )
             acts.dtargets[i] = dlogits[acts.targets[i]]
             dlogits[acts.targets[i]] = 0.0
-    linear_backward_input(
-        dx + first * net.row, acts.dlogits + first * row, lm_head, scratch_of(acts, thread),
-        last - first, net.vocab_size, n, net.row, row, False,
+    matrix_backward_input(
+        acts, dx + first * net.row, acts.dlogits + first * row, w, LM_HEAD, last - first, net.row,
+        row, thread,
     )
     for i in range(first, last):
         acts.dlogits[i * row + acts.targets[i]] = acts.dtargets[i]
@@ -425,18 +448,17 @@ cdef inline void mlp_backward(
     cdef Py_ssize_t at = first * row
     cdef Py_ssize_t mlp_at = first * net.mlp_row
     cdef Layer *layer = &acts.layers[i]
-    cdef LayerWeights weights = layer_weights(net, w, i)
+    cdef Py_ssize_t before = PER_LAYER * i
     cdef double *dhidden = layer.dhidden + mlp_at
     cdef double *dnorm = acts.dnorm + at
-    cdef double *scratch = scratch_of(acts, thread)
     if acts.dropout > 0.0:
         dropout_backward(layer.dmlp + at, layer.dout + at, layer.mlp_mask + at, m * row)
-    linear_backward_input(
-        dhidden, layer.dmlp + at, weights.fc2, scratch, m, n, 4 * n, net.mlp_row, row, False
+    matrix_backward_input(
+        acts, dhidden, layer.dmlp + at, w, before + MLP_FC2, m, net.mlp_row, row, thread
     )
     relu_backward(dhidden, layer.hidden + mlp_at, m * net.mlp_row)
-    linear_backward_input(
-        dnorm, dhidden, weights.fc1, scratch, m, 4 * n, n, row, net.mlp_row, False
+    matrix_backward_input(
+        acts, dnorm, dhidden, w, before + MLP_FC1, m, row, net.mlp_row, thread
     )
     rmsnorm_backward(
         layer.dmid + at, layer.dout + at, dnorm, layer.mean2 + first, layer.scale2 + first,
@@ -444,9 +466,7 @@ cdef inline void mlp_backward(
     )
     if acts.dropout > 0.0:
         dropout_backward(layer.dattn + at, layer.dmid + at, layer.attn_mask + at, m * row)
-    linear_backward_input(
-        dnorm, layer.dattn + at, weights.wo, scratch, m, n, n, row, row, False
-    )
+    matrix_backward_input(acts, dnorm, layer.dattn + at, w, before + ATTN_WO, m, row, row, thread)
 
 
 cdef inline void qkv_backward(
@@ -460,7 +480,7 @@ cdef inline void qkv_backward(
     cdef Layer *layer = &acts.layers[i]
     cdef double *dnorm = acts.dnorm + at
     qkv_backward_input(
-        dnorm, layer.dqkv + first * net.qkv_row, layer_weights(net, w, i).wqkv,
+        dnorm, layer.dqkv + first * net.qkv_row, w + shape_of(net, PER_LAYER * i + ATTN_WQKV).start,
         scratch_of(acts, thread), m, net.n_embd, net.n_head, row, net.qkv_row,
     )
     rmsnorm_backward(

@@ -35,13 +35,6 @@ cdef struct Shape:
     Py_ssize_t n_in
 
 
-cdef struct LayerWeights:
-    const double *wqkv  # (3 * n_embd, n_embd)
-    const double *wo  # (n_embd, n_embd)
-    const double *fc1  # (4 * n_embd, n_embd)
-    const double *fc2  # (n_embd, 4 * n_embd)
-
-
 cdef inline Py_ssize_t matrix_count(const Sizes *net) noexcept nogil:
     """Return the number of matrices."""
     return ATTN_WQKV + PER_LAYER * net.n_layer
@@ -80,16 +73,3 @@ cdef inline Shape shape_of(const Sizes *net, Py_ssize_t i) noexcept nogil:
         shape.start += 4 * n * n
         shape.n_in = 4 * n
     return shape
-
-
-cdef inline LayerWeights layer_weights(
-    const Sizes *net, const double *w, Py_ssize_t layer
-) noexcept nogil:
-    """Return the matrices of a layer among all weights w."""
-    cdef Py_ssize_t before = PER_LAYER * layer
-    cdef LayerWeights weights
-    weights.wqkv = w + shape_of(net, before + ATTN_WQKV).start
-    weights.wo = w + shape_of(net, before + ATTN_WO).start
-    weights.fc1 = w + shape_of(net, before + MLP_FC1).start
-    weights.fc2 = w + shape_of(net, before + MLP_FC2).start
-    return weights

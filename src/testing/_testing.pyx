@@ -360,7 +360,7 @@ def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds):
             for i in range(3):
                 start = processor_time()
                 if i == 0:
-                    linear_forward(y, x, w, scratch, m, n_out, n_in, y_row, x_row)
+                    linear_forward(y, x, w, NULL, scratch, m, n_out, n_in, y_row, x_row)
                 elif i == 1:
                     linear_backward_input(x, y, w, scratch, m, n_out, n_in, x_row, y_row, False)
                 else:

@@ -269,10 +269,11 @@ MUTANTS = [
             "    for i in range(m):\n        if not first <= ids[i] < last:",
         ),
         (
-            "b_row=1, b_step=padded(width), add=k > 0,",
-            "b_row=1, b_step=padded(width), add=False,",
+            "p.b, p.a, p.add = scratch, x + k, k > 0",
+            "p.b, p.a, p.add = scratch, x + k, False",
             "test_fused.py -k (graphs or wide) and avx512",
         ),
+        ("        p.b += PANEL * n_in\n", "", "test_fused.py -k graphs and avx512"),
         (
             "        for k in range(n - 1, -1, -1):\n            dscale",
             "        for k in range(n):\n            dscale",
