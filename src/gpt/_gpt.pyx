@@ -364,14 +364,13 @@ cdef class Pass:
         Shapes:  (n_head, n, n): head, the position that looks, the one looked at
         """
         cdef Activations *acts = &self.acts
+        cdef Buffer weights
         if not (0 <= layer < acts.sizes.n_layer and 0 <= document < acts.n_documents):
             raise IndexError(f"there is no layer {layer} or no document {document}")
         n = acts.starts[document + 1] - acts.starts[document]
-        row = self.network.kernels.padded(n)
-        return as_memoryview(
-            self, acts.layers[layer].weights + acts.maps[document], (acts.sizes.n_head, n, n),
-            (n * row, row),
-        )
+        weights = Buffer(acts.sizes.n_head * n * n)
+        self.network.kernels.attention_weights(acts, weights.at, layer, document)
+        return as_memoryview(weights, weights.at, (acts.sizes.n_head, n, n), (n * n, n))
 
     def backward(self):
         """Add the gradients of the loss to the network's."""

@@ -5,7 +5,7 @@ from cpython.pycapsule cimport PyCapsule_New
 from activations cimport begin_batch, draw_masks, pack_weights
 from kernels cimport Kernels
 from layers cimport softmax_forward
-from model cimport backward, forward, loss_forward
+from model cimport attention_weights, backward, forward, loss_forward
 from optimizer cimport adam_step, clip_factor, first_that_raises, multiply, sum_of_squares
 from simd cimport divisor_of, padded
 from training cimport gradients_size, worker_loop
@@ -19,6 +19,7 @@ KERNELS.pack_weights = pack_weights
 KERNELS.forward = forward
 KERNELS.loss_forward = loss_forward
 KERNELS.softmax_forward = softmax_forward
+KERNELS.attention_weights = attention_weights
 KERNELS.backward = backward
 KERNELS.sum_of_squares = sum_of_squares
 KERNELS.clip_factor = clip_factor

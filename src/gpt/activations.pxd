@@ -7,7 +7,7 @@ block of memory, the arena, which grows for a larger batch and is used again by 
 cimport cython
 from libc.stdlib cimport calloc, free, malloc
 
-from attention cimport packed_size
+from attention cimport WIDE, head_scratch, map_size, panel_at
 from generator cimport draw_number
 from kernels cimport Activations, Layer
 from layers cimport linear_scratch
@@ -76,18 +76,17 @@ cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
         layer.qkv = arena_take(arena, m * net.qkv_row)
         layer.hidden = arena_take(arena, m * net.mlp_row)
         take_each(arena, &layer.mean1, &layer.totals, m)
-        take_each(arena, &layer.totals, &layer.weights, m * net.n_head)
-        take_each(arena, &layer.weights, &layer.dropped, maps)
-        layer.dropped = layer.weights
+        take_each(arena, &layer.totals, &layer.exps, m * net.n_head)
+        layer.exps = arena_take(arena, maps)
         if acts.dropout > 0.0:
-            take_each(arena, &layer.dropped, &layer.attn_mask, maps)
+            layer.weights_mask = arena_take(arena, maps)
             take_each(arena, &layer.attn_mask, &layer.dmid, m * net.row)
         assign_gradients(acts, arena, i)
     if acts.dropout > 0.0:
         acts.embedding_mask = arena_take(arena, m * net.row)
     acts.scratch_size = max(
         linear_scratch(m, max(net.mlp_row, net.vocab_row), net.mlp_row),
-        packed_size(n, net.n_embd // net.n_head) + n * padded(n),
+        head_scratch(n, net.n_embd // net.n_head),
     )
     acts.scratches = arena_take(arena, acts.barrier.size * acts.scratch_size)
     arena_take(arena, PANEL)  # whole vectors may be read, not used, behind the last row
@@ -121,7 +120,7 @@ cdef inline bint begin_batch(
     for d in range(n_documents):
         n = min(acts.sizes.block_size, ends[d + 1] - ends[d] - 1)
         acts.starts[d + 1] = acts.starts[d] + n
-        acts.maps[d + 1] = acts.maps[d] + acts.sizes.n_head * n * padded(n)
+        acts.maps[d + 1] = acts.maps[d] + acts.sizes.n_head * map_size(n)
     acts.m = acts.starts[n_documents]
     acts.reuses = acts.m > acts.sizes.n_embd  # else the weights are more than the activations
     acts.tokens = acts.maps + n_documents + 1
@@ -176,6 +175,7 @@ cdef inline double *scratch_of(const Activations *acts, int thread) noexcept nog
     return acts.scratches + thread * acts.scratch_size
 
 
+@cython.cdivision(True)
 cdef inline void draw_masks(Activations *acts) noexcept nogil:
     """Draw the masks of dropout.
 
@@ -183,27 +183,33 @@ cdef inline void draw_masks(Activations *acts) noexcept nogil:
              per layer the attention weights, head by head, and both projections
     """
     cdef const Sizes *net = &acts.sizes
-    cdef Py_ssize_t d, start, n, t, i, h, at
+    cdef Py_ssize_t d, start, n, t, i, h, at, first
     cdef Layer *layer
     for d in range(acts.n_documents):
         start = acts.starts[d]
         n = acts.starts[d + 1] - start
         for t in range(n):
             at = (start + t) * net.row
-            draw_mask(acts, acts.embedding_mask + at, net.n_embd)
+            first = t // WIDE * WIDE
+            draw_mask(acts, acts.embedding_mask + at, net.n_embd, 1)
             for i in range(net.n_layer):
                 layer = &acts.layers[i]
                 for h in range(net.n_head):
                     draw_mask(
-                        acts, layer.weights_mask + acts.maps[d] + (h * n + t) * padded(n), t + 1
+                        acts,
+                        layer.weights_mask + acts.maps[d] + h * map_size(n) + panel_at(first)
+                        + t - first,
+                        t + 1, padded(min(<Py_ssize_t>WIDE, n - first)),
                     )
-                draw_mask(acts, layer.attn_mask + at, net.n_embd)
-                draw_mask(acts, layer.mlp_mask + at, net.n_embd)
+                draw_mask(acts, layer.attn_mask + at, net.n_embd, 1)
+                draw_mask(acts, layer.mlp_mask + at, net.n_embd, 1)
 
 
 @cython.cdivision(True)
-cdef inline void draw_mask(Activations *acts, double *mask, Py_ssize_t n) noexcept nogil:
+cdef inline void draw_mask(
+    Activations *acts, double *mask, Py_ssize_t n, Py_ssize_t step
+) noexcept nogil:
     cdef double scale = 1.0 / (1.0 - acts.dropout)
     cdef Py_ssize_t i
     for i in range(n):
-        mask[i] = 0.0 if draw_number(acts.generator) < acts.dropout else scale
+        mask[i * step] = 0.0 if draw_number(acts.generator) < acts.dropout else scale

@@ -1,25 +1,28 @@
 """Causal attention: one head of one document, forward and backward.
 
-All its sums are products of matrices, of which only one triangle counts: the scores of a
-position with those up to its own, sums over these positions, and in the backward pass sums
-over the positions from its own on. They are computed in blocks of TILE_ROWS positions. Where
-a sum covers another number of positions for each of a block's, the tile takes those that all
-have in common, and `weighted_sum` the few between.
+Scores, exponentials and their gradients are computed in panels of WIDE positions that look: a
+row of a panel holds what one position looked at is to each of them, so that vectors run across
+the positions that look, each with its own order, and sums over those looked at need no more than
+other numbers do. A panel stays in the caches from its scores to all that follows from them. Of
+each panel only rows up to its last position count, and of its last rows only one triangle.
+
+In memory the panels of a map follow each other, `panel_at`, each with its rows one after the other.
 """
 
 cimport cython
 
+from exponential cimport exponentials
 from layers cimport exps_forward, sum_rows
-from matmul cimport Tile, pack, tile
+from matmul cimport Tile, pack, tile, transpose
 from powers cimport powers
-from simd cimport LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_set, vec_store_part
+from simd cimport (
+    LANES, MOST_LANES, PANEL, TILE_ROWS, padded, vec, vec_join, vec_load, vec_max, vec_set,
+    vec_store, vec_store_part,
+)
 
 
-cdef extern from "sums.h" nogil:
-    void sum_rows_down(
-        double *totals, const double *factors, const double *x, const double *y, Py_ssize_t m,
-        Py_ssize_t n, Py_ssize_t more, Py_ssize_t row,
-    )
+cdef enum:
+    WIDE = 2 * LANES
 
 
 cdef struct Head:  # one attention head of one document
@@ -27,35 +30,104 @@ cdef struct Head:  # one attention head of one document
     Py_ssize_t head_dim
     Py_ssize_t row  # between positions of q, k, v and their gradients
     Py_ssize_t y_row  # of y and dy
-    Py_ssize_t weights_row  # between positions of weights, exps, dropped, mask
     double inverse_root
     const double *q  # (m, head_dim)
     const double *k
     const double *v
     double *y
-    double *weights  # (m, m): row t over the positions up to t, then zero
-    double *exps
+    double *exps  # (map_size(m),)
     double *totals  # (m,), of exps
     double *inverses  # (m,), totals ** -1
-    const double *mask  # (m, m), of dropout, or NULL
-    double *dropped  # weights after dropout, or weights
+    const double *mask  # (map_size(m),), of dropout, or NULL
     double *dq  # (m, head_dim)
     double *dk
     double *dv
     const double *dy
-    double *dscores  # (m, m), scratch
-    double *packed  # (packed_size(m, head_dim),), scratch
+    double *scratch  # (head_scratch(m, head_dim),)
 
 
-cdef enum Sum:  # of the positions that c[t] is a sum over
-    FIRST_TO_OWN  # of a[t, s] * b[s]
-    OWN_TO_FIRST
-    LAST_TO_OWN  # of a[s, t] * b[s]
+cdef struct Panel:  # some positions that look, of one head
+    Py_ssize_t first
+    Py_ssize_t n  # positions
+    Py_ssize_t end  # first + n: rows
+    Py_ssize_t width  # between rows: n up to whole vectors
+    double *exps  # (end, n)
+    const double *mask  # or NULL
+    double *weights  # scratch
+    double *dscores
+    double *packed  # (head_dim, n), scratch
+    double *sums
 
 
-cdef inline Py_ssize_t packed_size(Py_ssize_t m, Py_ssize_t head_dim) noexcept nogil:
-    """Return the number of scratch numbers that a packed matrix of a head takes."""
-    return (m + PANEL) * (head_dim + PANEL)
+@cython.cdivision(True)
+cdef inline Py_ssize_t panel_at(Py_ssize_t first) noexcept nogil:
+    """Return how many numbers of a map lie before the panel of a position and WIDE - 1 more."""
+    return first * (first + WIDE) // 2
+
+
+@cython.cdivision(True)
+cdef inline Py_ssize_t map_size(Py_ssize_t m) noexcept nogil:
+    """Return how many numbers a map of m positions takes."""
+    cdef Py_ssize_t first = m // WIDE * WIDE
+    return panel_at(first) + m * padded(m - first)
+
+
+cdef inline Py_ssize_t head_scratch(Py_ssize_t m, Py_ssize_t head_dim) noexcept nogil:
+    """Return how many scratch numbers a head takes."""
+    return max(
+        2 * m * WIDE + 3 * WIDE * (head_dim + MOST_LANES), (m + PANEL) * (head_dim + PANEL)
+    )
+
+
+cdef inline Panel panel_of(const Head *h, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """Return the panel of positions from first on, up to last."""
+    cdef Panel p
+    p.first = first
+    p.n = min(<Py_ssize_t>WIDE, last - first)
+    p.end = first + p.n
+    p.width = padded(p.n)
+    p.exps = h.exps + panel_at(first)
+    p.mask = h.mask + panel_at(first) if h.mask != NULL else NULL
+    p.weights = h.scratch
+    p.dscores = p.weights + p.end * p.width
+    p.packed = p.dscores + p.end * p.width
+    p.sums = p.packed + (h.head_dim + LANES) * WIDE
+    return p
+
+
+cdef inline void products(
+    double *c, const double *a, const double *b, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+    Py_ssize_t c_row, Py_ssize_t a_row, Py_ssize_t a_step, Py_ssize_t b_step, bint add,
+) noexcept nogil:
+    """Write c[i, j], the sum over k of a[i, k] * b[k, j], or continue it.
+
+    Shapes:  c (m, n), a (m, k), rows a_row apart and steps a_step, b (k, n), steps b_step apart;
+             b and c are readable up to whole vectors
+    Order:   as k comes, from 0, or from c if add
+    Writes:  c. Adds to: c if add
+    """
+    cdef Py_ssize_t i, vecs
+    cdef Py_ssize_t j = 0
+    cdef Tile t
+    t.k_n = k
+    t.c_row = c_row
+    t.a_row = a_row
+    t.a_step = a_step
+    t.b_step = b_step
+    t.add = add
+    t.fetch = NULL
+    t.fetch_step = 0
+    while j < n:
+        vecs = min(<Py_ssize_t>PANEL, padded(n - j)) // LANES
+        t.last = min(<Py_ssize_t>LANES, n - j - (vecs - 1) * LANES)
+        t.b = b + j
+        i = 0
+        while i < m:
+            t.a = a + i * a_row
+            t.c = c + i * c_row + j
+            tile(t, min(<Py_ssize_t>TILE_ROWS, m - i), vecs)
+            i += TILE_ROWS
+        j += PANEL
 
 
 cdef inline void weighted_sum(
@@ -79,112 +151,109 @@ cdef inline void weighted_sum(
         i += LANES
 
 
-@cython.cdivision(True)
-cdef inline void dot_products(
-    const Head *h, double *c, const double *a, const double *b, Py_ssize_t a_row,
-    Py_ssize_t first, Py_ssize_t last, bint down,
+cdef inline void sums_of_triangle(
+    const Panel *p, const double *weights, const double *x, Py_ssize_t row, Py_ssize_t head_dim,
+    bint down, bint add,
 ) noexcept nogil:
-    """Write the products of rows first up to last of a with the rows of b up to the same one.
+    """Write sums over the panel's own positions, up to that which looks, or continue them.
 
-    Shapes:  c (m, m), rows weights_row apart; a, b (m, head_dim), rows a_row and row apart
-    Order:   products summed over head_dim left to right, or right to left if down, from 0
-    Writes:  c, row t up to whole vectors behind t
+    Shapes:  weights as p.weights, x (m, head_dim) rows row apart
+    Order:   positions first to last, or last to first if down
+    Writes:  p.sums (head_dim, n). Adds to: p.sums if add
     """
-    cdef Py_ssize_t end = h.head_dim - 1 if down else 0
-    cdef Py_ssize_t t = first
-    cdef Py_ssize_t s, rows
-    cdef Tile block
-    pack(h.packed, b, last, h.head_dim, PANEL, h.row, 1, h.head_dim)
-    block.k_n = h.head_dim
-    block.c_row = h.weights_row
-    block.a_row = a_row
-    block.a_step = -1 if down else 1
-    block.b_step = -PANEL if down else PANEL
-    block.last = LANES
-    block.add = False
-    block.fetch = NULL
-    block.fetch_step = 0
-    while t < last:
-        rows = min(<Py_ssize_t>TILE_ROWS, last - t)
-        block.a = a + t * a_row + end
-        s = 0
-        while s < t + rows:
-            block.b = h.packed + s * h.head_dim + end * PANEL
-            block.c = c + t * h.weights_row + s
-            tile(block, rows, min(<Py_ssize_t>PANEL, padded(t + rows - s)) // LANES)
-            s += PANEL
-        t += rows
-
-
-@cython.cdivision(True)
-cdef inline void sums_of_rows(
-    const Head *h, double *c, const double *a, const double *b, Py_ssize_t c_row,
-    Py_ssize_t row, Sum order, Py_ssize_t first, Py_ssize_t last,
-) noexcept nogil:
-    """Write for positions t from first up to last the sum of rows of b, weighted by a.
-
-    Shapes:  c, b (m, head_dim), rows c_row and row apart; a (m, m), rows weights_row apart
-    Order:   as `Sum` says, from 0
-    """
-    cdef Py_ssize_t m = h.m
-    cdef Py_ssize_t a_row = h.weights_row
-    cdef Py_ssize_t t = first
-    cdef Py_ssize_t i, j, r, rows
-    cdef Tile block
-    if last - first == 1 and order == FIRST_TO_OWN:  # of a sample: not worth packing
-        weighted_sum(c + t * c_row, a + t * a_row, 1, b, row, t + 1, h.head_dim, False)
-        return
-    pack(h.packed, b, h.head_dim, m, PANEL, 1, row, m)
-    block.c_row = c_row
-    block.a_row = 1 if order == LAST_TO_OWN else a_row
-    block.a_step = -a_row if order == LAST_TO_OWN else 1 if order == FIRST_TO_OWN else -1
-    block.b_step = PANEL if order == FIRST_TO_OWN else -PANEL
-    block.add = order == OWN_TO_FIRST
-    block.fetch = NULL
-    block.fetch_step = 0
-    while t < last:
-        rows = min(<Py_ssize_t>TILE_ROWS, last - t)
-        if order == OWN_TO_FIRST:
-            for r in range(t, t + rows):
-                weighted_sum(
-                    c + r * c_row, a + r * a_row + r, -1, b + r * row, -row, r - t + 1, h.head_dim,
-                    False,
+    cdef Py_ssize_t j, v, s, i, n
+    cdef vec total
+    weights += p.first * p.width
+    x += p.first * row
+    for j in range(head_dim):
+        v = 0
+        while v < p.width:
+            total = vec_load(p.sums + j * p.width + v) if add else vec_set(0.0)
+            n = min(p.n, v + LANES)
+            for s in range(n):
+                i = n - 1 - s if down else s
+                total = total + vec_join(
+                    vec_set(0.0), x[i * row + j] * vec_load(weights + i * p.width + v), i - v
                 )
-        if order == FIRST_TO_OWN:
-            i = 0
-            block.a = a + t * a_row
-            block.k_n = t
-        elif order == OWN_TO_FIRST:
-            i = t - 1
-            block.a = a + t * a_row + i
-            block.k_n = t
-        else:
-            i = m - 1
-            block.a = a + i * a_row + t
-            block.k_n = m - t - rows
+            vec_store(p.sums + j * p.width + v, total)
+            v += LANES
+
+
+cdef inline void write_sums(
+    double *y, Py_ssize_t row, const Panel *p, Py_ssize_t head_dim
+) noexcept nogil:
+    """Write a panel's sums, position by position. Writes: y (n, head_dim), rows row apart"""
+    cdef Py_ssize_t i, j
+    transpose(p.packed, p.sums, head_dim, p.n, padded(head_dim), p.width)
+    for i in range(p.n):
         j = 0
-        while j < h.head_dim:
-            block.b = h.packed + j * m + i * PANEL
-            block.c = c + t * c_row + j
-            r = min(<Py_ssize_t>PANEL, padded(h.head_dim - j)) // LANES
-            block.last = min(<Py_ssize_t>LANES, h.head_dim - j - (r - 1) * LANES)
-            tile(block, rows, r)
-            j += PANEL
-        for r in range(t, t + rows):
-            if order == FIRST_TO_OWN:
-                weighted_sum(
-                    c + r * c_row, a + r * a_row + t, 1, b + t * row, row, r - t + 1, h.head_dim,
-                    True,
-                )
-            elif order == LAST_TO_OWN:
-                i = t + rows - 1
-                weighted_sum(
-                    c + r * c_row, a + i * a_row + r, -a_row, b + i * row, -row, i - r + 1,
-                    h.head_dim, True,
-                )
-        t += rows
+        while j < head_dim:
+            vec_store_part(
+                y + i * row + j, vec_load(p.packed + i * padded(head_dim) + j),
+                min(<Py_ssize_t>LANES, head_dim - j),
+            )
+            j += LANES
 
 
+cdef inline void softmax_of_panel(const Head *h, const Panel *p) noexcept nogil:
+    """Write the softmax of each column's scores, which are in p.exps.
+
+    Order:   as `exps_forward`; exponentials summed from position 0 to the own
+    Writes:  p.exps, zero beyond the own position; their totals and inverses; p.weights
+    """
+    cdef double largest[WIDE]
+    cdef double totals[WIDE]
+    cdef double inverses[WIDE]
+    cdef Py_ssize_t s, i
+    cdef Py_ssize_t v = 0
+    cdef vec top, x, inverse
+    while v < p.width:
+        top = vec_load(p.exps + v)
+        for s in range(1, p.end):
+            x = vec_load(p.exps + s * p.width + v)
+            if s > p.first:  # where the own position is past, what gives exp(0.0)
+                x = vec_join(top, x, s - p.first - v)
+                vec_store(p.exps + s * p.width + v, x)
+            top = vec_max(top, x)
+        vec_store(largest + v, top * h.inverse_root)
+        v += LANES
+    exponentials(p.exps, p.exps, h.inverse_root, largest, p.width, p.end * p.width)
+    v = 0
+    while v < p.width:
+        top = vec_set(0.0)
+        for s in range(p.end):
+            i = s * p.width + v
+            x = vec_load(p.exps + i)
+            if s > p.first:
+                x = vec_join(vec_set(0.0), x, s - p.first - v)
+                vec_store(p.exps + i, x)
+            top = top + x
+        vec_store(totals + v, top)
+        v += LANES
+    powers(inverses, totals, p.width, -1.0)
+    v = 0
+    while v < p.width:
+        inverse = vec_load(inverses + v)
+        i = min(<Py_ssize_t>LANES, p.n - v)
+        vec_store_part(h.totals + p.first + v, vec_load(totals + v), i)
+        vec_store_part(h.inverses + p.first + v, inverse, i)
+        weights_of_column(p, inverse, v)
+        v += LANES
+
+
+cdef inline void weights_of_column(const Panel *p, vec inverse, Py_ssize_t v) noexcept nogil:
+    """Write the weights, after dropout, of the positions in vector v."""
+    cdef Py_ssize_t s, i
+    cdef vec weight
+    for s in range(p.end):
+        i = s * p.width + v
+        weight = vec_load(p.exps + i) * inverse
+        if p.mask != NULL:
+            weight = weight * vec_load(p.mask + i)
+        vec_store(p.weights + i, weight)
+
+
+@cython.cdivision(True)
 cdef inline void attention_forward(
     const Head *h, Py_ssize_t first, Py_ssize_t last
 ) noexcept nogil:
@@ -192,31 +261,98 @@ cdef inline void attention_forward(
 
     Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
              over positions up to the own; weight * v summed over positions
-    Writes:  y, weights, exps, totals, inverses, dropped
+    Writes:  y, exps, totals, inverses
     """
-    cdef Py_ssize_t t, s
-    cdef double *e
-    cdef double *w
-    cdef double *dropped
-    dot_products(h, h.exps, h.q, h.k, h.row, first, last, False)
-    for t in range(first, last):
-        e = h.exps + t * h.weights_row
-        exps_forward(e, e, h.inverse_root, t + 1)
-    e = h.exps + first * h.weights_row
-    sum_rows(h.totals + first, e, last - first, first + 1, 1, h.weights_row)
-    powers(h.inverses + first, h.totals + first, last - first, -1.0)
-    for t in range(first, last):
-        e = h.exps + t * h.weights_row
-        w = h.weights + t * h.weights_row
-        for s in range(t + 1):
-            w[s] = e[s] * h.inverses[t]
-        if h.mask != NULL:
-            dropped = h.dropped + t * h.weights_row
-            for s in range(t + 1):
-                dropped[s] = w[s] * h.mask[t * h.weights_row + s]
-    sums_of_rows(h, h.y, h.dropped, h.v, h.y_row, h.row, FIRST_TO_OWN, first, last)
+    cdef Py_ssize_t n = h.head_dim
+    cdef Panel p
+    if first > 0 and last - first == 1:
+        attention_of_one(h, first)
+        return
+    first = first // WIDE * WIDE
+    while first < last:
+        p = panel_of(h, first, last)
+        transpose(p.packed, h.q + first * h.row, p.n, n, p.width, h.row)
+        products(p.exps, h.k, p.packed, p.end, p.width, n, p.width, h.row, 1, p.width, False)
+        softmax_of_panel(h, &p)
+        products(p.sums, h.v, p.weights, n, p.width, first, p.width, 1, h.row, p.width, False)
+        sums_of_triangle(&p, p.weights, h.v, h.row, n, False, True)
+        write_sums(h.y + first * h.y_row, h.y_row, &p, n)
+        first += WIDE
 
 
+cdef inline void attention_of_one(const Head *h, Py_ssize_t t) noexcept nogil:
+    """Write the weighted sum of values of one position, of a sample: vectors run across keys."""
+    cdef double *e = h.exps
+    cdef double inverse
+    cdef Py_ssize_t s = 0
+    pack(h.scratch, h.k, t + 1, h.head_dim, PANEL, h.row, 1, h.head_dim)
+    while s <= t:
+        products(
+            e + s, h.q + t * h.row, h.scratch + s * h.head_dim, 1,
+            min(<Py_ssize_t>PANEL, t + 1 - s), h.head_dim, 0, 0, 1, PANEL, False,
+        )
+        s += PANEL
+    exps_forward(e, e, h.inverse_root, t + 1)
+    sum_rows(h.totals + t, e, 1, t + 1, 0)
+    powers(&inverse, h.totals + t, 1, -1.0)
+    for s in range(t + 1):
+        e[s] = e[s] * inverse
+    weighted_sum(h.y + t * h.y_row, e, 1, h.v, h.row, t + 1, h.head_dim, False)
+
+
+cdef inline void dscores_of_panel(const Head *h, const Panel *p) noexcept nogil:
+    """Write the gradients of a panel's scores, from those of its weights, which are there.
+
+    Order:   the total's gradient is summed from the last position to the first
+    Writes:  p.dscores, p.weights
+    """
+    cdef double squares[WIDE]
+    cdef Py_ssize_t s, i
+    cdef Py_ssize_t v = 0
+    cdef vec total, dinverse, inverse, x
+    powers(squares, h.totals + p.first, p.width, -2.0)
+    while v < p.width:
+        dinverse = -vec_load(squares + v)
+        total = vec_set(0.0)
+        for s in range(p.end - 1, -1, -1):
+            i = s * p.width + v
+            x = vec_load(p.dscores + i)
+            if p.mask != NULL:
+                x = 0.0 + vec_load(p.mask + i) * x
+                vec_store(p.dscores + i, x)
+            if s > p.first:
+                x = vec_join(vec_set(0.0), x, s - p.first - v)
+            total = total + dinverse * (vec_load(p.exps + i) * x)
+        inverse = vec_load(h.inverses + p.first + v)
+        for s in range(p.end):
+            i = s * p.width + v
+            x = inverse * vec_load(p.dscores + i) + total
+            vec_store(p.dscores + i, h.inverse_root * (vec_load(p.exps + i) * x))
+        weights_of_column(p, inverse, v)
+        v += LANES
+
+
+cdef inline void sums_of_rows(
+    const Head *h, const Panel *p, double *dx, const double *weights, const double *x,
+    Py_ssize_t row,
+) noexcept nogil:
+    """Add a panel's terms to the gradients of keys or values, last position first.
+
+    Shapes:  dx (m, head_dim), weights as p.weights, x (m, head_dim), rows row apart
+    Writes:  dx, of the last panel. Adds to: dx, of others
+    """
+    cdef Py_ssize_t s
+    cdef bint add = p.end < h.m
+    weights += p.n - 1
+    x += (p.end - 1) * row
+    products(dx, weights, x, p.first, h.head_dim, p.n, h.row, p.width, -1, -row, add)
+    for s in range(p.first, p.end):
+        weighted_sum(
+            dx + s * h.row, weights + s * p.width, -1, x, -row, p.end - s, h.head_dim, add
+        )
+
+
+@cython.cdivision(True)
 cdef inline void attention_backward(const Head *h) noexcept nogil:
     """Write the gradients of queries, keys and values.
 
@@ -225,27 +361,23 @@ cdef inline void attention_backward(const Head *h) noexcept nogil:
              total's and a query's over positions last to first
     Writes:  dq, dk, dv
     """
-    cdef Py_ssize_t t, s
-    cdef double *dscores
-    cdef double *dinverses = h.packed
-    cdef double *dtotals = h.packed + padded(h.m)
-    cdef const double *e
-    cdef const double *mask
-    dot_products(h, h.dscores, h.dy, h.v, h.y_row, 0, h.m, True)  # the gradients of weights
-    sums_of_rows(h, h.dv, h.dropped, h.dy, h.row, h.y_row, LAST_TO_OWN, 0, h.m)
-    powers(dinverses, h.totals, h.m, -2.0)
-    for t in range(h.m):
-        dinverses[t] = -dinverses[t]
-        if h.mask != NULL:
-            dscores = h.dscores + t * h.weights_row
-            mask = h.mask + t * h.weights_row
-            for s in range(t + 1):
-                dscores[s] = 0.0 + mask[s] * dscores[s]
-    sum_rows_down(dtotals, dinverses, h.exps, h.dscores, h.m, 1, 1, h.weights_row)
-    for t in range(h.m):
-        dscores = h.dscores + t * h.weights_row
-        e = h.exps + t * h.weights_row
-        for s in range(t + 1):
-            dscores[s] = h.inverse_root * (e[s] * (h.inverses[t] * dscores[s] + dtotals[t]))
-    sums_of_rows(h, h.dq, h.dscores, h.k, h.row, h.row, OWN_TO_FIRST, 0, h.m)
-    sums_of_rows(h, h.dk, h.dscores, h.q, h.row, h.row, LAST_TO_OWN, 0, h.m)
+    cdef Py_ssize_t n = h.head_dim
+    cdef Py_ssize_t first = (h.m - 1) // WIDE * WIDE
+    cdef Panel p
+    while first >= 0:
+        p = panel_of(h, first, h.m)
+        transpose(p.packed, h.dy + first * h.y_row, p.n, n, p.width, h.y_row)
+        products(
+            p.dscores, h.v + n - 1, p.packed + (n - 1) * p.width, p.end, p.width, n, p.width,
+            h.row, -1, -p.width, False,
+        )
+        dscores_of_panel(h, &p)
+        sums_of_triangle(&p, p.dscores, h.k, h.row, n, True, False)
+        products(
+            p.sums, h.k + (first - 1) * h.row, p.dscores + (first - 1) * p.width, n, p.width,
+            first, p.width, 1, -h.row, -p.width, True,
+        )
+        write_sums(h.dq + first * h.row, h.row, &p, n)
+        sums_of_rows(h, &p, h.dv, p.weights, h.dy, h.y_row)
+        sums_of_rows(h, &p, h.dk, p.dscores, h.q, h.row)
+        first -= WIDE

@@ -31,10 +31,8 @@ cdef struct Layer:  # pointers of one shape follow each other: see activations.p
     double *scale2
     double *totals  # per document (n_head, n)
     double *inverses
-    double *weights  # per document (n_head, n, n)
-    double *exps
-    double *dropped  # with dropout: weights times their mask
-    double *weights_mask  # what each number is multiplied by
+    double *exps  # per document n_head maps of attention.pxd
+    double *weights_mask  # with dropout: what each weight is multiplied by
     double *attn_mask  # with dropout: (m, n_embd)
     double *mlp_mask
     double *dmid  # (m, n_embd)
@@ -53,7 +51,7 @@ cdef struct Activations:  # of a batch; activations.pxd gives each its memory
     Py_ssize_t *ints
     Py_ssize_t ints_size
     Py_ssize_t *starts  # (n_documents + 1,) a document's first position
-    Py_ssize_t *maps  # (n_documents + 1,) where its attention weights are
+    Py_ssize_t *maps  # (n_documents + 1,) where its maps are
     Py_ssize_t *tokens  # (m,)
     Py_ssize_t *targets
     Py_ssize_t *positions
@@ -155,6 +153,9 @@ cdef struct Kernels:
     void (*softmax_forward)(
         double *probs, double *exps, double *totals, double *inverses, const double *logits,
         Py_ssize_t m, Py_ssize_t n, Py_ssize_t row,
+    ) noexcept nogil
+    void (*attention_weights)(
+        const Activations *acts, double *weights, Py_ssize_t layer, Py_ssize_t document
     ) noexcept nogil
     void (*backward)(
         Activations *acts, const double *w, double *dw, bint add, int thread

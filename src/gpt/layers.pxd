@@ -24,8 +24,7 @@ from simd cimport (
 
 cdef extern from "sums.h" nogil:
     void sum_rows(
-        double *totals, const double *x, Py_ssize_t m, Py_ssize_t n, Py_ssize_t more,
-        Py_ssize_t row,
+        double *totals, const double *x, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row
     )
 
 
@@ -360,7 +359,8 @@ cdef inline void exps_forward(
         vec_store(lanes, top)
         largest = largest_of(lanes, LANES, largest)
     largest = largest_of(logits + i, n - i, largest)
-    exponentials(exps, logits, factor, largest * factor, n)
+    vec_store(lanes, vec_set(largest * factor))
+    exponentials(exps, logits, factor, lanes, LANES, n)
 
 
 cdef inline void softmax_forward(
@@ -376,7 +376,7 @@ cdef inline void softmax_forward(
     cdef Py_ssize_t i, k
     for i in range(m):
         exps_forward(exps + i * row, logits + i * row, 1.0, n)
-    sum_rows(totals, exps, m, n, 0, row)
+    sum_rows(totals, exps, m, n, row)
     powers(inverses, totals, m, -1.0)
     for i in range(m):
         for k in range(n):

@@ -12,7 +12,9 @@ cimport cython
 from libc.string cimport memset
 
 from activations cimport packed_start, scratch_of
-from attention cimport Head, attention_backward, attention_forward, packed_size
+from attention cimport (
+    WIDE, Head, Panel, attention_backward, attention_forward, map_size, panel_of,
+)
 from barrier cimport barrier_wait, take_share
 from kernels cimport Activations, Layer
 from layers cimport (
@@ -86,6 +88,8 @@ cdef inline void forward(
         inputs_forward(acts, w, rows.start, rows.end)
         qkv_forward(acts, w, 0, rows.start, rows.end, thread)
     for i in range(acts.sizes.n_layer):
+        barrier_wait(&acts.barrier)
+        heads_forward(acts, &acts.layers[i], first, last, thread)
         barrier_wait(&acts.barrier)
         while take_rows(acts, &rows):
             layer_forward(acts, w, i, rows.start, rows.end, thread)
@@ -164,7 +168,7 @@ cdef inline void qkv_forward(
 cdef inline void layer_forward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Write what a layer makes of queries, keys and values, at positions first up to last."""
+    """Write what a layer makes of what its heads have attended, at positions first up to last."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t m = last - first
@@ -176,7 +180,6 @@ cdef inline void layer_forward(
     cdef double *mid = layer.mid + at
     cdef double *hidden = layer.hidden + mlp_at
     cdef double *x = (acts.layers[i + 1].x if i + 1 < net.n_layer else acts.out) + at
-    heads_forward(acts, layer, first, last, thread)
     matrix_forward(acts, mid, layer.attended + at, w, before + ATTN_WO, m, row, row, thread)
     if acts.dropout > 0.0:
         dropout_forward(mid, layer.attn_mask + at, m * row)
@@ -217,65 +220,82 @@ cdef inline Head head_of(
     cdef Py_ssize_t at = start * net.row + number * head_dim
     cdef Py_ssize_t qkv_at = start * net.qkv_row + number * head_dim
     cdef Py_ssize_t totals_at = start * net.n_head + number * m
-    cdef Py_ssize_t map_at = acts.maps[d] + number * m * padded(m)
+    cdef Py_ssize_t map_at = acts.maps[d] + number * map_size(m)
     cdef Head head
     head.m = m
     head.head_dim = head_dim
     head.row = net.qkv_row
     head.y_row = net.row
-    head.weights_row = padded(m)
     head.inverse_root = net.inverse_root
     head.q = layer.qkv + qkv_at
     head.k = head.q + net.n_embd
     head.v = head.k + net.n_embd
     head.y = layer.attended + at
-    head.weights = layer.weights + map_at
     head.exps = layer.exps + map_at
     head.totals = layer.totals + totals_at
     head.inverses = layer.inverses + totals_at
     head.mask = layer.weights_mask + map_at if acts.dropout > 0.0 else NULL
-    head.dropped = layer.dropped + map_at
     head.dq = layer.dqkv + qkv_at
     head.dk = head.dq + net.n_embd
     head.dv = head.dk + net.n_embd
     head.dy = acts.dnorm + at
-    head.packed = scratch_of(acts, thread)
-    head.dscores = head.packed + packed_size(m, head_dim)
+    head.scratch = scratch_of(acts, thread)
     return head
 
 
+@cython.cdivision(True)
 cdef inline void heads_forward(
-    const Activations *acts, const Layer *layer, Py_ssize_t first, Py_ssize_t last, int thread
+    Activations *acts, const Layer *layer, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Run positions first up to last through a layer's attention, per document and head."""
-    cdef Py_ssize_t d, i, start
+    """Run positions first up to last through a layer's attention.
+
+    Positions depend on each other here, so the threads take documents and heads by turns.
+    """
+    cdef Py_ssize_t i = take_share(&acts.barrier)
+    cdef Py_ssize_t d = i // acts.sizes.n_head
+    cdef Py_ssize_t start
     cdef Head head
-    for d in range(acts.n_documents):
+    while d < acts.n_documents:
         start = acts.starts[d]
-        if start >= last or acts.starts[d + 1] <= first:
-            continue
-        for i in range(acts.sizes.n_head):
-            head = head_of(acts, layer, d, i, thread)
+        if start < last and first < acts.starts[d + 1]:
+            head = head_of(acts, layer, d, i % acts.sizes.n_head, thread)
             attention_forward(&head, max(first - start, 0), min(last - start, head.m))
+        i = take_share(&acts.barrier)
+        d = i // acts.sizes.n_head
+
+
+@cython.cdivision(True)
+cdef inline void attention_weights(
+    const Activations *acts, double *weights, Py_ssize_t i, Py_ssize_t d
+) noexcept nogil:
+    """Write layer i's attention weights for document d, before dropout.
+
+    Shapes:  weights (n_head, n, n), all zero
+    """
+    cdef Py_ssize_t h, t, s
+    cdef Head head
+    cdef Panel panel
+    for h in range(acts.sizes.n_head):
+        head = head_of(acts, &acts.layers[i], d, h, 0)
+        for t in range(head.m):
+            panel = panel_of(&head, t // WIDE * WIDE, head.m)
+            for s in range(t + 1):
+                weights[s] = panel.exps[s * panel.width + t - panel.first] * head.inverses[t]
+            weights += head.m
 
 
 @cython.cdivision(True)
 cdef inline void heads_backward(
     Activations *acts, const Layer *layer, int thread
 ) noexcept nogil:
-    """Run acts.dnorm, the gradient of a layer's attention, back into queries, keys and values.
-
-    Positions depend on each other here, so the threads take documents and heads by turns.
-    """
+    """Run acts.dnorm, the gradient of a layer's attention, back into queries, keys and values."""
     cdef Py_ssize_t n_head = acts.sizes.n_head
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i = take_share(&acts.barrier)
     cdef Head head
-    while True:
-        i = take_share(&acts.barrier)
-        if i >= acts.n_documents * n_head:
-            break
+    while i < acts.n_documents * n_head:
         head = head_of(acts, layer, i // n_head, i % n_head, thread)
         attention_backward(&head)
+        i = take_share(&acts.barrier)
 
 
 cdef inline void losses_forward(

@@ -42,13 +42,14 @@ cdef inline vec exponential(mask *doubtful, vec x) noexcept nogil:
 
 
 cdef inline void exponentials(
-    double *y, const double *x, double factor, double largest, Py_ssize_t n
+    double *y, const double *x, double factor, const double *largest, Py_ssize_t width,
+    Py_ssize_t n,
 ) noexcept nogil:
-    """Write exp(x * factor - largest).
+    """Write exp(x * factor - largest), which is subtracted from each width numbers.
 
     Numbers in doubt wait until 64 are through: a branch at each vector is often mispredicted.
 
-    Shapes:  y (n,), x (n,), readable up to whole vectors
+    Shapes:  y (n,), x (n,), readable up to whole vectors, largest (width,), one vector or two
     """
     cdef double differences[64]
     cdef unsigned long long doubts
@@ -60,7 +61,7 @@ cdef inline void exponentials(
         doubts = 0
         i = 0
         while i < size:
-            result = factor * vec_load(x + i) - vec_set(largest)
+            result = factor * vec_load(x + i) - vec_load(largest + (i & (width - 1)))
             vec_store(differences + i, result)
             result = exponential(&doubtful, result)
             vec_store_part(y + i, result, min(<Py_ssize_t>LANES, size - i))

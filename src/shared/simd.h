@@ -117,6 +117,14 @@ static inline void vec_transpose(double *to, Py_ssize_t to_row, const double *co
     for (int i = 0; i < LANES; i++) vec_store(to + i * to_row, x[i]);
 }
 
+/* The lanes of before up to first, then those of after; first from -LANES to 2 * LANES. */
+static inline vec vec_join(vec before, vec after, Py_ssize_t first) {
+    static const long long lanes[4 * LANES] = {[2 * LANES ... 4 * LANES - 1] = -1};
+    ints whether;
+    memcpy(&whether, lanes + 2 * LANES - first, sizeof whether);
+    return (vec)(((ints)after & whether) | ((ints)before & ~whether));
+}
+
 /* What follows compares. A mask says in which lanes a comparison holds. */
 
 /* The larger of a and x, or a where x is no number or both are. */

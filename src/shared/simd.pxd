@@ -21,6 +21,7 @@ cdef extern from "simd.h" nogil:
     void vec_store(double *p, vec x)
     void vec_store_part(double *p, vec x, Py_ssize_t count)
     void vec_transpose(double *to, Py_ssize_t to_row, const double *const *from_, Py_ssize_t k)
+    vec vec_join(vec before, vec after, Py_ssize_t first)
     vec vec_max(vec a, vec x)
     vec vec_power_of_two(vec x)
     vec vec_before(vec x)
