@@ -1,44 +1,73 @@
 """Exponentials as libm's exp gives them, vector by vector.
 
 As with `powers.pxd`: glibc states that its exp errs by 0.511 units in the last place (since
-2.28, sysdeps/ieee754/dbl-64/e_exp_data.c), `vec_exp` errs by less than 0.008 before its result
-is rounded, and knows what the rounded result lacks. The two can differ only where the exact
-result lies within 0.019 units of the midpoint between two doubles: then exp itself is called.
-So it is for numbers outside -708 to 0, and for every number under another libm.
+2.28, sysdeps/ieee754/dbl-64/e_exp_data.c), and the error of `vec_exp` before its result is rounded
+is known. The two can differ only where the exact result lies within 0.011 units and that error of
+the midpoint between two doubles: where a result a margin larger is rounded to another double than
+one a margin smaller. Then exp itself is called. So it is for numbers beyond -708 to 708, and for
+every number under another libm.
 
-The error of `vec_exp`, in units of the last place of a result from 1 to 2, of which the numbers
-below have r <= 2**-8.5: r, and its sum with the polynomial's tail, are off by 2**-62 each,
-which the power at most doubles: 2 * 0.002. Its product with the power is off by 2**-61, and so
-is their sum, or both together where they are fused: 2 * 0.002. What the polynomial leaves out,
-r**7 / 5040, is below 2**-71.
+The error of `vec_exp`, in units of the last place of a result from 1 to 2, 2**-52:
+- With 128 powers |r| <= 2**-8.5. rest is rounded to 2**-61, before that once more without a fused
+  multiply-add, and with the margin: 3 * 0.002. The product of r and low is left out: 0.0014. What
+  else is rounded, and what the polynomial leaves out, r**7 / 5040, is below 2**-66. The margin of
+  0.0195 is above 0.011 + 0.0075.
+- With 16 powers |r| <= 2**-5.5. The sum of a power and its product with head is exact together with
+  what it lacks. r is off by 2**-59, which its square makes 2**-64.5; the square, the tail, and
+  rest are off by 2**-65 each. A power at most doubles that, and rest is rounded twice more, with
+  the margin too, to 2**-64: 0.0018 at most. The polynomial leaves out r**9 / 362880, below 2**-68.
+  The margin of 0.013 is above 0.011 + 0.0018.
 """
 
-from libc.float cimport DBL_EPSILON
 from libc.math cimport exp
 
 from simd cimport (
-    LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_before, vec_exceeds, vec_load,
-    vec_power_of_two, vec_set, vec_size, vec_store, vec_store_part,
+    LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_differ, vec_exceeds, vec_load,
+    vec_max, vec_set, vec_size, vec_store,
 )
 
 
 cdef extern from "exponential.h" nogil:
-    vec vec_exp(vec *unscaled, vec *lacking, vec x)
+    vec vec_exp(vec *above, vec *below, vec x)
 
 
 cdef inline vec exponential(mask *doubtful, vec x) noexcept nogil:
-    """Return exp(x), and where libm's exp may differ. Writes: doubtful"""
-    cdef vec unscaled, lacking
-    cdef vec result = vec_exp(&unscaled, &lacking, x)
-    doubtful[0] = (
-        vec_exceeds(vec_set(-708.0), x)
-        | vec_exceeds(x, vec_set(0.0))
-        | vec_exceeds(
-            vec_size(lacking),
-            vec_power_of_two(vec_before(unscaled)) * ((1.0 - 2.0 * 0.02) * 0.5 * DBL_EPSILON),
-        )
-    )
+    """Return exp(x), x from -708 to 708, and where libm's exp may differ. Writes: doubtful"""
+    cdef vec above, below
+    cdef vec result = vec_exp(&above, &below, x)
+    doubtful[0] = vec_differ(above, below)
     return result
+
+
+cdef inline unsigned long long exponentials_of_block(
+    double *y, double *differences, const double *x, double factor, const double *largest,
+    Py_ssize_t width, Py_ssize_t n,
+) noexcept nogil:
+    """Write exp(x * factor - largest) for at most 64 numbers; return a bit for each in doubt."""
+    cdef unsigned long long doubts = 0
+    cdef mask doubtful
+    cdef vec difference
+    cdef vec farthest = vec_set(0.0)
+    cdef Py_ssize_t i = 0
+    while i < n:
+        difference = factor * vec_load(x + i) - vec_load(largest + (i & (width - 1)))
+        vec_store(differences + i, difference)
+        farthest = vec_max(farthest, vec_size(difference))
+        vec_store(y + i, exponential(&doubtful, difference))
+        doubts |= <unsigned long long>mask_bits(doubtful) << i
+        i += LANES
+    if not pow_keeps_bound() or mask_bits(vec_exceeds(farthest, vec_set(708.0))):
+        doubts = ~<unsigned long long>0
+    return doubts & ~<unsigned long long>0 >> (64 - n)
+
+
+cdef inline void ask_libm(
+    double *y, const double *differences, unsigned long long doubts
+) noexcept nogil:
+    """Write libm's exponential of each number that has its bit in doubts."""
+    while doubts:
+        y[first_bit(doubts)] = exp(differences[first_bit(doubts)])
+        doubts &= doubts - 1
 
 
 cdef inline void exponentials(
@@ -47,32 +76,24 @@ cdef inline void exponentials(
 ) noexcept nogil:
     """Write exp(x * factor - largest), which is subtracted from each width numbers.
 
-    Numbers in doubt wait until 64 are through: a branch at each vector is often mispredicted.
+    Numbers in doubt wait until the next 64 are on their way: a branch that waits for results is
+    mispredicted, and what was begun behind it lost.
 
     Shapes:  y (n,), x (n,), readable up to whole vectors, largest (width,), one vector or two
+    Writes:  y, up to whole vectors
     """
-    cdef double differences[64]
+    cdef double differences[2][64]
     cdef unsigned long long doubts
-    cdef mask doubtful
-    cdef vec result
-    cdef Py_ssize_t i, size
+    cdef unsigned long long waiting = 0
+    cdef bint side = False
     while n > 0:
-        size = min(<Py_ssize_t>64, n)
-        doubts = 0
-        i = 0
-        while i < size:
-            result = factor * vec_load(x + i) - vec_load(largest + (i & (width - 1)))
-            vec_store(differences + i, result)
-            result = exponential(&doubtful, result)
-            vec_store_part(y + i, result, min(<Py_ssize_t>LANES, size - i))
-            doubts |= <unsigned long long>mask_bits(doubtful) << i
-            i += LANES
-        if not pow_keeps_bound():
-            doubts = ~<unsigned long long>0
-        doubts &= ~<unsigned long long>0 >> (64 - size)
-        while doubts:
-            y[first_bit(doubts)] = exp(differences[first_bit(doubts)])
-            doubts &= doubts - 1
-        x += size
-        y += size
-        n -= size
+        doubts = exponentials_of_block(
+            y, differences[side], x, factor, largest, width, min(<Py_ssize_t>64, n)
+        )
+        side = not side
+        ask_libm(y - 64, differences[side], waiting)
+        waiting = doubts
+        x += 64
+        y += 64
+        n -= 64
+    ask_libm(y - 64, differences[not side], waiting)

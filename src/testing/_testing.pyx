@@ -13,6 +13,7 @@ from libc.string cimport memcmp, memcpy
 
 from clock cimport clock_gettime, now, timespec
 from exponential cimport exponential
+from exponential cimport exponentials as exponentials_of_row
 from layers cimport (
     exps_forward, linear_backward_input, linear_backward_weights, linear_forward, linear_scratch,
 )
@@ -196,10 +197,13 @@ def inverse_powers(Py_ssize_t n, double exponent):
 def attack_exponentials(Py_ssize_t n, unsigned long long seed):
     """Attack the exponentials with n numbers from -741 to 10, of all sizes.
 
+    Alone, where they are certain, and as `exponentials` leaves them with libm's.
+
     Shapes:  returns (certain, of these wrong)
     """
     cdef double x[8]
     cdef double y[8]
+    cdef double[8] largest = [0.0] * 8
     cdef double size
     cdef Py_ssize_t i, k
     cdef Py_ssize_t certain = 0
@@ -217,9 +221,12 @@ def attack_exponentials(Py_ssize_t n, unsigned long long seed):
             vec_store(y, exponential(&doubtful, vec_load(x)))
             doubt = mask_bits(doubtful)
             for k in range(LANES):
-                if not doubt >> k & 1:
+                if not doubt >> k & 1 and x[k] >= -708.0:
                     certain += 1
                     wrong += y[k] != exp(x[k])
+            exponentials_of_row(y, x, 1.0, largest, LANES, LANES)
+            for k in range(LANES):
+                wrong += y[k] != exp(x[k])
     return certain, wrong
 
 
