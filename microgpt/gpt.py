@@ -19,6 +19,7 @@ from microgpt.oracle import Value
 
 Cache = list[list[list[Value]]]
 Context = tuple[Cache, Cache, Callable[[list[Value]], list[Value]]]
+Hook = Callable[..., list[Value]]  # hook(name, x) or hook(name, x, layer)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def no_dropout(x: list[Value]) -> list[Value]:
     return x
 
 
-def no_hook(name: str, x: list[Value]) -> list[Value]:
+def no_hook(name: str, x: list[Value], layer: int = 0) -> list[Value]:
     """Return x: the hook of a model that runs as it is."""
     return x
 
@@ -83,15 +84,16 @@ def gpt(
     state_dict: Mapping[str, Matrix],
     config: Config,
     functions: Any = functions,
-    hook: Callable[[str, list[Value]], list[Value]] = no_hook,
+    hook: Hook = no_hook,
     drop: Callable[[list[Value]], list[Value]] = no_dropout,
 ) -> list[Value]:
     """Return the logits of the token that follows, one position at a time.
 
     drop(x) is called where nanoGPT has dropout, in this order: with the embedding, each
     head's attention weights, and both projections into the residual.
-    hook(name, x) is called with each activation; what it returns goes on in x's place.
-    "attention" is called once a head, with its weights over the positions so far.
+    hook(name, x) is called with each activation, hook(name, x, layer) with one inside a
+    layer; what it returns goes on in x's place. "attention" is called once a head, with
+    its weights over the positions so far.
 
     Shapes:  keys and values (n_layer, positions so far, n_embd); state_dict as
              `Config.shapes` says; functions, `microgpt.functions` or an engine's
@@ -105,24 +107,24 @@ def gpt(
     x = functions.rmsnorm(x)
     for i in range(config.n_layer):
         layer = f"layer{i}."
-        residual = hook(layer + "input", x)
-        x = hook(layer + "attn_norm", functions.rmsnorm(residual))
-        q = hook(layer + "q", functions.linear(x, state_dict[layer + "attn_wq"]))
-        k = hook(layer + "k", functions.linear(x, state_dict[layer + "attn_wk"]))
-        v = hook(layer + "v", functions.linear(x, state_dict[layer + "attn_wv"]))
+        residual = hook("input", x, i)
+        x = hook("attn_norm", functions.rmsnorm(residual), i)
+        q = hook("q", functions.linear(x, state_dict[layer + "attn_wq"]), i)
+        k = hook("k", functions.linear(x, state_dict[layer + "attn_wk"]), i)
+        v = hook("v", functions.linear(x, state_dict[layer + "attn_wv"]), i)
         keys[i].append(k)
         values[i].append(v)
         if hook is no_hook and drop is no_dropout:
             attended = functions.attention(q, keys[i], values[i], config.n_head)
         else:
-            weigh = _hooked(functions.softmax, layer + "attention", hook, drop)
+            weigh = _hooked(functions.softmax, hook, drop, i)
             attended = attend(q, keys[i], values[i], config.n_head, weigh)
-        attended = hook(layer + "attended", attended)
+        attended = hook("attended", attended, i)
         x = drop(functions.linear(attended, state_dict[layer + "attn_wo"]))
-        residual = hook(layer + "mlp_input", [a + b for a, b in zip(x, residual)])
-        x = hook(layer + "mlp_norm", functions.rmsnorm(residual))
+        residual = hook("mlp_input", [a + b for a, b in zip(x, residual)], i)
+        x = hook("mlp_norm", functions.rmsnorm(residual), i)
         x = functions.linear(x, state_dict[layer + "mlp_fc1"])
-        x = hook(layer + "mlp_hidden", [xi.relu() for xi in x])
+        x = hook("mlp_hidden", [xi.relu() for xi in x], i)
         x = drop(functions.linear(x, state_dict[layer + "mlp_fc2"]))
         x = [a + b for a, b in zip(x, residual)]
     return hook("logits", functions.linear(hook("output", x), state_dict["lm_head"]))
@@ -130,11 +132,11 @@ def gpt(
 
 def _hooked(
     function: Callable[[Sequence[Value]], list[Value]],
-    name: str,
-    hook: Callable[[str, list[Value]], list[Value]],
+    hook: Hook,
     drop: Callable[[list[Value]], list[Value]],
+    layer: int,
 ) -> Callable[[Sequence[Value]], list[Value]]:
-    return lambda x: drop(hook(name, function(x)))
+    return lambda x: drop(hook("attention", function(x), layer))
 
 
 class GPT(Model):

@@ -231,7 +231,9 @@ class ActivationHook:
         self.rows: dict[str, list[list[Value]]] = {}
         self._patch, self._value, self._detached = patch, value, detached
 
-    def __call__(self, name: str, x: list[Value]) -> list[Value]:
+    def __call__(self, name: str, x: list[Value], layer: int | None = None) -> list[Value]:
+        if layer is not None:
+            name = f"layer{layer}.{name}"
         rows = self.rows.setdefault(name, [])
         patch = self._patch.get(name, {}).get(len(rows), {})
         if patch or self._detached:

@@ -1312,14 +1312,16 @@ cdef Node *largest_of(Node **values, Py_ssize_t n) noexcept:
     return largest
 
 
-cdef object new_neg_max(ClassInfo *info, tuple values, Node *largest, object sibling):
+cdef object new_neg_max(
+    ClassInfo *info, Node **values, Py_ssize_t n, Node *largest, object sibling
+):
     """Return a leaf of minus the largest that replay computes again; siblings share the values."""
     cdef bint is_int = largest.flags & DATA_INT
     cdef double data = 0.0 if is_int and largest.data == 0.0 else -largest.data
     cdef Node *node = make_constant(info, data, is_int)
     value = OWNED(node)
     if sibling is None:
-        node.block = block_of(values)
+        node.block = block_of(values, n)
     else:
         node.block = node_of(sibling).block
         node.block.shared += 1
@@ -1327,25 +1329,26 @@ cdef object new_neg_max(ClassInfo *info, tuple values, Node *largest, object sib
     return value
 
 
-cdef Block *block_of(tuple values, Py_ssize_t n_slopes=0) except NULL:
-    """Return a block of values, whose local gradients, if it has room for them, are floats."""
-    cdef Block *block = new_block(len(values), n_slopes)
+cdef Block *block_of(Node **values, Py_ssize_t n, Py_ssize_t n_slopes=0) except NULL:
+    """Return a block of n values, whose local gradients, if it has room for them, are floats."""
+    cdef Block *block = new_block(n, n_slopes)
     cdef Py_ssize_t i
     memset(block.ints, 0, n_slopes)
-    for i in range(len(values)):
-        block.children[i] = node_of(values[i])
-        incref(block.children[i])
+    for i in range(n):
+        block.children[i] = values[i]
+        incref(values[i])
     return block
 
 
-cdef list exponentials(ClassInfo *info, tuple logits):
+cdef list exponentials(ClassInfo *info, Node **logits, Py_ssize_t n):
     """Return exp(logit - largest), where the largest is a plain number, found as `max` does."""
-    cdef Node *largest = largest_of(items_of(logits), len(logits))
+    cdef Node *largest = largest_of(logits, n)
+    cdef Py_ssize_t i
     cdef list exps = []
     leaf = None
-    for logit in logits:
-        leaf = new_neg_max(info, logits, largest, leaf)
-        moved = OWNED(make_add(info, node_of(logit), node_of(leaf)))
+    for i in range(n):
+        leaf = new_neg_max(info, logits, n, largest, leaf)
+        moved = OWNED(make_add(info, logits[i], node_of(leaf)))
         exps.append(OWNED(make_unary(EXP, info, node_of(moved), 0.0, False)))
     return exps
 
@@ -1376,7 +1379,7 @@ cdef object pure_softmax(object logits):
             constant = a.child[1]
             a = a.child[0]
         if constant.op == LEAF and constant.flags & CONSTANT:
-            constant.block = block_of(own)
+            constant.block = block_of(items_of(own), len(own))
             constant.op = NEG_MAX
     return out
 
@@ -1393,7 +1396,7 @@ def softmax(logits):
     cdef tuple own = own_values(logits, &info, NULL)
     if own is None:
         return pure_softmax(logits)
-    return quotients(info, exponentials(info, own))
+    return quotients(info, exponentials(info, items_of(own), len(own)))
 
 
 def cross_entropy(logits, target):
@@ -1408,7 +1411,7 @@ def cross_entropy(logits, target):
     cdef list exps
     if own is None or not PyLong_CheckExact(target) or not 0 <= target < len(own):
         return -softmax(logits)[target].log()
-    exps = exponentials(info, own)
+    exps = exponentials(info, items_of(own), len(own))
     total = sum_of_values(info, items_of(exps), len(exps))
     # The other probabilities would be made and dropped.
     probability = quotient(info, exps[target], total)
@@ -1469,7 +1472,7 @@ def attention(q, keys, values, n_head):
                     info, items_of(own_q) + start, items_of(own_keys[t]) + start, head_dim, ints
                 )
                 scores.append(OWNED(with_number(MULTIPLICATION, info, node_of(score), root, False)))
-            scores = quotients(info, exponentials(info, tuple(scores)))
+            scores = quotients(info, exponentials(info, items_of(scores), n_positions))
             weights = items_of(scores)
             for j in range(start, start + head_dim):
                 for t in range(n_positions):
@@ -1518,7 +1521,7 @@ def where(condition, a, b):
     out = OWNED(node)
     for value in values:
         sync_node(node_of(value))
-    node.block = block_of(values, 3)
+    node.block = block_of(items_of(values), 3, 3)
     node.op = WHERE
     node.n = IN_BLOCK
     compute_node(WHERE, info, node)
