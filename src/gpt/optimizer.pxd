@@ -21,11 +21,11 @@ from simd cimport (
 
 cdef extern from *:
     bint unlikely(bint condition) nogil
-    void prefetch "__builtin_prefetch"(const void *) nogil
+    void prefetch "__builtin_prefetch"(const void *, int writes, int level) nogil
 
 
 cdef enum:
-    FETCHED = 512  # how many numbers ahead weights and moments are prefetched
+    FETCHED = 1024  # how many numbers ahead weights and moments are prefetched into L2
 
 
 cdef struct Settings:  # the same for vectors, in no memory that stores could change
@@ -221,9 +221,9 @@ cdef inline Py_ssize_t adam_vectors(
     fresh.corrected = fresh.root = fresh.step = fresh.numerator
     begun = rooted = stepped = fresh
     while i < whole:
-        prefetch(p + i + FETCHED)
-        prefetch(m + i + FETCHED)
-        prefetch(v + i + FETCHED)
+        prefetch(p + i + FETCHED, False, 2)
+        prefetch(m + i + FETCHED, False, 2)
+        prefetch(v + i + FETCHED, False, 2)
         if not begin_update(&fresh, g + i, m + i, v + i, &s, a, clear):
             whole = i
             break
