@@ -14,8 +14,8 @@ from kernels cimport SQUARES, AdamStep
 from powers cimport other_square, root_is_doubtful
 from simd cimport (
     LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_differ, vec_divisor,
-    vec_exceeds, vec_fma, vec_is_beyond, vec_load, vec_neighbour, vec_quotient, vec_residual,
-    vec_set, vec_set_divisor, vec_size, vec_sqrt, vec_store, vec_with_sign,
+    vec_exceeds, vec_fma, vec_is_outside, vec_load, vec_neighbour, vec_quotient, vec_residual,
+    vec_set, vec_set_divisor, vec_size, vec_sqrt, vec_store,
 )
 
 
@@ -44,6 +44,7 @@ cdef struct Update:  # of LANES parameters, stage by stage
     vec corrected
     vec root
     vec step
+    mask doubtful  # where pow may give another root
 
 
 cdef inline Settings settings_of(const AdamStep *a) noexcept nogil:
@@ -79,7 +80,8 @@ cdef inline bint begin_update(
     """Update the moments of LANES parameters, or none if these are not for vectors.
 
     A doubtful square does not matter where both squares lead to one sum. Where the old
-    moment is not negative, the corrected one keeps the square far below 1e100.
+    moment is not negative, the new one keeps the square far below 1e100; where the new one is
+    not below 1e-80, a square below 1e-100 vanishes in it.
 
     Writes:  u.numerator, u.corrected
     """
@@ -88,21 +90,20 @@ cdef inline bint begin_update(
     cdef vec old = s.beta2 * vec_load(v)
     cdef vec first = s.beta1 * vec_load(m) + s.rest1 * grad
     cdef vec second = old + s.rest2 * square
-    cdef mask doubt
+    cdef mask doubt = vec_differ(second, old + s.rest2 * other_square(square, grad))
     u.corrected = vec_quotient(second, s.correction2)
     u.numerator = s.learning_rate * vec_quotient(first, s.correction1)
-    doubt = (
-        vec_differ(second, old + s.rest2 * other_square(square, grad))
-        | vec_exceeds(vec_set(1e-100), square) & vec_differ(grad, vec_set(0.0))
-        | vec_is_beyond(u.corrected, old, 1e19)
-    )
-    if unlikely(mask_bits(doubt) != 0):
-        if not moments_by_pow(g, m, v, first, second, mask_bits(doubt), a):
-            return False
-        u.corrected = vec_quotient(vec_load(v), s.correction2)
-    else:
-        vec_store(m, first)
-        vec_store(v, second)
+    if unlikely(mask_bits(doubt | vec_is_outside(second, old, 1e-80, 1e9)) != 0):
+        doubt = (
+            doubt | vec_exceeds(vec_set(1e-100), square) & vec_differ(grad, vec_set(0.0))
+            | vec_is_outside(u.corrected, old, 0.0, 1e19)
+        )
+        if mask_bits(doubt) != 0:
+            if not moments_by_pow(&second, g, v, mask_bits(doubt), a):
+                return False
+            u.corrected = vec_quotient(second, s.correction2)
+    vec_store(m, first)
+    vec_store(v, second)
     if clear:
         vec_store(g, vec_set(0.0))
     return True
@@ -110,80 +111,78 @@ cdef inline bint begin_update(
 
 @cython.cdivision(True)
 cdef inline bint moments_by_pow(
-    const double *g, double *m, double *v, vec first, vec second, unsigned int doubt,
-    const AdamStep *a,
+    vec *second, const double *g, const double *v, unsigned int doubt, const AdamStep *a
 ) noexcept nogil:
-    """Update the moments of LANES parameters, those in doubt by pow.
+    """Compute the new second moments of the lanes in doubt by pow.
 
-    None of them, and False, if one of those is out of the vectors' bounds.
+    Return False if one of those is out of the vectors' bounds.
     """
     cdef double seconds[LANES]
     cdef int i
-    vec_store(seconds, second)
+    vec_store(seconds, second[0])
     while doubt:
         i = first_bit(doubt)
         doubt &= doubt - 1
         seconds[i] = a.beta2 * v[i] + (1.0 - a.beta2) * pow(fabs(g[i]), 2.0)
         if not 0.0 <= seconds[i] / a.correction2.number <= 1e19:
             return False
-    vec_store(m, first)
-    memcpy(v, seconds, sizeof(seconds))
+    second[0] = vec_load(seconds)
     return True
 
 
 @cython.cdivision(True)
-cdef inline Update advance(Update *begun, Update *rooted, Update *stepped, vec eps) noexcept nogil:
-    """Take three updates a stage further; return the one that is through.
-
-    Writes:  root and step of those that come to them
-    """
-    cdef Update through = stepped[0]
-    stepped[0] = rooted[0]
-    stepped.step = stepped.numerator / (stepped.root + eps)
-    rooted[0] = begun[0]
-    rooted.root = vec_sqrt(rooted.corrected)
-    return through
+cdef inline void divide(Update *u, vec eps_adam) noexcept nogil:
+    """Compute the step from what `begin_update` left and its root. Writes: u.step, u.doubtful"""
+    u.step = u.numerator / (u.root + eps_adam)
+    u.doubtful = root_is_doubtful(u.root, vec_residual(u.corrected, u.root, u.root))
 
 
-cdef inline mask root_may_matter(
-    const Update *u, vec residual, vec data, vec updated
+cdef inline void end_update(
+    const Update *u, double *p, const double *m, const double *v, const Settings *s,
+    const AdamStep *a,
 ) noexcept nogil:
-    """Return where a doubtful root may matter, or a bound of those above does not hold.
+    """Update LANES parameters, whose moments are updated.
 
-    The root's neighbour is off by 2**-52 of itself at most, its sum with eps_adam by no
+    A doubtful root's neighbour is off by 2**-52 of itself at most, its sum with eps_adam by no
     more, and each of two steps is rounded by half of that: less than 3 * 2**-52. Sums
     are monotone: it does not matter where both ends of this range lead to one sum.
     Where the step is too small for that, it must not matter either.
     """
-    cdef vec factor = vec_with_sign(3.0 * DBL_EPSILON, residual) - 1.0
-    return (
-        root_is_doubtful(u.root, residual) & vec_differ(updated, vec_fma(data, u.step, factor))
-    ) | vec_exceeds(vec_set(1e-140), vec_size(updated))
+    cdef vec data = vec_load(p)
+    cdef vec updated = data - u.step
+    cdef vec least = vec_fma(data, u.step, vec_set(-1.0 - 3.0 * DBL_EPSILON))
+    cdef vec most = vec_fma(data, u.step, vec_set(-1.0 + 3.0 * DBL_EPSILON))
+    cdef mask doubt = u.doubtful & vec_differ(least, most)
+    if unlikely(mask_bits(doubt | vec_exceeds(vec_set(1e-140), vec_size(updated))) != 0):
+        end_slowly(p, m, v, s, a)
+    else:
+        vec_store(p, updated)
 
 
 @cython.cdivision(True)
-cdef inline mask root_matters(
-    const Update *u, vec residual, vec data, vec updated, vec eps_adam
+cdef inline void end_slowly(
+    double *p, const double *m, const double *v, const Settings *s, const AdamStep *a
 ) noexcept nogil:
-    """Return where the other root leads to another sum, or a bound of those above does not hold."""
-    cdef vec step = u.numerator / (vec_neighbour(u.root, residual) + eps_adam)
-    return vec_differ(updated, data - step) | vec_exceeds(vec_set(1e-140), vec_size(updated))
-
-
-cdef inline void end_update(
-    const Update *u, double *p, const double *m, const double *v, vec eps_adam, const AdamStep *a
-) noexcept nogil:
-    """Update LANES parameters, whose moments are updated."""
+    """Update LANES parameters, whose moments are updated, and find out whether roots matter."""
+    cdef Update u
     cdef vec data = vec_load(p)
-    cdef vec updated = data - u.step
-    cdef vec residual = vec_residual(u.corrected, u.root, u.root)
-    cdef mask doubt = root_may_matter(u, residual, data, updated)
-    if unlikely(mask_bits(doubt) != 0):
-        doubt = doubt & root_matters(u, residual, data, updated, eps_adam)
-        if mask_bits(doubt) != 0:
-            weights_by_pow(p, m, v, updated, mask_bits(doubt), a)
-            return
-    vec_store(p, updated)
+    cdef vec updated, residual, step
+    cdef mask doubt
+    u.corrected = vec_quotient(vec_load(v), s.correction2)
+    u.numerator = s.learning_rate * vec_quotient(vec_load(m), s.correction1)
+    u.root = vec_sqrt(u.corrected)
+    divide(&u, s.eps_adam)
+    updated = data - u.step
+    residual = vec_residual(u.corrected, u.root, u.root)
+    step = u.numerator / (vec_neighbour(u.root, residual) + s.eps_adam)
+    doubt = (
+        u.doubtful & vec_differ(updated, data - step)
+        | vec_exceeds(vec_set(1e-140), vec_size(updated))
+    )
+    if mask_bits(doubt) != 0:
+        weights_by_pow(p, m, v, updated, mask_bits(doubt), a)
+    else:
+        vec_store(p, updated)
 
 
 @cython.cdivision(True)
@@ -216,9 +215,10 @@ cdef inline Py_ssize_t adam_vectors(
     cdef Py_ssize_t whole = n - n % LANES
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t k = -3 * LANES
-    cdef Update fresh, begun, rooted, stepped, through
+    cdef Update fresh, begun, rooted, stepped
     fresh.numerator = vec_set(0.0)
     fresh.corrected = fresh.root = fresh.step = fresh.numerator
+    fresh.doubtful = vec_differ(fresh.root, fresh.root)
     begun = rooted = stepped = fresh
     while i < whole:
         prefetch(p + i + FETCHED, False, 2)
@@ -227,16 +227,18 @@ cdef inline Py_ssize_t adam_vectors(
         if not begin_update(&fresh, g + i, m + i, v + i, &s, a, clear):
             whole = i
             break
-        through = advance(&begun, &rooted, &stepped, s.eps_adam)
-        begun = fresh
         if k >= 0:
-            end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
+            end_update(&stepped, p + k, m + k, v + k, &s, a)
+        divide(&rooted, s.eps_adam)
+        stepped = rooted
+        rooted = begun
+        rooted.root = vec_sqrt(rooted.corrected)
+        begun = fresh
         i += LANES
         k += LANES
     while k < whole:
-        through = advance(&begun, &rooted, &stepped, s.eps_adam)
         if k >= 0:
-            end_update(&through, p + k, m + k, v + k, s.eps_adam, a)
+            end_slowly(p + k, m + k, v + k, &s, a)
         k += LANES
     return whole
 

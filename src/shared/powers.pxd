@@ -16,12 +16,11 @@ goes to pow.
 """
 
 cimport cython
-from libc.float cimport DBL_EPSILON
 from libc.math cimport pow
 
 from simd cimport (
     LANES, first_bit, mask, mask_bits, pow_keeps_bound, vec, vec_before, vec_exceeds, vec_fma,
-    vec_load, vec_power_of_two, vec_residual, vec_set, vec_size, vec_sqrt, vec_store_part,
+    vec_load, vec_residual, vec_set, vec_size, vec_sqrt, vec_store_part, vec_units,
 )
 
 
@@ -42,8 +41,7 @@ cdef inline mask root_is_doubtful(vec root, vec residual) noexcept nogil:
     below a power of two no root rounds up to it, so units are no question here.
     The square has to be within 1e-70 and 1e70.
     """
-    cdef vec power = vec_power_of_two(root)
-    return vec_exceeds(vec_size(residual), root * (power * ((1.0 - 2.0 * 0.015) * DBL_EPSILON)))
+    return vec_exceeds(vec_size(residual), root * vec_units(root, 1.0 - 2.0 * 0.015))
 
 
 @cython.cdivision(True)
@@ -77,7 +75,7 @@ cdef inline vec inverse_power(mask *doubtful, vec x, double exponent) noexcept n
         | vec_exceeds(result, vec_set(1e19))
         | vec_exceeds(
             vec_size(lacking),
-            vec_power_of_two(vec_before(result)) * ((1.0 - 2.0 * 0.0135) * 0.5 * DBL_EPSILON),
+            vec_units(vec_before(result), (1.0 - 2.0 * 0.0135) * 0.5),
         )
     )
     return result

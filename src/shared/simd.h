@@ -139,8 +139,11 @@ static inline vec vec_max(vec a, vec x) {
 #endif
 }
 
-/* The largest power of two that is not above a normal positive number. */
-static inline vec vec_power_of_two(vec x) { return (vec)((ints)x & 0x7ff0000000000000LL); }
+/* The distance from the largest power of two that is not above x, a positive number from 1e-290 on,
+ * to the next double, times a factor. */
+static inline vec vec_units(vec x, double factor) {
+    return (vec)(((ints)x & 0x7ff0000000000000LL) + ((ints)vec_set(factor * 0x1p-52) - (ints)vec_set(1.0)));
+}
 
 /* The double before a positive number. */
 static inline vec vec_before(vec x) { return (vec)((ints)x - 1); }
@@ -149,11 +152,6 @@ static inline vec vec_before(vec x) { return (vec)((ints)x - 1); }
 static inline vec vec_neighbour(vec x, vec side) { return (vec)((ints)x + ((ints)side >> 63 | 1)); }
 
 static inline vec vec_size(vec x) { return (vec)((ints)x & 0x7fffffffffffffffLL); }
-
-/* size > 0, negative where x is. */
-static inline vec vec_with_sign(double size, vec x) {
-    return (vec)((ints)vec_set(size) | ((ints)x & (-0x7fffffffffffffffLL - 1)));
-}
 
 /* Where a is larger than b or one of them is no number; where they are not equal; where the bits
  * of a are below those of b as whole numbers. */
@@ -168,7 +166,11 @@ static inline mask bits_below(ints a, ints b) {
 static inline unsigned mask_bits(mask m) { return m; }
 #else
 typedef ints mask;
+#if defined(__AVX__)
+static inline mask vec_exceeds(vec a, vec b) { return (ints)_mm256_cmp_pd(a, b, _CMP_NLE_UQ); }
+#else
 static inline mask vec_exceeds(vec a, vec b) { return ~(a <= b); }
+#endif
 static inline mask vec_differ(vec a, vec b) { return a != b; }
 static inline mask bits_below(ints a, ints b) {
     typedef unsigned long long words __attribute__((vector_size(LANES * 8)));
@@ -190,10 +192,12 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
-/* Where x is above bound or no number, or x or sign are negative: such bits are above all others. */
-static inline mask vec_is_beyond(vec x, vec sign, double bound) {
+/* Where x is not from low to high, neither of which is negative, or no number, or x or sign are
+ * negative: such bits are above all others. */
+static inline mask vec_is_outside(vec x, vec sign, double low, double high) {
     ints negative = (ints)sign & (-0x7fffffffffffffffLL - 1);
-    return bits_below((ints)vec_set(bound), (ints)x | negative);
+    ints least = (ints)vec_set(low);
+    return bits_below((ints)vec_set(high) - least, ((ints)x | negative) - least);
 }
 
 /* x + a * b, rounded once where the processor can. */
