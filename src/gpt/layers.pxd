@@ -169,12 +169,13 @@ cdef inline void linear_backward_input(
         p = Product(
             c=dx, a=dy + n_out + rows - 1, b=w + (n_out + rows - 1) * n_in, m=m, n=n_in, k=rows,
             c_row=dx_row, a_row=dy_row, a_step=-1, b_row=1, b_step=-n_in, add=add, whole=True,
-            fetch=NULL, fetch_step=PANEL, scratch=scratch, run=rows, runs=1,
+            fetch=NULL, fetch_step=PANEL if m <= TILE_ROWS else PANEL // 2, scratch=scratch,
+            run=rows, runs=1,
         )
         if packs:
             multiply_packed(&p)
             return
-        if m <= TILE_ROWS and n_out >= most:
+        if m <= 2 * TILE_ROWS and n_out >= most:
             p.fetch = w + (n_out - most) * n_in
         multiply_matrices(&p)
         add = True

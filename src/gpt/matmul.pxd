@@ -83,7 +83,7 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
         t.b = p.b + n
         t.c = p.c + n
         t.a = p.a
-        tile_column(&t, p, n, p.m, TILE_ROWS * p.a_row)
+        tile_column(&t, p, n, p.m, 0)
         n += PANEL
 
 
@@ -93,17 +93,23 @@ cdef inline void tile_column(
 ) noexcept nogil:
     """Compute m rows of a product's columns n up to n + PANEL.
 
-    Shapes:  t.a, tiles of rows a_tile apart
+    Of the last rows one tile would be too low to keep the adder busy: two share them.
+
+    Shapes:  t.a, tiles of rows a_tile apart, or 0 where it is not packed
     """
     cdef Py_ssize_t vecs = min(<Py_ssize_t>PANEL, padded(p.n - n)) // LANES
+    cdef Py_ssize_t rows
     t.last = LANES if p.whole else min(<Py_ssize_t>LANES, p.n - n - (vecs - 1) * LANES)
     while m > 0:
-        tile(t[0], min(<Py_ssize_t>TILE_ROWS, m), vecs)
+        rows = min(<Py_ssize_t>TILE_ROWS, m)
+        if a_tile == 0 and rows < m < 2 * TILE_ROWS:
+            rows = (m + 1) // 2
+        tile(t[0], rows, vecs)
         if t.fetch != NULL:
             t.fetch += t.k_n * t.fetch_step
-        t.a += a_tile
-        t.c += TILE_ROWS * t.c_row
-        m -= TILE_ROWS
+        t.a += a_tile if a_tile else rows * t.a_row
+        t.c += rows * t.c_row
+        m -= rows
 
 
 cdef inline bint is_packed(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:

@@ -160,8 +160,8 @@ MUTANTS = [
         "test_fused.py -k graphs and avx512",
         ("t.last = LANES if p.whole else", "t.last = LANES if True else"),
         (
-            "TILE_ROWS * p.a_row)\n        n += PANEL",
-            "TILE_ROWS * p.a_row)\n        n += PANEL - LANES",
+            "tile_column(&t, p, n, p.m, 0)\n        n += PANEL",
+            "tile_column(&t, p, n, p.m, 0)\n        n += PANEL - LANES",
         ),
     ),
     *of(
