@@ -86,7 +86,8 @@ class Training:
         self.rng.setstate(corpus.rng)
         self.tokenizer = CharTokenizer(corpus.chars)
         config = settings.config(self.tokenizer.vocab_size)
-        memory.check(config, self.engine.NAME, _positions(corpus.training, settings))
+        positions = _positions(corpus.training, settings)
+        memory.check(config, self.engine.NAME, positions, settings.dropout)
         model = self.engine.models[settings.model]
         self.model: Model = model(**vars(config), rng=self.rng, **settings.made())
         self.model.dropout_rng = random.Random(f"dropout {settings.seed}")

@@ -128,6 +128,7 @@ def trained_graph(shape, lengths):
         ((67, 68, 2, 1, 40), (39, 39)),  # packed products, of more than a block of a sum
         ((500, 64, 4, 1, 33), (33,)),  # packed products of more than a block of columns
         ((3, 4, 2, 1, 140), (139,)),  # more positions than exponentials are computed in turn
+        ((3, 4, 2, 1, 90), (89, 20, 5, 90, 0, 80, 89, 77, 33, 90, 89, 12)),  # groups of documents
     ],
 )
 def test_wide_models_are_the_graphs(fused, shape, lengths):
@@ -688,6 +689,29 @@ def test_a_faulty_document_ends_training_at_its_step(fused):
             model.fit([[4, 1, 4], [4, 2, 4], [4, 9, 4]], 5)
         seen.append(bits(*model.weights()))
     assert seen[0] == seen[1]
+
+
+def test_a_loss_that_raises_after_other_groups_of_its_step_leaves_what_the_graph_leaves(fused):
+    """The first document's, whose group comes last: it has a token of probability zero."""
+    seen = []
+    for chosen in (engine.load("cython"), fused):
+        model = chosen.GPT(5, 6, 2, 1, 1, rng=random.Random(3))
+        adam = chosen.Adam(model.params)
+        for p in model.state_dict["lm_head"][3]:
+            p.data *= 1e6  # with these weights, a logit far below the others
+        losses = []
+        fine = [[4, 1, 4], [4, 2, 4], [4, 4]] * 200
+        with pytest.raises(ValueError, match=r"math domain error|expected a positive"):
+            model.fit(
+                [*fine, [4, 3, 4], *fine[1:]],
+                2,
+                len(fine),
+                adam=adam,
+                on_step=lambda t, loss, losses=losses: losses.append(loss),
+            )
+        seen.append((bits(*losses), state(model, adam)))
+    assert seen[0] == seen[1]
+    assert adam.t == 1
 
 
 def test_signals_end_training_at_a_step_and_nothing_is_lost(tmp_path):

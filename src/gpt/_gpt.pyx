@@ -585,6 +585,7 @@ cdef class Trainer:
         cdef Buffer copied = Buffer(documents.n // batch_size)
         cdef Buffer rates = Buffer(copied.n)
         cdef Buffer norms = Buffer(copied.n)
+        cdef Buffer document_losses = Buffer(batch_size)
         cdef Py_ssize_t i
         fill_rates(rates.at, copied.n, adam)
         job.adam = read(adam)
@@ -596,6 +597,7 @@ cdef class Trainer:
         job.m = self.moments.m.at
         job.v = self.moments.v.at
         job.losses = copied.at
+        job.document_losses = document_losses.at
         job.acts.dropout = dropout
         if job.acts.dropout > 0.0:
             load_generator(&self.generator, rng)
@@ -653,7 +655,7 @@ cdef class Trainer:
         job.until = now() + seconds
         job.done = 0
         job.failed = job.acts.failed = False
-        job.acts.m = 0
+        job.acts.m = job.left = 0
         if self.process != getpid():
             self.start_workers()
         with nogil:

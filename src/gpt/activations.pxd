@@ -112,7 +112,7 @@ cdef inline bint begin_batch(
         acts.ints_size = size if acts.ints != NULL else 0
     if acts.layers == NULL or acts.ints == NULL:
         return False
-    acts.n_documents = n_documents
+    acts.n_documents = acts.batch = n_documents
     acts.starts = acts.ints
     acts.maps = acts.starts + n_documents + 1
     acts.starts[0] = 0

@@ -48,6 +48,7 @@ cdef struct Activations:  # of a batch; activations.pxd gives each its memory
     Sizes sizes
     Py_ssize_t m  # positions of all documents
     Py_ssize_t n_documents
+    Py_ssize_t batch  # documents of the step, of which these may be a group
     Py_ssize_t *ints
     Py_ssize_t ints_size
     Py_ssize_t *starts  # (n_documents + 1,) a document's first position
@@ -126,11 +127,14 @@ cdef struct Job:
     Py_ssize_t n_documents
     Py_ssize_t n_steps
     Py_ssize_t batch_size
+    Py_ssize_t left  # documents of the step before those that are run now
+    double *document_losses  # (batch_size,)
     double until  # the time when no new step is begun
     double *losses  # (n_steps,)
     Py_ssize_t done  # steps
     Py_ssize_t *raises  # (threads,) the first parameter at which Adam raises, or n_params
     bint out_of_memory
+    bint continues  # whether other documents of the step were run before these
     bint add  # whether gradients continue those of before
     bint whole  # whether all gradients are computed before the first update
     bint failed  # whether Adam raises

@@ -316,19 +316,22 @@ cdef inline void losses_forward(
 
 
 @cython.cdivision(True)
-cdef inline void loss_forward(Activations *acts) noexcept nogil:
-    """Compute the loss from those of the positions.
+cdef inline double document_loss(const Activations *acts, Py_ssize_t d) noexcept nogil:
+    """Return the mean of a document's losses: left to right from 0, times 1 / n."""
+    cdef double loss = 0.0
+    cdef Py_ssize_t i
+    for i in range(acts.starts[d], acts.starts[d + 1]):
+        loss += acts.losses[i]
+    return 1.0 / (acts.starts[d + 1] - acts.starts[d]) * loss
 
-    Order:   positions left to right from 0, times 1 / n; documents likewise
-    """
-    cdef Py_ssize_t d, i
-    cdef double loss
+
+@cython.cdivision(True)
+cdef inline void loss_forward(Activations *acts) noexcept nogil:
+    """Compute the loss: the mean of the documents', left to right from 0, times 1 / n."""
+    cdef Py_ssize_t d
     acts.loss = 0.0
     for d in range(acts.n_documents):
-        loss = 0.0
-        for i in range(acts.starts[d], acts.starts[d + 1]):
-            loss += acts.losses[i]
-        acts.loss += 1.0 / (acts.starts[d + 1] - acts.starts[d]) * loss
+        acts.loss += document_loss(acts, d)
     acts.loss = 1.0 / acts.n_documents * acts.loss
 
 
@@ -352,7 +355,7 @@ cdef inline void loss_backward(
     cdef double dloss
     powers(acts.squares + first, acts.totals + first, last - first, -2.0)
     for d in range(acts.n_documents):
-        dloss = 1.0 / (acts.starts[d + 1] - acts.starts[d]) * (1.0 / acts.n_documents)
+        dloss = 1.0 / (acts.starts[d + 1] - acts.starts[d]) * (1.0 / acts.batch)
         for i in range(max(first, acts.starts[d]), min(last, acts.starts[d + 1])):
             dlogits = acts.dlogits + i * row
             cross_entropy_backward(

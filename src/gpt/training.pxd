@@ -6,14 +6,15 @@ that one on a busy core takes fewer. No sum is divided between threads.
 
 cimport cython
 from libc.math cimport pow, sqrt
+from libc.string cimport memset
 
 from activations cimport begin_batch, draw_masks, scratch_of
 from barrier cimport barrier_wait, take_share
 from clock cimport now
 from kernels cimport SQUARES, Activations, AdamStep, Job
-from matmul cimport LEAST_ROWS, is_packed
+from matmul cimport K_BLOCK, LEAST_ROWS, is_packed
 from model cimport (
-    Matrix, backward, backward_weights, forward, loss_forward, matrices_backward, matrix_of,
+    Matrix, backward, backward_weights, document_loss, forward, matrices_backward, matrix_of,
 )
 from optimizer cimport (
     adam_step, block_of_squares, clip_factor, first_that_raises, multiply, numbers_are_small,
@@ -31,15 +32,18 @@ cdef enum:
 cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
     """Take steps until they are done, the time is over or one of them would raise.
 
-    Every thread calls this once, with its number.
+    A step runs group after group of its documents, from the last, forward and backward, so that a
+    group's activations are in the caches. Every thread calls this once, with its number.
     """
     cdef Activations *acts = &job.acts
     cdef double *dw
     cdef int size = acts.barrier.size
+    cdef bint last_group
     while True:
         if thread == 0:
-            next_step(job)
+            next_group(job)
         barrier_wait(&acts.barrier)
+        last_group = job.left == 0
         if job.over:
             break
         forward(acts, job.data, 0, acts.m, True, thread)
@@ -50,9 +54,11 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
                 add_losses(job)
             continue
         if thread == 0:
-            loss_forward(acts)
+            group_loss(job)
         dw = job.grad if job.whole else NULL
-        backward(acts, job.data, dw, job.add, thread)
+        backward(acts, job.data, dw, job.add or job.continues, thread)
+        if not last_group:
+            continue
         if dw == NULL:
             if not updates_cannot_overflow(
                 job, acts.m * thread // size, acts.m * (thread + 1) // size
@@ -67,14 +73,84 @@ cdef inline void worker_loop(Job *job, int thread) noexcept nogil:
         barrier_wait(&acts.barrier)
         if job.failed:
             break
+    if thread == 0 and job.continues and (acts.failed or job.out_of_memory):
+        memset(job.grad, 0, acts.sizes.n_params * sizeof(double))
+
+
+cdef inline void next_group(Job *job) noexcept nogil:
+    """Make the next group of documents ready, of this step or the next, or end the work."""
+    cdef const AdamStep *adam = &job.adam
+    cdef Py_ssize_t n_params = job.acts.sizes.n_params
+    cdef Py_ssize_t first, end
+    job.continues = job.left > 0
+    if not job.continues:
+        next_step(job)
+    if job.over:
+        return
+    first = job.done * job.batch_size
+    end = job.left
+    job.left = first_of_group(job, job.ends + first, end)
+    job.out_of_memory = not begin_batch(
+        &job.acts, job.tokens, job.ends + first + job.left, end - job.left
+    )
+    job.over = job.out_of_memory
+    job.acts.batch = min(job.batch_size, job.n_documents - first)
+    if job.acts.dropout > 0.0 and not job.over:
+        job.before = job.acts.generator[0]
+        draw_masks(&job.acts)
+    if not job.continues and not job.over and not job.evaluates:
+        job.whole = (
+            job.add or job.acts.reuses or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0
+            or adam.clip > 0.0
+            or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
+        )
+
+
+cdef inline Py_ssize_t first_of_group(
+    const Job *job, const Py_ssize_t *ends, Py_ssize_t last
+) noexcept nogil:
+    """Return the first document of the group that ends with document last - 1 of a step.
+
+    It has at least as many positions as products take at once, and more than n_embd, for
+    `acts.reuses`; all that are left, where these are not enough for another group.
+    """
+    cdef const Sizes *net = &job.acts.sizes
+    cdef Py_ssize_t least = job.acts.barrier.size * max(<Py_ssize_t>K_BLOCK, net.n_embd + 1)
+    cdef Py_ssize_t positions = 0
+    cdef Py_ssize_t first = 0
+    cdef Py_ssize_t d
+    if job.evaluates or job.add or job.acts.dropout > 0.0:  # whose masks are drawn at once
+        return 0
+    for d in range(last - 1, -1, -1):
+        positions += min(net.block_size, ends[d + 1] - ends[d] - 1)
+        if positions >= least:
+            if first > 0:
+                return first
+            first = d
+            positions = 0
+    return 0
+
+
+@cython.cdivision(True)
+cdef inline void group_loss(Job *job) noexcept nogil:
+    """Write the losses of a group's documents; after the last, the step's, as `loss_forward`."""
+    cdef Activations *acts = &job.acts
+    cdef Py_ssize_t d
+    for d in range(acts.n_documents):
+        job.document_losses[job.left + d] = document_loss(acts, d)
+    if job.left > 0:
+        return
+    acts.loss = 0.0
+    for d in range(acts.batch):
+        acts.loss += job.document_losses[d]
+    acts.loss = 1.0 / acts.batch * acts.loss
 
 
 @cython.cdivision(True)
 cdef inline void next_step(Job *job) noexcept nogil:
-    """Make the next step ready, or end the work."""
+    """Choose the next step's documents and rates, or end the work."""
     cdef AdamStep *adam = &job.adam
     cdef Py_ssize_t n_params = job.acts.sizes.n_params
-    cdef Py_ssize_t first
     cdef double t
     if job.acts.m:
         if not job.evaluates:
@@ -83,25 +159,14 @@ cdef inline void next_step(Job *job) noexcept nogil:
     job.over = job.done == job.n_steps or (job.done > 0 and now() > job.until)
     if job.over:
         return
-    first = job.done * job.batch_size
-    job.out_of_memory = not begin_batch(
-        &job.acts, job.tokens, job.ends + first, min(job.batch_size, job.n_documents - first)
-    )
-    job.over = job.out_of_memory
-    if job.evaluates or job.over:
+    job.left = min(job.batch_size, job.n_documents - job.done * job.batch_size)
+    if job.evaluates:
         return
-    if job.acts.dropout > 0.0:
-        job.before = job.acts.generator[0]
-        draw_masks(&job.acts)
     t = job.t + job.done
     adam.learning_rate = job.rates[job.done]
     adam.correction1 = divisor_of(1.0 - pow(adam.beta1, t + 1.0))
     adam.correction2 = divisor_of(1.0 - pow(adam.beta2, t + 1.0))
     job.add = job.done == 0 and not are_zero(job.grad, n_params)
-    job.whole = (
-        job.add or job.acts.reuses or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0
-        or adam.clip > 0.0 or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
-    )
 
 
 cdef inline void add_losses(Job *job) noexcept nogil:

@@ -27,6 +27,17 @@ MUTANTS = [
             "and neither raises",
         ),
         ("vec x = vec_set(1.0)", "vec x = vec_set(0.0)", RAISES),
+        ("job.add or job.continues, thread", "job.add, thread", "test_fused.py -k wide and avx512"),
+        (
+            "job.continues and (acts.failed or job.out_of_memory)",
+            "False",
+            "test_fused.py -k after_other_groups and avx512",
+        ),
+        (
+            "job.document_losses[job.left + d]",
+            "job.document_losses[d]",
+            "test_fused.py -k wide and avx512",
+        ),
         ("or adam.eps_adam == 0.0\n", "\n", RAISES),
         Equivalent(
             "job.add = job.done == 0 and not are_zero(job.grad, n_params)",
@@ -324,8 +335,8 @@ MUTANTS = [
         SET,
         "test_fused.py -k graphs and avx512",
         (
-            "acts.loss += 1.0 / (acts.starts[d + 1] - acts.starts[d]) * loss",
-            "acts.loss += loss / (acts.starts[d + 1] - acts.starts[d])",
+            "return 1.0 / (acts.starts[d + 1] - acts.starts[d]) * loss",
+            "return loss / (acts.starts[d + 1] - acts.starts[d])",
         ),
         ("layer.dx + at, layer.dmid + at, dnorm,", "layer.dx + at, dnorm, dnorm,"),
         (
