@@ -1,8 +1,8 @@
-"""What each knob of training costs on the fused engine, beside a step without it.
+"""The cost of each knob of training on the fused engine, beside a step without it.
 
     python benchmarks/knobs.py                       print the table
     python benchmarks/knobs.py --page docs/runs.md   put it there
-    python benchmarks/knobs.py --beside DIR          a plain step here and in another build
+    python benchmarks/knobs.py --beside DIR          a step without knobs here and in another build
 
 Steps with the knob and plain ones are timed in turn, and the table has the fastest of each, so
 that other programs of the machine hardly count. It also has the operations that a knob adds to a

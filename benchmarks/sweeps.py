@@ -1,4 +1,4 @@
-"""What a sweep costs: trainings a second, the gain of two processes, the overhead.
+"""The cost of a sweep: trainings a second, the gain of two processes, the overhead.
 
     python benchmarks/sweeps.py trainings            whole trainings of 1,000 steps on one core
     python benchmarks/sweeps.py jobs                 trials a second by one and two processes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-TYPE_CHECKING = False  # typing's own, without the time to import it
+TYPE_CHECKING = False  # without the time to import typing
 if TYPE_CHECKING:
     from typing import Any
 

@@ -1,7 +1,7 @@
-"""The model's functions over lists of any `Value`, in the original's words.
+"""The model's functions over lists of any `Value`, as the original writes them.
 
 They are the specification of the compiled functions of the same names, which
-make few nodes of many and give the same bits. Sums run left to right from 0.
+make fewer nodes and give the same bits. Sums run left to right from 0.
 
 Where a function takes a list it takes any iterable, and plain numbers among the
 `Value`s, as the original's expressions do.
@@ -30,7 +30,7 @@ def _values(items: Iterable[Any]) -> list[Any]:
     return [x if hasattr(x, "backward") else (first + x)._children[1] for x in items]
 
 
-# While a loss is recorded (`microgpt.compile`): what makes nodes without numbers.
+# While a loss is recorded (`microgpt.compile`): the recorder, which makes nodes without numbers.
 recorder: ContextVar[Any] = ContextVar("recorder", default=None)
 
 

@@ -1,8 +1,7 @@
 """The fused engine: the model with its whole training step compiled.
 
-The surface is that of `microgpt.gpt` and `microgpt.adam`; the weights lie in one
-buffer, and a step over them makes no Python object. What the scalar graph would
-hold can still be seen: a `Loss` shows the activations of its documents, a
+The surface is that of `microgpt.gpt` and `microgpt.adam`. The weights lie in one buffer, and a
+step makes no Python object for a number. A `Loss` shows the activations of its documents, a
 `Matrix` its weights and gradients, all as buffers that numpy takes without a copy.
 It has more than 500 lines because each class repeats a surface that `gpt` and `adam` define.
 """
@@ -101,8 +100,8 @@ class Parameter:
         self._params.grad[self._i] = grad
 
 
-class Turns:
-    """A lock that the threads that train a model take in turn: their steps would mix.
+class TrainingLock:
+    """A lock for training: the steps of two threads on one model would mix.
 
     Raises:  RuntimeError in a fork of a process in which another thread held it
     """
@@ -113,7 +112,7 @@ class Turns:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(blocking=False):
-            for _ in range(100):  # a thread of this fork that has it says so at once
+            for _ in range(100):  # if a thread of this fork holds it, _process changes at once
                 if self._process == os.getpid():
                     break
                 time.sleep(0.001)
@@ -130,7 +129,7 @@ class Turns:
 
 
 class Parameters(Sequence[Parameter]):
-    """Weights in a row: data and grad are their buffers, items are made when asked for.
+    """A sequence of weights: data and grad are their buffers, items are made when indexed.
 
     Shapes:  data (n,), grad (n,), float64, writable
     """
@@ -139,7 +138,7 @@ class Parameters(Sequence[Parameter]):
         self._network = network
         self._of = of  # the whole model's, if this is a row of them
         self._start = start
-        self.training: Any = Turns() if of is None else of.training
+        self.training: Any = TrainingLock() if of is None else of.training
         n = n or network.config.num_params
         self.data: Any = network.view(False, start, n)
         self.grad: Any = network.view(True, start, n)
@@ -207,7 +206,7 @@ class Matrix(Sequence[Parameters]):
 
 
 class Loss:
-    """The loss of documents, with all that was computed on the way to it.
+    """The loss of documents, with the activations of its forward pass.
 
     `data`, `grad` and `backward` are those of the `Value` that other engines return.
     """
@@ -252,7 +251,7 @@ class Loss:
 
     @property
     def activations(self) -> dict[str, memoryview]:
-        """What the forward pass computed at each position, by name, as read-only buffers.
+        """The activations of the forward pass at each position, by name, as read-only buffers.
 
         Shapes:  (positions, n_embd); mlp_hidden (positions, 4 * n_embd); logits and
                  probs (positions, vocab_size); documents follow each other
@@ -266,8 +265,7 @@ class Loss:
     def attention(self, layer: int, document: int = 0) -> memoryview:
         """Return a layer's attention weights for a document, as a read-only buffer.
 
-        Shapes:  (n_head, n, n): head, the position that looks, the one looked at;
-                 zero where that would be ahead
+        Shapes:  (n_head, n, n): head, query position, key position; zero for later keys
         """
         weights: memoryview = self._pass.attention(layer, document)
         return weights

@@ -1,4 +1,4 @@
-"""One text through a model, kept for inspection: probabilities, attention, activations, gradients.
+"""A model's computation on one text: probabilities, attention, activations and gradients.
 
 `model.look(text)` returns a `Look`, on every engine with the same bits. A GPT's forward
 pass is `gpt.gpt` over the engine's own `Value`, with a hook that records each
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 
 class Look:
-    """What a model computes for a text, position by position; numpy arrays throughout.
+    """A model's computation on a text, position by position, as numpy arrays.
 
     A text has BOS on both ends, as a document in training; token ids are taken as
     they are. Position t reads tokens[t] and predicts tokens[t + 1].
 
     Shapes:  with n positions, at most block_size: tokens (n + 1,), probabilities
-             (n, vocab_size), attention (n_layer, n_head, n, n): layer, head, the
-             position that reads, the position read; activations {name: (n, width)},
+             (n, vocab_size), attention (n_layer, n_head, n, n): layer, head,
+             query position, key position; activations {name: (n, width)},
              of a model without attention "logits" and "probs"
-    Units:   loss in nats per token, surprise in bits; infinite where what came has
-             the probability 0
+    Units:   loss in nats per token, surprise in bits; infinite where the next
+             token has the probability 0
     Raises:  ValueError if a character or token is not in the vocabulary, there are
              fewer than two tokens, or an intervention does not fit the model;
              ImportError without numpy
@@ -198,7 +198,7 @@ class Look:
 
 
 def predictions(model: Model, text: str | Sequence[int]) -> Iterator[tuple[int, list[float]]]:
-    """Yield each token of a text after the first with the probabilities of all at its place.
+    """Yield each token of a text after the first, with the probabilities of all tokens there.
 
     Beyond block_size tokens each is predicted from the last block_size, positions from
     0, as generation does.
@@ -221,7 +221,7 @@ def bits(p: float) -> float:
 
 
 class ActivationHook:
-    """A hook of `gpt.gpt` that keeps every activation and puts patches in place.
+    """A hook of `gpt.gpt` that keeps every activation and replaces those that are patched.
 
     Detached, each activation goes on as leaves of the same numbers, so that no graph
     is kept.

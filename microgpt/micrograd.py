@@ -1,7 +1,7 @@
 """micrograd on the compiled engine: `Value`, `Neuron`, `Layer`, `MLP`, and the graph as a picture.
 
-A program written for micrograd changes its import lines and keeps the rest. What
-it may notice:
+A program written for micrograd changes its import lines and keeps the rest. These
+are the differences:
 
 - Children stand in the order in which they were written, left to right, and
   gradients are added in the order that follows. micrograd keeps children in a
@@ -74,7 +74,7 @@ class Value(engine.Value, results="own", relu="not negative", init="leaf", attri
 
     @property
     def _op(self) -> str:
-        """What the node was computed by; empty for a leaf, unless set."""
+        """The operation that made the node; empty for a leaf, unless set."""
         operation = self._written_op or self._operation
         return "ReLU" if operation == "relu" else operation
 
@@ -129,7 +129,7 @@ class Value(engine.Value, results="own", relu="not negative", init="leaf", attri
 
     @property
     def _backward(self) -> Callable[[], None]:
-        """A function that adds this node's part into the gradients of its children."""
+        """A function that adds this node's terms to the gradients of its children."""
 
         def add_into_children() -> None:
             for child, local_grad in zip(self._children, self._local_grads):
@@ -214,7 +214,7 @@ def _detached(name: str, own: Any) -> Any:
 
 
 class Module:
-    """What has parameters.
+    """The base class of neurons, layers and networks.
 
     Source:  micrograd `Module`
     """
@@ -225,7 +225,7 @@ class Module:
             p.grad = 0.0
 
     def parameters(self) -> list[Value]:
-        """Return all that training changes; nothing here."""
+        """Return the parameters: none in the base class."""
         return []
 
 
@@ -357,7 +357,7 @@ def draw_dot(root: oracle.Value, format: str = "svg", rankdir: str = "LR") -> An
     """Return a graphviz.Digraph of the graph that root was computed by.
 
     A notebook shows it, `render` writes it to a file. A box is a node, with its label,
-    data and grad, and an ellipse what computed it. Needs the package graphviz; to
+    data and grad, and an ellipse the operation that made it. Needs the package graphviz; to
     render also Graphviz's program `dot`.
 
     Order:   nodes and edges as a depth-first walk finishes them, children left to right

@@ -1,8 +1,8 @@
 """A language model over lists of any `Value`: the base class of `GPT` and makemore's models.
 
-A model is a `Sizes` that names its matrices, and two functions: `_begin` returns what the
-model remembers before the first position, and `_logits` takes one token, changes that
-memory and returns the logits of the token that follows.
+A model is a `Sizes` that names its matrices, and two functions. `_begin` returns the context before
+the first position: a hidden state, or lists of keys and values. `_logits` takes one token, updates
+the context and returns the logits of the token that follows.
 
 The file is longer than 500 lines because it holds the whole interface of a model, with docstrings.
 """
@@ -359,7 +359,7 @@ class Model:
         ablate: Iterable[tuple[int, int]] = (),
         patch: Mapping[str, ArrayLike | Mapping[int, ArrayLike]] | None = None,
     ) -> Look:
-        """Return what the model computes for a text or a document's token ids, as numpy arrays.
+        """Return the model's computation on a text or a document's token ids, as numpy arrays.
 
         Of a GPT alone: ablate sets the output of attention heads, as (layer, head), to zero
         at all positions; patch sets activations, by their names in `Look.activations` or
@@ -391,11 +391,11 @@ class Model:
         return losses
 
     def _begin_training(self, weights: Mapping[str, Matrix]) -> Any:
-        """Return what the model remembers before the first position of a training step."""
+        """Return the context before the first position of a training step."""
         return self._begin(weights)
 
     def _begin(self, weights: Mapping[str, Matrix]) -> Any:
-        """Return what the model remembers before the first position."""
+        """Return the context before the first position."""
         raise NotImplementedError
 
     def _logits(
@@ -403,7 +403,7 @@ class Model:
     ) -> list[oracle.Value]:
         """Return the logits of the token that follows.
 
-        Writes:  context, what the model remembers
+        Writes:  context
         """
         raise NotImplementedError
 
@@ -421,7 +421,7 @@ class Model:
     def _check_training(
         self, documents: Sequence[Sequence[int]], batch_size: int, threads: int | None
     ) -> int:
-        """Check what `fit` was given; return the number of threads."""
+        """Check the arguments of `fit`; return the number of threads."""
         if not _is_sequence(documents):
             raise TypeError(
                 f"documents must be a sequence of documents, not a {type(documents).__name__}: "
@@ -468,7 +468,7 @@ class Model:
         length: int | None,
         bos: bool,
     ) -> int:
-        """Check what `generate` was given; return the length."""
+        """Check the arguments of `generate`; return the length."""
         if not temperature >= 0:
             raise ValueError(f"temperature must be at least 0, not {temperature}")
         if top_k is not None and top_k < 1:
@@ -542,7 +542,7 @@ def nucleus(
 
 
 def _is_sequence(thing: object) -> bool:
-    """Return whether it has a length and items by number, and is not text."""
+    """Return whether an object is a sequence, but no text."""
     return (
         hasattr(thing, "__len__")
         and hasattr(thing, "__getitem__")

@@ -75,7 +75,7 @@ class Value:
 
     A subclass chooses by keywords, as in `class V(Value, results="own")`:
 
-    results     class of what operators make: "own", the left operand's; "fixed", V
+    results     class of operators' results: "own", the left operand's; "fixed", V
                 itself for subclasses of V too, as `Value` has it
     relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
     init        "leaf": its `__init__` given a number alone does as Value's, and may be left out
@@ -118,7 +118,7 @@ class Value:
 
     @property
     def data(self) -> float:
-        """The number; to change it leaves local gradients already taken as they are."""
+        """The number; setting it does not change local gradients that are already computed."""
         return self._data
 
     @data.setter
@@ -127,7 +127,7 @@ class Value:
 
     @property
     def grad(self) -> float:
-        """What backward has added: the derivative of its root by this value."""
+        """The derivative of the root of `backward` by this value; each backward adds to it."""
         return self._grad
 
     @grad.setter
@@ -294,15 +294,15 @@ def options_of(cls: Any, chosen: dict[str, Any], slots: tuple[str, ...]) -> Clas
 class Tape:
     """The nodes a value depends on, in the order in which they are finished.
 
-    With inputs, leaves whose numbers will change, the compiled engine's tape computes
-    the graph again. The oracle keeps no operations: to it, that is a new graph.
+    With inputs, which are leaves whose numbers will change, the compiled engine's tape
+    computes the graph again. The oracle keeps no operations, and has no such tape.
 
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,
              so that depth is no limit
     Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
              is no leaf, or a node cannot be computed again: one made through the
-             constructor, whose rule is unknown; NotImplementedError for inputs, here
+             constructor, whose rule is unknown; NotImplementedError for inputs on the oracle
     """
 
     __slots__ = ("_nodes",)

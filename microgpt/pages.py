@@ -169,7 +169,7 @@ def heatmap(weights: Any, labels: list[str], title: str) -> str:
 
 
 def png(levels: Any) -> str:
-    """Return a picture of one colour at 256 opacities as a data address.
+    """Return a picture of one colour at 256 opacities as a data URL.
 
     Shapes:  levels (height, width), uint8
     Source:  PNG specification: colour type 3, with a palette and its transparency

@@ -26,7 +26,7 @@ from microgpt.pictures import COLORS
 from microgpt.settings import FIELDS, Settings
 
 MAX_BYTES = 6_000_000
-MAX_DOCUMENTS = 200  # looked at for what is hard
+MAX_DOCUMENTS = 200  # searched for the hardest
 GRADIENT_DOCUMENTS = 32
 MANY, FEW, SHORT = 40, 10, 24  # samples: many of a block_size up to SHORT
 MIN_COUNT = 3  # occurrences from which a character's mean says something
@@ -42,7 +42,8 @@ SCRIPT = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
 class Report:
     """The report on a run's directory; `page` returns it as HTML.
 
-    text is looked at closely: the first held-out document, or the first of training.
+    text is the one whose probabilities are shown; by default the first held-out document, or else
+    the first of training.
 
     Raises:  OSError and ValueError as `checkpoint.read`; ImportError without numpy or plotly
     """
@@ -75,7 +76,7 @@ class Report:
         texts = (self.corpus.held_out or self.corpus.training)[:MAX_DOCUMENTS]
         if self.split == "windows":
             return [self.tokenizer.encode(text) for text in texts]
-        most = self.model.config.block_size  # a look would say that the rest is not seen
+        most = self.model.config.block_size  # the rest of a document is not used
         return [self.tokenizer.encode_document(text)[: most + 1] for text in texts]
 
     def page(self) -> str:

@@ -34,7 +34,7 @@ Observed = dict[str, "array[float] | str"]
 
 
 class Difference(NamedTuple):
-    """Where an engine first left the oracle, and what each of them has there."""
+    """The first difference of an engine from the oracle, and both values."""
 
     place: str
     expected: str

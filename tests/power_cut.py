@@ -1,9 +1,9 @@
 """Cut the power while a run trains: as root, python tests/power_cut.py [CUTS].
 
-A file system of its own lies in an image file. What of the image has reached its disk at a
-moment is what a power cut at that moment would leave. The image is copied while the process
-is stopped, then the copy is mounted: the run in it may lack no save that was finished before,
-and goes on to the same files as a run that nothing interrupted.
+The run writes to a file system in an image file. The part of the image that has reached its disk is
+the part that a power cut would leave. The image is copied while the process is stopped, and the
+copy is mounted: its run must have every save that was finished before, and must go on to the
+same files as a run that nothing interrupted.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The fused engine on each instruction set, side by side in one process."""
+"""Fixtures for the fused engine on each instruction set, side by side in one process."""
 
 import functools
 import importlib.util

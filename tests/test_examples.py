@@ -1,4 +1,4 @@
-"""The course: each program gives the same bits plain, under `run` and as a notebook."""
+"""The course: each program gives the same bits in Python, under `run` and as a notebook."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Loops over parameters: compiled or left as Python code, they leave the same numbers.
+"""Loops over parameters: compiled or run as Python code, they write the same numbers.
 
 Each case is the body of a function of a script, over parameters with gradients.
 """

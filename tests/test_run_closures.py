@@ -1,8 +1,8 @@
 """micrograd's class, whose nodes keep a function `_backward`, under `microgpt run`.
 
-Where children stand in a tuple the script has bits of its own, and they have to come
-out; where they stand in a set, its own bits change from run to run, and what has to come
-out is what the tuple gives.
+With children in a tuple the script always has the same bits, and the compiled class has to
+give them. With children in a set the script's bits change from run to run, and the compiled
+class has to give those of the tuple.
 """
 
 import random

@@ -1,6 +1,6 @@
 """Classes with one edit each: every edit that changes a meaning has to be noticed by a probe.
 
-A class is refused, or keeps the edited operator as its own; in both cases it prints the same.
+The class is refused, or the edited operator stays Python code; in both cases it prints the same.
 """
 
 import pytest

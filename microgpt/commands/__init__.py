@@ -11,7 +11,7 @@ import sys
 
 from microgpt.commands.ending import failed
 
-TYPE_CHECKING = False  # typing's own, without the time to import it
+TYPE_CHECKING = False  # without the time to import typing
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

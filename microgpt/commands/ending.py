@@ -1,7 +1,7 @@
 """End a command: one line on stderr, and an exit status.
 
 0 done, 1 failed, 2 a wrong command line, 128 + n ended by signal n, 141 the reader of the
-output left.
+output closed it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
-TYPE_CHECKING = False  # typing's own, without the time to import it
+TYPE_CHECKING = False  # without the time to import typing
 if TYPE_CHECKING:
     from typing import TextIO
 

@@ -1,7 +1,7 @@
 """A loss recorded once for each shape of its inputs, and computed without Python after that.
 
 `compile(loss, weights)` calls `loss(weights, *inputs)` with stand-ins: a `Recorded` for each
-weight, an `Index` for each integer. What they go through is written down as steps over numbered
+weight, an `Index` for each integer. Operations on them are recorded as steps over numbered
 slots, which `Recording` of src/recording computes. An integer chooses rows of the weights and
 targets, so one recording serves all documents of a length.
 
@@ -30,7 +30,7 @@ MAX_RECORDINGS = 256  # the oldest is dropped after that
 
 
 class Compiled:
-    """What `compile` returns: a loss and its gradients, without Python between them."""
+    """The result of `compile`: a loss and its gradients, computed without Python code."""
 
     has_ints = False  # whether a weight's number is an int
 
@@ -95,7 +95,7 @@ class Compiled:
         from microgpt import _record, _value
 
         if self.numbers is None or not _value.are_values(self.weights, self.values):
-            self.values = list(_leaves(self.weights))  # others stand in their places now
+            self.values = list(_leaves(self.weights))  # the lists have other Values now
             self.record()
             self.distinct = list({id(value): value for value in self.values}.values())
             self.numbers = _record.Numbers(len(self.distinct))
@@ -119,9 +119,9 @@ class Compiled:
         )
 
     def add_gradients(self, rows: Sequence[Sequence[Any]], single: bool) -> float | None:
-        """Return the loss, its gradients added to those loaded; None where only a graph can.
+        """Return the loss and add its gradients to those loaded; None if that needs a graph.
 
-        That is where a step raises, and where the loss or a gradient may be an int.
+        A graph is needed if a step raises, or if the loss or a gradient may be an int.
         """
         if self.has_ints:
             return None
@@ -155,7 +155,7 @@ class Compiled:
                 if loss is not None:
                     self.store()
                     return loss
-        out = self._graph(rows, single)  # which raises where a step has raised
+        out = self._graph(rows, single)  # raises again if a step has raised
         out.backward()
         return out.data
 

@@ -1,4 +1,4 @@
-"""Stand-ins for values, floats and integers, and the nodes that they write down."""
+"""Stand-ins for values, floats and integers, and the nodes that operations on them record."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RecordingError(TypeError):
 
 
 class Recorded(Value):
-    """The stand-in for a `Value` while a loss is recorded: its operations are written down.
+    """The stand-in for a `Value` while a loss is recorded: its operations record nodes.
 
-    It has no number: the oracle's methods compute with 1.0, and nothing reads what comes out.
+    It has no number: the oracle's methods compute with 1.0, and nothing reads the result.
     """
 
     __slots__ = ("recorder", "slot")
@@ -217,7 +217,7 @@ class Recorder:
         return Recorded(self, slot)
 
     def _product_of_ints(self, slot: int, a: int, b: int) -> None:
-        """See to the sign of a product's zero, which an int has not."""
+        """Record whether a product that is zero has a sign: an int has none."""
         if a in self.zeros and b in self.zeros:
             return  # an int only of two zeros, whose double is positive
         numbers = {i: array("d", x)[0] for (_, x), i in self.constants.items()}

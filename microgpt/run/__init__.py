@@ -1,10 +1,10 @@
-"""Somebody's microgpt or micrograd script, unchanged, on compiled nodes.
+"""Run a user's microgpt or micrograd script, unchanged, on compiled nodes.
 
-`watch` sees classes as they are made; `adopt` replaces one that behaves like a node of an autograd
-graph by a `standin`, judged by what is `observed` of its objects, by `probes` and by what its code
-`mentions`; `functions` recognises linear, softmax and rmsnorm by the graphs that they build;
-`rewrite` finds loops over parameters and `loops` runs them as vectors; `execution` runs the script
-as Python would.
+`watch` sees classes as they are made. `adopt` decides whether one behaves like a node of an
+autograd graph, by its objects (`observed`), by programs (`probes`) and by its code (`mentions`),
+and replaces it by a compiled class (`standin`). `functions` recognises linear, softmax and rmsnorm
+by the graphs that they build. `rewrite` finds loops over parameters, and `loops` runs them as
+vectors. `execution` runs the script as Python would.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ examples:
   microgpt run --check 5 train.py          run 5 steps in both ways and compare what they print
 """
 # As `-m microgpt.run`, which would take a microgpt.py of the current directory for the package.
-_DOOR = """import sys
+_LAUNCHER = """import sys
 sys.path[0] = sys.argv.pop(1)
 from microgpt.run import main
 sys.exit(main(sys.argv[1:]))
@@ -145,7 +145,7 @@ def _ran(
         report = os.path.join(folder, "report")
         flags = (f"--stop-after={steps}", f"--report={report}", *flags)
         package = os.path.dirname(microgpt.__path__[0])
-        command = [sys.executable, "-c", _DOOR, package, *flags, "--", path, *args]
+        command = [sys.executable, "-c", _LAUNCHER, package, *flags, "--", path, *args]
         done = subprocess.run(command, input=stdin, stdout=subprocess.PIPE)
         lines = []
         if os.path.exists(report):

@@ -1,8 +1,8 @@
 """From a script's class to the compiled class that takes its place.
 
-`Observed` finds what objects of the class keep; `made` makes a class from `_script.NodeBase` with
-all members of the script's own; `Adoption` lets those operators run compiled that no probe can
-tell from the script's.
+`Observed` finds the attributes of the class's objects. `made` makes a class over `_script.NodeBase`
+with all members of the script's class. `Adoption` compiles the operators that no probe can
+distinguish from the script's.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _OTHER_WALK = "probe graphs: gradients differ: another order of the walk or of s
 
 
 def members_of(cls: type) -> dict[str, tuple[type, Any]]:
-    """Return what a class and its bases have, by name: the class that has it, and the member."""
+    """Return the members of a class and its bases by name, each with the class that defines it."""
     return {
         name: (base, member)
         for base in reversed(cls.__mro__[:-1])
@@ -66,7 +66,7 @@ def members_of(cls: type) -> dict[str, tuple[type, Any]]:
 
 
 def _continues(cls: type) -> bool:
-    """Tell whether a class adds to a replaced one under the same name: `class Value(Value)`."""
+    """Return whether a class adds to a replaced one under the same name: `class Value(Value)`."""
     return any(
         base.__name__ == cls.__name__ and issubclass(base, _script.NodeBase)
         for base in cls.__bases__
@@ -92,7 +92,7 @@ def over_own_bases(cls: Any, replaced: type, original: Any) -> Any:
 
 
 def is_candidate(cls: object) -> bool:
-    """Tell whether a class looks like a node of an autograd graph."""
+    """Return whether a class looks like a node of an autograd graph."""
     if not isinstance(cls, type) or not (
         any(name in cls.__dict__ for name in REQUIRED) or _continues(cls)
     ):
@@ -102,7 +102,7 @@ def is_candidate(cls: object) -> bool:
 
 
 class Adoption:
-    """A class of a script and the one that takes its place."""
+    """A class of a script, and the compiled class that replaces it."""
 
     def __init__(
         self, original: type, name: str, scope: dict[str, Any], bound: Any, tests: Any = ()
@@ -180,7 +180,7 @@ class Adoption:
             loops.kinds[cls] = names
 
     def is_kept(self, name: str) -> bool:
-        """Tell whether a property of data or grad does no more than keep a float."""
+        """Return whether a property of data or grad does no more than keep a float."""
         member = self.members[name]
         if type(member) is not property or any(
             self.mentions.reason(function) for function in (member.fget, member.fset)
@@ -210,7 +210,7 @@ class Adoption:
             raise Refused(f"{name} {reason}")
 
     def retire(self) -> None:
-        """Let everything be the script's own code: what it mentions means something else now."""
+        """Use the script's code for everything: a variable that it reads has changed."""
         for name in self.native:
             if not name.startswith("__"):
                 setattr(self.cls, name, self.cls.__dict__[name].__wrapped__)
@@ -240,7 +240,7 @@ class Adoption:
         _script.configure(self.family, native=sum(self.bits.values()), **self.settings)
 
     def equal(self, kind: Any, *arguments: Any) -> bool:
-        """Tell whether a probe yields the same with both classes."""
+        """Return whether a probe yields the same with both classes."""
         key = kind, repr(arguments)
         if key not in self.known:
             with self.by_itself():
@@ -307,7 +307,7 @@ class Adoption:
         return compiled, (), result
 
     def reasons(self) -> dict[str, str | None]:
-        """Let all operators be compiled of which probes can speak; return why others are not."""
+        """Compile the operators that probes can judge; return why others are not compiled."""
         members, mentions = self.members, self.mentions
         reasons = {name: mentions.reason(members[name]) for name in NEEDS if name in members}
         for name, needs in NEEDS.items():
@@ -331,7 +331,7 @@ class Adoption:
         return reasons
 
     def method(self, name: str) -> bool:
-        """Let a method be compiled if it is one of METHODS; return whether it is."""
+        """Compile a method if it is one of METHODS; return whether it is."""
         member = self.members[name]
         if not _is_unary(name, member) or self.mentions.reason(member):
             return False
@@ -355,7 +355,7 @@ class Adoption:
         return False
 
     def compiled(self, op: str, name: str, sample: Any, choices: list[dict[str, bool]]) -> bool:
-        """Let a method be a compiled one, if it does the same with some settings."""
+        """Use a compiled method if it does the same with some settings."""
         family, before = self.family, dict(self.settings)
         if family.backward:
             family.closures[_script.OPS[op]] = getattr(sample, family.backward)
@@ -388,7 +388,7 @@ def _cells(member: Any) -> list[tuple[str, types.CellType]]:
 def _bound(
     original: type, cls: type, name: str, scope: dict[str, Any], outer: str
 ) -> Iterator[None]:
-    """Let a class have its name while it is probed: in its module, and in its methods' closures."""
+    """Bind a class to its name while it is probed: in its module, and in its methods' closures."""
     missing, value = object(), cast("Any", cls)
     if outer:  # the class in whose body it stands, which is not made yet
         name, value = outer, types.SimpleNamespace(**{name: cls})
@@ -421,7 +421,7 @@ def _bound(
 
 
 def _is_unary(name: str, member: Any) -> bool:
-    """Tell whether a member is a method without arguments that could be exp, log, relu or tanh."""
+    """Return whether a member is a method without arguments: exp, log, relu or tanh, perhaps."""
     return (
         isinstance(member, types.FunctionType)
         and not name.startswith("_")

@@ -27,20 +27,20 @@ def execute(path: str, source: bytes, args: list[str], watch: Watch) -> int:
     except (SyntaxError, ValueError, RecursionError):
         import subprocess
 
-        # Only Python itself, reading the file, says what is wrong in quite these words.
+        # Python reads the file itself, for its exact message.
         return subprocess.run([sys.executable, path, *args]).returncode
     main: Any = types.ModuleType("__main__")
     main.__file__ = full
     if sys.version_info < (3, 14):  # which no longer has them
         main.__cached__ = None
         main.__annotations__ = {}
-    sys.modules["microgpt.run.here"] = types.ModuleType("microgpt.run.here")  # it is being done
+    sys.modules["microgpt.run.here"] = types.ModuleType("microgpt.run.here")  # is running
     main.__builtins__ = sys.modules["builtins"]
     main.__loader__ = importlib.machinery.SourceFileLoader("__main__", full)
     sys.argv = [path, *args]
     directory = os.path.dirname(os.path.realpath(path))
     sys.path[0] = directory
-    _make_way(directory)
+    _forget_shadowing_modules(directory)
     sys.modules["__main__"] = main
     watch.install()
     try:
@@ -54,7 +54,7 @@ def execute(path: str, source: bytes, args: list[str], watch: Watch) -> int:
         _forget_own_frames(error)
         sys.excepthook(type(error), error, error.__traceback__)
         if isinstance(error, KeyboardInterrupt):
-            _die_of_interrupt()
+            _exit_by_interrupt()
         return 1
     finally:
         watch.uninstall()
@@ -79,10 +79,10 @@ def _forget_own_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _make_way(directory: str) -> None:
-    """Let modules beside a script be found whose names are of modules that are imported here.
+def _forget_shadowing_modules(directory: str) -> None:
+    """Forget imported modules that have the names of modules beside a script.
 
-    That is our own, and those of Python's library which it does not import by itself.
+    These are ours, and those of Python's library that Python does not import at its start.
     """
     beside = {
         name.removesuffix(".py")
@@ -103,7 +103,7 @@ def _exit_status(error: SystemExit) -> int:
     return 1
 
 
-def _die_of_interrupt() -> None:
+def _exit_by_interrupt() -> None:
     """End as Python does after an unhandled Ctrl-C: by the signal itself."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

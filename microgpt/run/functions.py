@@ -2,8 +2,8 @@
 
 `linear`, `softmax`, `rmsnorm` and dot products, whatever their names: a function of the script is
 called on nodes of the compiled class and has to build the very graph that the compiled one builds:
-the same nodes, children, order. It then keeps its identity and gets other code, which
-calls the compiled function, and the script's own where that finds something unusual.
+the same nodes, children, order. The function object stays, and gets code that calls the compiled
+function, or the script's code if the compiled function cannot handle the arguments.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def class_known(adoption: Any) -> None:
 
 
 def _may_match(function: types.FunctionType) -> bool:
-    """Tell whether a function could be one of ours: small, and all its names are known."""
+    """Return whether a function could be one of ours: small, and all its names are known."""
     code = function.__code__
     return (
         code.co_argcount in (1, 2)

@@ -45,7 +45,7 @@ compiled: set[Loop] = set()  # the loops that have run as vectors, for the repor
 
 
 class Unsupported(Exception):  # noqa: N818 - a decision, not a fault
-    """The loop stays as it stands."""
+    """The loop runs as Python code."""
 
 
 class Loop:
@@ -101,7 +101,7 @@ def _unsupported(*arguments: Any) -> NoReturn:
 
 
 class _Proxy:
-    """Stands for something of the script while the body is run once."""
+    """A stand-in for an object of the script while the body is run once."""
 
     __iter__ = __contains__ = None
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = _unsupported

@@ -1,8 +1,8 @@
-"""What a function's code mentions, and so whether calls with other arguments can tell all of it.
+"""Find all that a function's code reads beside its arguments.
 
-A probe sees how a method behaves on the arguments that it is given. For that to be how it
-behaves always, its code may read nothing else: no global variable that could change, no
-large constant to compare with, no module but `math`, nothing that prints or counts.
+A probe tests a method on some arguments. The result holds for all calls only if the code reads
+nothing else: no global variable that could change, no large constant to compare with, no module
+but `math`. Nor may it print or count.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ REFUSED = {
 
 
 class Mentions:
-    """What the methods of one class mention.
+    """The names that the methods of one class read.
 
     `guards` are variables that they read: (dict or class, name, value).
     """
@@ -258,7 +258,7 @@ class Mentions:
             self.guards.append((scope, name, scope[name]))
 
     def _value(self, name: str, value: Any, scope: dict[str, Any] | None = None) -> Iterator[str]:
-        """Judge what a name outside the function stands for."""
+        """Judge the value of a name from outside the function."""
         known = (getattr(builtins, name, math), math, *vars(math).values(), *OPERATORS)
         if any(value is one for one in (*known, *self.owners)):
             return
@@ -326,7 +326,7 @@ def _constants(cls: type) -> dict[str, Any]:
 
 
 def _is_plain_constant(constant: Any) -> bool:
-    """Tell whether a constant can choose nothing that the probes do not try."""
+    """Return whether a constant can choose nothing that the probes do not try."""
     if isinstance(constant, (tuple, frozenset)):
         return all(map(_is_plain_constant, constant))
     if isinstance(constant, slice):  # from CPython 3.14 on

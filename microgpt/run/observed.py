@@ -1,4 +1,4 @@
-"""What objects of a script's class keep, and what their constructor takes."""
+"""The attributes of a script class's objects, and the parameters of its constructor."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _of_first_number(family: Any, name: str) -> Any:
 
 
 class Observed:
-    """What objects of a class keep, and what their constructor takes."""
+    """The attributes of a class's objects, and the parameters of its constructor."""
 
     def __init__(self, cls: type, members: dict[str, Any]) -> None:
         try:
@@ -209,7 +209,7 @@ class Observed:
         }
 
     def slope_is_int(self, cls: Any, operation: Any) -> bool:
-        """Tell whether an operation on an int passes an int on: as local gradient or in a sum."""
+        """Return whether an operation on an int passes an int on: as local gradient or in a sum."""
         with suppress(Exception):
             x = cls(2)
             y = operation(x)

@@ -1,8 +1,8 @@
-"""Programs over nodes, and what can be seen of what they do.
+"""Programs over nodes, which compare a script's class with the compiled one.
 
-Each probe is run with the script's class and with the compiled one; what it yields has to
-be equal: data, gradients, children, local gradients and all other attributes of every node,
-the types of numbers and their bits, and exceptions.
+Each probe is run with both classes and yields all that a script can see: data, gradients, children,
+local gradients and all other attributes of every node, the types of numbers and their bits, and
+exceptions. Both have to yield the same.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ POWERS = [
 
 
 def number(x: Any) -> Any:
-    """Return what can be seen of a number: its type and its bits."""
+    """Return a number's type and its bits."""
     if type(x) is float:
         return "nan" if x != x else struct.pack("<d", x)
     if isinstance(x, (int, complex, str, bytes, type(None))):
@@ -89,7 +89,7 @@ class Probe:
         self.get: Any = _script.peek if issubclass(cls, _script.NodeBase) else getattr
 
     def outcome(self, program: Callable[[], Any], *operands: Any) -> Any:
-        """Return what can be seen after a program and after one and two backwards of its result."""
+        """Return the visible state after a program, and after one and two backwards."""
         seen = Seen(self)
         result = []
         try:

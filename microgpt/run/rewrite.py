@@ -108,7 +108,7 @@ class Rewriter(ast.NodeTransformer):
 
 
 def _may_be_elementwise(loop: ast.For) -> bool:
-    """Tell whether a loop's body does nothing but assign, to an attribute among others."""
+    """Return whether a loop's body does nothing but assign, to an attribute among others."""
     nodes = [node for statement in loop.body for node in ast.walk(statement)]
     return (
         all(isinstance(node, _SIMPLE_CODE) for node in nodes)

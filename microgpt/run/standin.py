@@ -18,7 +18,7 @@ METHODS = (
 
 
 class Attributes(dict[str, Any]):
-    """What is set in it is set on the node, what is read in it is read there."""
+    """The `__dict__` of a node: its items are read from the node and set on it."""
 
     def __init__(self, node: Any) -> None:
         super().__init__(_script.state_of(node))
@@ -100,10 +100,10 @@ def made(original: type, members: dict[str, Any], observed: Observed) -> Any:
 
 
 def _metaclass(original: type, base: type) -> Any:
-    """Return the metaclass of the class that takes another one's place: it has its bases.
+    """Return a metaclass whose class shows the bases of the class that it replaces.
 
-    The bases are looked up, but they are no bases in the sense of memory: a Node has no room for
-    what their objects keep.
+    Members are looked up in those bases. They are no real bases, because a node has no memory for
+    the fields of their objects.
     """
     own: Any = type(original)
     hidden = {base, _script.Base, _script.NodeBase}

@@ -85,7 +85,7 @@ class Watch:
         return self.judged(cls, place, body)
 
     def judged(self, cls: type, place: str, body: types.FunctionType) -> type:
-        """Return what takes the place of a class: a compiled one, or itself."""
+        """Return the compiled class that replaces a class, or the class itself."""
         name, scope = cls.__name__, body.__globals__
         if not self.plain:
             own = cls
@@ -179,7 +179,7 @@ class Watch:
         return result
 
     def tell(self) -> None:
-        """Say on stderr what stays as it is, and on a terminal what was compiled."""
+        """Report on stderr what is not compiled, and on a terminal what is."""
         if self.refusals:
             place, name, reason = self.refusals[0]
             n = len(self.refusals) - 1
@@ -197,7 +197,7 @@ class Watch:
 
 
 def _is_decorated(frame: types.FrameType) -> bool:
-    """Tell whether a class statement, which is being run, is going to call a decorator.
+    """Return whether a class statement, which is being run, is going to call a decorator.
 
     Without one, the next instruction but those that do nothing by themselves stores the class.
     """

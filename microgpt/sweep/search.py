@@ -46,7 +46,7 @@ LOCK = ".lock"
 
 
 class Sweep:
-    """A sweep in a directory; one process at a time has it.
+    """A sweep in a directory, which one process at a time can open.
 
     Raises:  OSError or ValueError, of one line, if it cannot be opened
     """
@@ -173,7 +173,7 @@ class Sweep:
         return all(number in self.results.trials for number in range(self.count))
 
     def close(self) -> None:
-        """Let another process have the sweep."""
+        """Unlock the sweep for other processes."""
         self.storage.close()
         self._lock.close()
 

@@ -149,10 +149,10 @@ class Asking:
         return point if self.space.problem(point) is None else self._draws(self._random)[-1]
 
     def _tell_unfit(self, study: optuna.Study) -> None:
-        """Let TPE take for the worst some points that no trial can have.
+        """Tell TPE, as the worst, some points that no trial can have.
 
-        It would prefer them to all others: it knows of no loss there. They are those that are
-        drawn at random for each trial, so that they are the same where a sweep goes on.
+        Otherwise it would prefer them, because it knows no loss there. They are drawn at random for
+        each trial, and are the same when a sweep is resumed.
         """
         for point in self._draws(self._random)[:-1][:MOST_UNFIT]:
             self._unfit += 1

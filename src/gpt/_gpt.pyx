@@ -239,7 +239,7 @@ cdef bint KNOWS_PYTHONS_RANDOM = _knows_pythons_random()
 
 
 cdef int load_generator(Generator *generator, rng) except -1:
-    """Take the state of a random.Random."""
+    """Read the state of a random.Random."""
     cdef PythonsRandom *inner = <PythonsRandom *><PyObject *>rng
     cdef Py_ssize_t i
     if KNOWS_PYTHONS_RANDOM and type(rng) is random.Random:
@@ -256,7 +256,7 @@ cdef int load_generator(Generator *generator, rng) except -1:
 
 
 cdef int save_generator(const Generator *generator, rng) except -1:
-    """Set a random.Random to go on from a state."""
+    """Write the state of a random.Random."""
     cdef PythonsRandom *inner = <PythonsRandom *><PyObject *>rng
     cdef list state = [None] * (WORDS + 1)
     cdef Py_ssize_t i
@@ -272,7 +272,7 @@ cdef int save_generator(const Generator *generator, rng) except -1:
 
 
 cdef class Pass:
-    """One batch on its way through a network, forward and, once, backward.
+    """The forward pass of one batch through a network, and once the backward pass.
 
     The weights are copied, because a graph of `Value`s keeps those it was made with.
 
@@ -361,7 +361,7 @@ cdef class Pass:
     def attention(self, Py_ssize_t layer, Py_ssize_t document):
         """Return a layer's attention weights for a document.
 
-        Shapes:  (n_head, n, n): head, the position that looks, the one looked at
+        Shapes:  (n_head, n, n): head, query position, key position
         """
         cdef Activations *acts = &self.acts
         cdef Buffer weights
@@ -458,7 +458,7 @@ cdef AdamStep read(adam):
 cdef int raise_at(
     double data, double grad, double m, double v, const AdamStep *step
 ) except -1:
-    """Raise what the oracle raises at a parameter: let the plain update do it."""
+    """Raise what the oracle raises at a parameter, by calling the oracle's update."""
     from microgpt.adam import update
 
     parameter = SimpleNamespace(data=data, grad=grad)
@@ -466,7 +466,7 @@ cdef int raise_at(
         [parameter], [m], [v], step.learning_rate, step.beta1,
         step.beta2, step.eps_adam, step.correction1.number, step.correction2.number,
     )
-    raise AssertionError("the plain update of a parameter that raises did not")
+    raise AssertionError("the oracle's update does not raise")
 
 
 cdef struct Worker:
@@ -505,7 +505,7 @@ cdef class Trainer:
     cdef Barrier barrier
     cdef bint closed
     cdef Worker *workers
-    cdef int process  # that the workers belong to: a fork has none of them
+    cdef int process  # whose workers they are: a fork has none
     cdef Buffer gradients
 
     def __cinit__(self, *_):
@@ -574,8 +574,8 @@ cdef class Trainer:
     ):
         """Train on documents batch by batch, until all are used or the time is over.
 
-        Step by step as the oracle: a step whose loss would raise is left undone,
-        for the caller to raise it; where Adam raises, it raises here.
+        As the oracle step by step. It stops before a step whose loss would raise, for the
+        caller to raise it; where Adam raises, it raises here.
 
         Units:   seconds, after which no new step is begun
         Writes:  the network's weights, the moments, adam.t, rng. Adds to: losses
@@ -668,7 +668,7 @@ cdef class Trainer:
 
 
 cdef int advance(adam, Py_ssize_t steps) except -1:
-    """Count steps whose weights are written; no Python code runs, which a signal could end."""
+    """Count steps whose weights are written; no Python code runs that a signal could interrupt."""
     return PyObject_GenericSetAttr(adam, "t", adam.t + steps)
 
 
@@ -681,7 +681,7 @@ cdef int fill_rates(double *rates, Py_ssize_t n, adam) except -1:
         for i in range(n):
             rates[i] = adam.rate(adam.t + i)
         return 0
-    for i in range(n):  # the original's, without a call of Python's a step
+    for i in range(n):  # the original's rates, without a Python call a step
         rates[i] = min_lr + (1.0 - (t + i) / num_steps) * (rate - min_lr)
     return 0
 
@@ -759,7 +759,7 @@ cdef class Sampler:
     cdef object draw(
         self, Py_ssize_t position, Py_ssize_t n, double factor, top_k, top_p, rng
     ):
-        """Return one of the first n tokens drawn after a position: what `rng.choices` returns.
+        """Draw one of the first n tokens after a position, as `rng.choices` does.
 
         A factor below 0 takes the largest logit.
 

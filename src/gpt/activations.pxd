@@ -95,7 +95,7 @@ cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
 cdef inline bint begin_batch(
     Activations *acts, const Py_ssize_t *tokens, const Py_ssize_t *ends, Py_ssize_t n_documents
 ) noexcept nogil:
-    """Take the documents to run through; return whether there was memory for them.
+    """Set up the activations of a batch; return whether there was memory for them.
 
     The memory is kept from batch to batch, and grows only for a larger one.
 

@@ -1,12 +1,11 @@
 """Causal attention: one head of one document, forward and backward.
 
-Scores, exponentials and their gradients are computed in panels of WIDE positions that look: a
-row of a panel holds what one position looked at is to each of them, so that vectors run across
-the positions that look, each with its own order, and sums over those looked at need no more than
-other numbers do. A panel stays in the caches from its scores to all that follows from them. Of
-each panel only rows up to its last position count, and of its last rows only one triangle.
+Scores, exponentials and their gradients are computed in panels of WIDE query positions. A row of
+a panel belongs to one key position and has a number for each query. Vectors run across queries,
+so a sum over keys is a sum of vectors, in each query's order. A panel stays in the caches from its
+scores to their gradients. Its rows end with its last query, and the last ones form a triangle.
 
-In memory the panels of a map follow each other, `panel_at`, each with its rows one after the other.
+The panels of one head, its map, follow each other in memory (`panel_at`), each row by row.
 """
 
 cimport cython
@@ -46,7 +45,7 @@ cdef struct Head:  # one attention head of one document
     double *scratch  # (head_scratch(m, head_dim),)
 
 
-cdef struct Panel:  # some positions that look, of one head
+cdef struct Panel:  # some query positions of one head
     Py_ssize_t first
     Py_ssize_t n  # positions
     Py_ssize_t end  # first + n: rows
@@ -155,7 +154,7 @@ cdef inline void sums_of_triangle(
     const Panel *p, const double *weights, const double *x, Py_ssize_t row, Py_ssize_t head_dim,
     bint down, bint add,
 ) noexcept nogil:
-    """Write sums over the panel's own positions, up to that which looks, or continue them.
+    """Write sums over the panel's positions, up to each query's, or continue them.
 
     Shapes:  weights as p.weights, x (m, head_dim) rows row apart
     Order:   positions first to last, or last to first if down
@@ -198,8 +197,8 @@ cdef inline void write_sums(
 cdef inline void softmax_of_panel(const Head *h, const Panel *p) noexcept nogil:
     """Write the softmax of each column's scores, which are in p.exps.
 
-    Order:   as `exps_forward`; exponentials summed from position 0 to the own
-    Writes:  p.exps, zero beyond the own position; their totals and inverses; p.weights
+    Order:   as `exps_forward`; exponentials summed from key 0 to the query's
+    Writes:  p.exps, zero for later keys; their totals and inverses; p.weights
     """
     cdef double largest[WIDE]
     cdef double totals[WIDE]
@@ -260,7 +259,7 @@ cdef inline void attention_forward(
     """Write the weighted sums of values, for positions first up to last.
 
     Order:   q * k summed over head_dim, times (head_dim ** 0.5) ** -1; softmax
-             over positions up to the own; weight * v summed over positions
+             over keys up to the query's; weight * v summed over them
     Writes:  y, exps, totals, inverses
     """
     cdef Py_ssize_t n = h.head_dim
@@ -301,7 +300,7 @@ cdef inline void attention_of_one(const Head *h, Py_ssize_t t) noexcept nogil:
 
 
 cdef inline void dscores_of_panel(const Head *h, const Panel *p) noexcept nogil:
-    """Write the gradients of a panel's scores, from those of its weights, which are there.
+    """Write the gradients of a panel's scores, from those of its weights in p.dscores.
 
     Order:   the total's gradient is summed from the last position to the first
     Writes:  p.dscores, p.weights

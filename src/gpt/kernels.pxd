@@ -41,7 +41,7 @@ cdef struct Layer:  # pointers of one shape follow each other: see activations.p
     double *dhidden  # (m, 4 * n_embd)
     double *dattn  # gradients of both projections before dropout
     double *dmlp
-    double *dx  # the layer's below dout
+    double *dx  # dout of the layer below
 
 
 cdef struct Activations:  # of a batch; activations.pxd gives each its memory
@@ -87,7 +87,7 @@ cdef struct Activations:  # of a batch; activations.pxd gives each its memory
 
 
 cdef inline void free_buffers(Activations *acts) noexcept nogil:
-    """Give the memory back."""
+    """Free the memory of the activations."""
     free(acts.ints)
     free_zeros(acts.arena)
     free(acts.packed)

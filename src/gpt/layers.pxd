@@ -89,9 +89,8 @@ cdef inline void linear_forward(
 ) noexcept nogil:
     """Write w x for each position.
 
-    Either inputs are transposed, and outputs back, so that a vector holds the same
-    number of several positions, or the rows of w are, so that it holds the same
-    input of several outputs: whichever is less to do. Where packed is not NULL, it has them.
+    Either x is transposed, and y back, and vectors run across positions; or w is, and vectors
+    run across outputs: the cheaper one. If packed is not NULL, it is w transposed.
 
     Shapes:  y (m, n_out), x (m, n_in), w (n_out, n_in), packed by `pack_weights`, scratch
              (linear_scratch(...),)
@@ -145,7 +144,7 @@ cdef inline void linear_forward(
 
 @cython.cdivision(True)
 cdef inline Py_ssize_t rows_in_l2(Py_ssize_t n_in) noexcept nogil:
-    """Return how many rows of a matrix lead back to its inputs at once."""
+    """Return how many rows of a matrix are multiplied at once in the backward pass."""
     return max(<Py_ssize_t>8, L2_WEIGHTS // n_in)
 
 
@@ -263,7 +262,7 @@ cdef inline void rmsnorm_backward(
     const double *scale, const double *x, double inverse_n, Py_ssize_t m, Py_ssize_t n,
     Py_ssize_t row,
 ) noexcept nogil:
-    """Write the gradient of rmsnorm's input: what the residual leads back, and then its own.
+    """Write the gradient of rmsnorm's input: the residual's term, then the normalization's.
 
     Shapes:  dx, dresidual, dy, x (m, n), mean, scale (m,)
     Order:   the scale's gradient is summed right to left; x gets the product
@@ -317,7 +316,7 @@ cdef inline void dropout_backward(
 
 
 cdef inline void relu_forward(double *x, Py_ssize_t n) noexcept nogil:
-    """Set what is not positive to zero, NaN too. Writes: x (n,)"""
+    """Set all that is not positive, NaN too, to zero. Writes: x (n,)"""
     cdef Py_ssize_t k
     for k in range(n):
         x[k] = x[k] if x[k] > 0.0 else 0.0
@@ -347,7 +346,7 @@ cdef inline void exps_forward(
 ) noexcept nogil:
     """Write the exponentials of n logits, times a positive factor, readable up to whole vectors.
 
-    Order:   the largest product is subtracted as a plain number: it is the largest logit's
+    Order:   the largest product, of the largest logit, is subtracted as a constant
     """
     cdef Py_ssize_t i = 0
     cdef double largest = logits[0]
@@ -398,8 +397,8 @@ cdef inline void cross_entropy_backward(
 
     Shapes:  dlogits, probs, exps (n,); inverse and square are total ** -1 and total ** -2
     Order:   the target's exponential gets its own quotient's term first, then the total's;
-             a logit's gradient is a sum of one term, from 0: it is not -0.0, which of the
-             others it could not be
+             a logit's gradient is a sum of one term, from 0, and so never -0.0; only the
+             target's term could be
     """
     cdef Py_ssize_t i
     cdef double dprob = 1.0 / probs[target] * (-1.0 * dloss)

@@ -31,15 +31,15 @@ from weights cimport (
 
 
 cdef enum:
-    LEAST_SHARE = 96  # rows that are worth packing what they are multiplied by
+    LEAST_SHARE = 96  # rows of a product for which packing its other operand pays
 
 
 @cython.cdivision(True)
 cdef inline Py_ssize_t rows_of_share(Py_ssize_t n, int size) noexcept nogil:
     """Return how many of n rows one of size threads takes at once.
 
-    Two shares a thread, so that a slow one takes fewer, unless they were so small that packing
-    what all of them read takes long.
+    Two shares a thread, so that a slow thread takes fewer; one if they would be so small that
+    packing, which each share repeats, takes long.
     """
     cdef Py_ssize_t shares = size
     if n >= 2 * size * LEAST_SHARE:
@@ -75,10 +75,10 @@ cdef inline bint take_rows(Activations *acts, Rows *rows) noexcept nogil:
 cdef inline void forward(
     Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, bint losses, int thread
 ) noexcept nogil:
-    """Write the logits of positions first up to last, their losses, and all that leads to them.
+    """Write the activations, logits and losses of positions first up to last.
 
-    Threads take shares of the positions by turns. Keys and values of those before first are
-    read: they are computed.
+    Threads take shares of the positions by turns. Keys and values of
+    positions before first have been computed.
 
     Shapes:  w (n_params,), 0 <= first <= last <= m
     """
@@ -140,7 +140,7 @@ cdef inline void matrix_backward_input(
     const Activations *acts, double *dx, const double *dy, const double *w, Py_ssize_t i,
     Py_ssize_t m, Py_ssize_t dx_row, Py_ssize_t dy_row, int thread,
 ) noexcept nogil:
-    """Write the gradient of what matrix i was multiplied by, for each of m positions."""
+    """Write the gradient of the input of matrix i, for each of m positions."""
     cdef Shape shape = shape_of(&acts.sizes, i)
     linear_backward_input(
         dx, dy, w + shape.start, scratch_of(acts, thread), m, shape.n_out, shape.n_in, dx_row,
@@ -168,7 +168,7 @@ cdef inline void qkv_forward(
 cdef inline void layer_forward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Write what a layer makes of what its heads have attended, at positions first up to last."""
+    """Write a layer's output from that of its heads, at positions first up to last."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t m = last - first
@@ -288,7 +288,7 @@ cdef inline void attention_weights(
 cdef inline void heads_backward(
     Activations *acts, const Layer *layer, int thread
 ) noexcept nogil:
-    """Run acts.dnorm, the gradient of a layer's attention, back into queries, keys and values."""
+    """Write the gradients of queries, keys and values from acts.dnorm, the heads' output's."""
     cdef Py_ssize_t n_head = acts.sizes.n_head
     cdef Py_ssize_t i = take_share(&acts.barrier)
     cdef Head head
@@ -339,7 +339,7 @@ cdef inline void loss_forward(Activations *acts) noexcept nogil:
 cdef inline void loss_backward(
     Activations *acts, const double *w, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Write the gradient of the logits, and of what they are computed from.
+    """Write the gradients of the logits and of the last layer's output.
 
     Order:   dx gets the rows of lm_head last to first without the target's, then
              that one: the oracle visits probs[target] before the total
@@ -374,7 +374,7 @@ cdef inline void loss_backward(
             dx[i * net.row + k] += acts.dtargets[i] * lm_head[acts.targets[i] * n + k]
 
 
-cdef struct Matrix:  # one of the weight matrices, with what its gradient is made of
+cdef struct Matrix:  # one weight matrix, and the operands of its gradient
     Shape shape
     const Py_ssize_t *ids  # an embedding's rows, else NULL
     const double *dy
@@ -463,7 +463,7 @@ cdef inline void matrices_backward(
 cdef inline void mlp_backward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Run a layer's dout back to acts.dnorm, the gradient of what its heads have attended."""
+    """Write acts.dnorm, the gradient of the heads' output, from a layer's dout."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t n = net.n_embd
     cdef Py_ssize_t m = last - first
@@ -495,7 +495,7 @@ cdef inline void mlp_backward(
 cdef inline void qkv_backward(
     Activations *acts, const double *w, Py_ssize_t i, Py_ssize_t first, Py_ssize_t last, int thread
 ) noexcept nogil:
-    """Run the gradients of a layer's queries, keys and values back to its input."""
+    """Write the gradient of a layer's input from those of its queries, keys and values."""
     cdef const Sizes *net = &acts.sizes
     cdef Py_ssize_t m = last - first
     cdef Py_ssize_t row = net.row

@@ -28,7 +28,7 @@ cdef enum:
     FETCHED = 1024  # how many numbers ahead weights and moments are prefetched into L2
 
 
-cdef struct Settings:  # the same for vectors, in no memory that stores could change
+cdef struct StepVectors:  # AdamStep as vectors; a local copy, which no store can alias
     vec beta1
     vec rest1  # 1 - beta1
     vec beta2
@@ -47,8 +47,8 @@ cdef struct Update:  # of LANES parameters, stage by stage
     mask doubtful  # where pow may give another root
 
 
-cdef inline Settings settings_of(const AdamStep *a) noexcept nogil:
-    cdef Settings s
+cdef inline StepVectors vectors_of(const AdamStep *a) noexcept nogil:
+    cdef StepVectors s
     s.beta1 = vec_set(a.beta1)
     s.rest1 = vec_set(1.0 - a.beta1)
     s.beta2 = vec_set(a.beta2)
@@ -61,7 +61,7 @@ cdef inline Settings settings_of(const AdamStep *a) noexcept nogil:
 
 
 cdef inline bint is_usual(const AdamStep *a) noexcept nogil:
-    """Return whether the settings are such that what is very small shows nowhere.
+    """Return whether very small moments and roots cannot change a weight by these settings.
 
     A first moment below 1e-250, whose quotient may be wrong, makes a step below
     1e-170, and a root below 1e-35 vanishes in the sum with eps_adam.
@@ -75,7 +75,7 @@ cdef inline bint is_usual(const AdamStep *a) noexcept nogil:
 
 
 cdef inline bint begin_update(
-    Update *u, double *g, double *m, double *v, const Settings *s, const AdamStep *a, bint clear
+    Update *u, double *g, double *m, double *v, const StepVectors *s, const AdamStep *a, bint clear
 ) noexcept nogil:
     """Update the moments of LANES parameters, or none if these are not for vectors.
 
@@ -211,7 +211,7 @@ cdef inline Py_ssize_t adam_vectors(
     Roots and quotients have long latencies: three earlier updates go through them while one
     is begun. Of `begin_update` there is one call: gcc may not inline two of them.
     """
-    cdef Settings s = settings_of(a)
+    cdef StepVectors s = vectors_of(a)
     cdef Py_ssize_t whole = n - n % LANES
     cdef Py_ssize_t i = 0
     cdef Py_ssize_t k = -3 * LANES

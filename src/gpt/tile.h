@@ -57,7 +57,7 @@ tile_of(Tile t, const int rows, const int vecs, const int fetches) {
     }
     KEEP_IN_REGISTERS(acc, rows, vecs)
     double *c = t.c;
-    __asm__("" : "+r"(c)); /* anew: rows' places found above would take the loop's registers */
+    __asm__("" : "+r"(c)); /* else addresses computed above take registers in the loop */
     UNROLLED for (int r = 0; r < rows; r++) {
         UNROLLED for (int v = 0; v < vecs; v++) {
             if (v < vecs - 1 || t.last == LANES) vec_store(c + v * LANES, acc[r][v]);
@@ -83,7 +83,7 @@ static inline __attribute__((always_inline)) void tile_rows(Tile t, Py_ssize_t r
 }
 
 /* Not inlined: in its only caller, the compiler would keep less of a tile in registers. Most tiles
- * of packed products are whole: their loop does without the question whether to prefetch. */
+ * of packed products are whole: their loop does not test whether to prefetch. */
 static __attribute__((noinline)) void whole_tile(Tile t) { tile_of(t, TILE_ROWS, TILE_VECS, 0); }
 
 static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {

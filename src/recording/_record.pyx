@@ -1,6 +1,6 @@
 """A recorded loss as steps over numbered slots: forward, and backward in the oracle's order.
 
-`microgpt.recording` writes the steps; nothing here knows what they mean together. A slot has a
+`microgpt.recording` writes the steps, and this module runs them one by one. A slot has a
 number in `data` and a gradient in `grads`; the first slots are the weights. A step is eight
 integers: op, n, out, a, step of a, b, step of b, c. Slots that copy a row of the weights have
 no gradient of their own: `home` says for every slot where its gradient is added.
@@ -67,11 +67,11 @@ cdef class Numbers:
         self.int_grads = bytearray(n)
 
     def clear_types(self):
-        """Say that all gradients are ints, as they are once Adam has set them to 0."""
+        """Mark all gradients as ints: Adam has set them to 0."""
         memset(<char *>self.int_grads, 1, len(self.int_grads))
 
     def reserve(self, Py_ssize_t n):
-        """Make room for n slots; the numbers there are stay."""
+        """Make room for n slots, and keep the present numbers."""
         lacking = n - len(self.data)
         if lacking > 0:
             self.data = self.data + array("d", bytes(8 * lacking))

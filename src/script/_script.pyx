@@ -89,7 +89,7 @@ cdef list families = []  # which are never freed
 
 @cython.auto_pickle(False)
 cdef class Family:
-    """What belongs to one replaced class."""
+    """The names, types and code of one replaced class."""
 
     cdef public object cls
     cdef public object init        # its own __init__
@@ -321,8 +321,8 @@ cdef int clear(PyObject *self) noexcept:
 # ------------------------------------------------------- operators
 
 cdef inline ClassInfo *native(void *node, const uint32_t members) noexcept:
-    """Return what is known of a node's class if it is a replaced one itself, with these
-    operators here, and the node has a usual number; else NULL."""
+    """Return the facts about a node's class if it is a replaced one itself and runs these
+    operators here, and the node's number is a float or a small int; else NULL."""
     cdef ClassInfo *info = ours(node, members)
     if info is NULL or not info.makes_ours or (<Node *>node).flags & DATA_BOXED or (
         not guards_hold(info)
@@ -336,7 +336,7 @@ cdef inline bint is_node(PyObject *x) noexcept:
 
 
 cdef object unary(object self, Op op):
-    """Return what a method without arguments makes, or None where its own code has to."""
+    """Return the result of a method without arguments, or None if the script's code has to run."""
     cdef ClassInfo *info = native(node_of(self), 0) if is_node(<PyObject *>self) else NULL
     cdef Node *node
     if info is not NULL:
@@ -373,7 +373,7 @@ def sigmoid(self):
 
 
 cdef PyObject *generic(PyObject *left, PyObject *right, str name, str reflected) except NULL:
-    """Do what Python does for an operator of a class written in Python."""
+    """Apply an operator as Python does for a class written in Python."""
     a, b = <object>left, <object>right
     cls, other = type(a), type(b)
     cdef bint is_other = cls is not other and is_node(right)
@@ -588,7 +588,7 @@ cdef class Field:
             raise AttributeError(f"type object '{owner.__name__}' has no attribute '{self.name}'")
         value = get_field(instance, self.family, self.name)
         if value is not MISSING:
-            lend(instance, self.family, self.name, value)
+            expose(instance, self.family, self.name, value)
             return value
         if self.fallback is not MISSING:
             return self.fallback
@@ -608,18 +608,18 @@ MISSING = object()
 
 
 def peek(self, name):
-    """Return an attribute of a node, which nothing is going to change."""
+    """Return an attribute of a node for reading only: it is not kept by `expose`."""
     value = get_field(self, <Family>info_of(node_of(self)).family, name)
     if value is MISSING:
         raise AttributeError(name)
     return value
 
 
-cdef list lent = []  # nodes whose children or slopes the script has been given in a list or set
+cdef list exposed = []  # nodes whose children or slopes the script got as a list or set
 
 
-cdef int lend(object self, Family family, str name, object value) except -1:
-    """Keep a list or set that the script is given, for it may change it."""
+cdef int expose(object self, Family family, str name, object value) except -1:
+    """Keep a list or set that the script gets, since the script may change it."""
     if type(value) is not list and type(value) is not set:
         return 0
     if name == family.children:
@@ -630,19 +630,19 @@ cdef int lend(object self, Family family, str name, object value) except -1:
         node_of(self).flags |= SLOPES_BOXED
     else:
         return 0
-    lent.append(self)
-    if len(lent) > 100_000:
-        take_back()
+    exposed.append(self)
+    if len(exposed) > 100_000:
+        drop_unchanged()
     return 0
 
 
-cdef int take_back() except -1:
-    """Forget what was lent if the script has dropped it, unchanged."""
+cdef int drop_unchanged() except -1:
+    """Forget the lists and sets of `expose` that the script has dropped, unchanged."""
     cdef Node *node
     cdef Family family
     cdef dict kept
-    global lent
-    nodes, lent = lent, []
+    global exposed
+    nodes, exposed = exposed, []
     for self in nodes:
         node = node_of(self)
         kept = attributes_of(self)
@@ -722,7 +722,7 @@ cdef inline int operation(Node *node) noexcept:
 
 
 cdef object usual(Node *node, dict by_op):
-    """Return the value of another attribute that nodes of that operation have."""
+    """Return the value of an attribute that all nodes of that operation have."""
     value = by_op.get(operation(node), MISSING)
     return value(<object><PyObject *>node) if callable(value) else value
 
@@ -758,7 +758,7 @@ cdef int set_field(object self, Family family, str name, value) except -1:
     elif name == family.backward:
         if type(value) is Backward and (<Backward>value).node is self and not node.flags & CALLS:
             return 0
-        # A lambda that does nothing, as every constructor sets, is what a node without one does.
+        # A node without a function behaves as one with a lambda that does nothing.
         if node.op == LEAF and not node.flags & CALLS and (value is None or is_empty(value)):
             return 0
         box(self, 4, value)
@@ -769,12 +769,12 @@ cdef int set_field(object self, Family family, str name, value) except -1:
     return 0
 
 
-# Keys in attributes of a node: it is left to the script's own code; its own constructor runs.
+# Keys in a node's attributes: the script's code computes it; its constructor runs.
 SWITCHED, INITIAL = 5, 6
 
 
 cdef int notice_switch(object self, Family family, object name, object value) except -1:
-    """Leave a node to the script's own code if an attribute that it reads has another value."""
+    """Leave a node to the script's code if an attribute that this reads gets another value."""
     if name in family.switches and usual(node_of(self), family.defaults[name]) is not value:
         attributes_of(self)[SWITCHED] = True
         if not node_of(self).flags & DATA_BOXED:
@@ -818,7 +818,7 @@ cdef class Backward:
     def __reduce_ex__(self, protocol):
         import pickle
 
-        return pickle.loads, (pickle.dumps(self.like, protocol),)  # which says why it cannot be
+        return pickle.loads, (pickle.dumps(self.like, protocol),)  # or raise the reason
 
     def __call__(self):
         sync_children(node_of(self.node))
@@ -834,7 +834,7 @@ def state_of(NodeBase self):
     for name in family.order:
         value = get_field(self, family, name)
         if value is not MISSING:
-            lend(self, family, name, value)
+            expose(self, family, name, value)
             state[name] = value
     if node.attributes is not NULL:
         for name, value in (<dict>node.attributes).items():
@@ -849,7 +849,7 @@ cdef Walk scratch = Walk(NULL, 0, 0, NULL, 0, False)
 
 
 def backward(self):
-    """Do a backward; return None, with nothing changed, where its own code has to."""
+    """Run a backward; return None, with nothing changed, if the script's code has to."""
     global scratch
     cdef Node *root = node_of(self)
     cdef ClassInfo *info
@@ -862,8 +862,8 @@ def backward(self):
         return None
     info = info_of(root)
     walked = walk(root, &scratch, FOR_BACKWARD)
-    if walked == FOUND_STALE and lent:
-        take_back()
+    if walked == FOUND_STALE and exposed:
+        drop_unchanged()
         walked = walk(root, &scratch, FOR_BACKWARD)
     if walked == FOUND_STALE:
         return None
@@ -937,7 +937,7 @@ cdef bint is_switched(object node):
 
 
 cdef bint play_own(object node, Family family, uint8_t op) except -1:
-    """Call the `_backward` that the script's operator makes, which reads attributes of now."""
+    """Call the `_backward` that the script's operator makes, which reads the current attributes."""
     children = children_tuple(node)
     function = family.own.get(op)
     if function is None:
@@ -1040,7 +1040,7 @@ cdef enum:
 
 
 def linear(x, w, bint x_first):
-    """Return sum(wi * xi for wi, xi in zip(row, x)) for each row of w; None where unusual."""
+    """Return sum(wi * xi for wi, xi in zip(row, x)) for each row of w, or None: see `dot`."""
     cdef list out = []
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, m = 0
@@ -1061,7 +1061,7 @@ def linear(x, w, bint x_first):
 
 
 def dot(a, b):
-    """Return sum(ai * bi for ai, bi in zip(a, b)), or None where that is unusual."""
+    """Return sum(ai * bi for ai, bi in zip(a, b)), or None if the script's code has to run."""
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, m = 0
     cdef Node **a_items = nodes_in(a, &n, &info)
@@ -1075,7 +1075,7 @@ def dot(a, b):
 
 
 def softmax(logits):
-    """Return exp(x - largest) / total for each x, or None where that is unusual."""
+    """Return exp(x - largest) / total for each x, or None: see `dot`."""
     cdef list exps = []
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0, i
@@ -1100,7 +1100,7 @@ def softmax(logits):
 
 
 def rmsnorm(x, double eps):
-    """Return x * (mean square + eps) ** -0.5 for each x, or None where that is unusual."""
+    """Return x * (mean square + eps) ** -0.5 for each x, or None: see `dot`."""
     cdef ClassInfo *info = NULL
     cdef Py_ssize_t n = 0
     cdef Node **items = nodes_in(x, &n, &info)
@@ -1123,7 +1123,7 @@ def new_family():
 
 
 def adopt(Family family, cls, **choices):
-    """Let a new class, made by type(name, (Base,), members), be the class of a family."""
+    """Make a new class, type(name, (Base,), members), the replaced class of a family."""
     cdef TypeSlots *slots = <TypeSlots *><PyObject *>cls
     cdef Kind *kind = <Kind *><PyObject *>cls
     family.cls = cls
@@ -1151,7 +1151,7 @@ def configure(
     late=False, ones_int=False, minus_int=False, relu_keeps=False, relu_int=False,
     relu_slope_int=False, tanh_square=False,
 ):
-    """Set what runs here: bits of NATIVE and NUMBER, and how."""
+    """Set which operators run here, as bits of NATIVE and NUMBER, and how."""
     cdef ClassInfo *settings = &family.settings
     cdef int i
     settings.ours = native
@@ -1183,7 +1183,7 @@ def configure(
 
 
 cdef void fill_info(ClassInfo *info) noexcept:
-    """Look a class up: a replaced one has its settings, its subclasses those of their nodes."""
+    """Look a class up: a replaced one by its settings, its subclasses by those of their nodes."""
     cdef ClassInfo known = info[0]
     cdef Family family
     cdef PyObject *found = _PyType_Lookup(info.type, <PyObject *>INIT)  # gives it a version

@@ -4,7 +4,7 @@
  * multiply-add. pow errs by a little more than half a unit in the last place, so it can differ
  * only where the exact result lies close to the midpoint of two doubles. Those elements, and all
  * elements where pow states no bound or the processor has no fused multiply-add, are doubtful:
- * the caller takes pow. The margins are those of src/powers.pxd. */
+ * the caller takes pow. The margins are those of src/shared/powers.pxd. */
 #ifndef MICROGPT_VALUE_POWERS_H
 #define MICROGPT_VALUE_POWERS_H
 

@@ -76,8 +76,8 @@ cdef inline void exponentials(
 ) noexcept nogil:
     """Write exp(x * factor - largest), which is subtracted from each width numbers.
 
-    Numbers in doubt wait until the next 64 are on their way: a branch that waits for results is
-    mispredicted, and what was begun behind it lost.
+    libm gets the numbers in doubt only after the next 64 have been started: a branch on their
+    results at once would often be mispredicted, and discard the work started after it.
 
     Shapes:  y (n,), x (n,), readable up to whole vectors, largest (width,), one vector or two
     Writes:  y, up to whole vectors

@@ -1,6 +1,6 @@
 /* Zeroed memory at a cache line's start, so that no vector lies across two, and in huge
- * pages where it is large: a step walks over every weight, and with small pages it would
- * wait for their addresses more than for the numbers. */
+ * pages where it is large: a step reads every weight, and with small pages it would wait longer
+ * for the translation of addresses than for the numbers. */
 #ifndef MICROGPT_MEMORY_H
 #define MICROGPT_MEMORY_H
 

@@ -27,7 +27,7 @@ from simd cimport (
 cdef inline vec other_square(vec square, vec root) noexcept nogil:
     """Return what pow(root, 2.0) may be instead of square, the rounded product, or square.
 
-    What square lacks, a little enlarged, rounds to the neighbour where pow may do so.
+    Adding the error of square, slightly enlarged, gives the neighbour where pow may do so.
     The square has to be 0 or within 1e-100 and 1e100.
     """
     cdef vec lacking = vec_residual(square, root, root)
@@ -49,7 +49,7 @@ cdef inline vec inverse_power(mask *doubtful, vec x, double exponent) noexcept n
     """Return x ** exponent, which is -0.5, -1.0, -1.5 or -2.0, and where pow may differ.
 
     x ** -exponent is a sum of two doubles, and so is 1 divided by it: the quotient and
-    what it lacks. Of what is lacking the first 50 bits are right, the margin needs 7.
+    its error. The first 50 bits of that error are right; the margin needs 7.
 
     Writes:  doubtful
     """

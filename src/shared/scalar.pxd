@@ -1,8 +1,8 @@
 """Scalar mathematics exactly as CPython computes and raises it.
 
-C returns infinities and NaN where Python raises. Each function here is its
-Python counterpart on doubles: the same libm call. Where Python raises, Python does it
-again on its own floats: the exception and its text are those of the version in use.
+Each function makes the libm call of its Python counterpart, on doubles. Where C returns an
+infinity or NaN and Python raises, Python's function is called: the exception and its text are
+those of the version in use.
 """
 
 cimport cython
@@ -108,10 +108,10 @@ cdef enum Doubt:
 
 @cython.cdivision(True)
 cdef inline int invert(double x, double *inverse, double *square) noexcept nogil:
-    """Write pow(x, -1.0) and pow(x, -2.0); return which of them is for pow to say.
+    """Write pow(x, -1.0) and pow(x, -2.0); return which of them need pow itself.
 
-    Both are computed to twice a double's digits, a head and a rest. Of a result of
-    half of them pow can only give the head, unless the rest is close to a midpoint.
+    Both are computed to twice a double's precision, as head + rest. pow returns head,
+    unless head + rest is close to the midpoint between two doubles.
 
     Source:  T. J. Dekker, 1971, doi:10.1007/BF01397083: products of halves are exact
     """
@@ -160,8 +160,8 @@ cdef inline double c_sigmoid(double x) noexcept nogil:
 cdef inline list floats(const double *x, Py_ssize_t n):
     """Return numbers as Python's.
 
-    No comprehension: Cython 3.3 gives an item that it made back twice where the list
-    lacks the memory to take it. Nowhere in these modules does one make its items.
+    Not a comprehension: Cython 3.3 drops a new item's reference twice if appending it runs
+    out of memory. No comprehension in these modules creates its items.
     """
     cdef list out = [None] * n
     cdef Py_ssize_t i

@@ -34,7 +34,7 @@
 
 #define PANEL (TILE_VECS * LANES)
 
-/* Of any instruction set: what is compiled once has room for these. */
+/* The most of any instruction set: code that is compiled once leaves room for these. */
 #define MOST_LANES 8
 #define WIDEST_PANEL 24
 _Static_assert(LANES <= MOST_LANES && PANEL <= WIDEST_PANEL, "there is not room for a vector");
@@ -84,8 +84,8 @@ static inline void vec_store_part(double *p, vec x, Py_ssize_t count) {
 #endif
 }
 
-/* Write the transpose of a square of LANES rows of from. Each round lays the first half of the
- * vectors and the second one together like two halves of a deck of cards. */
+/* Write the transpose of a square of LANES rows of from. Each round interleaves the
+ * first half of the vectors with the second (a perfect shuffle). */
 #if defined(__clang__)
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
@@ -125,9 +125,9 @@ static inline vec vec_join(vec before, vec after, Py_ssize_t first) {
     return (vec)(((ints)after & whether) | ((ints)before & ~whether));
 }
 
-/* What follows compares. A mask says in which lanes a comparison holds. */
+/* Comparisons. A mask says in which lanes one holds. */
 
-/* The larger of a and x, or a where x is no number or both are. */
+/* The larger of a and x, or a where x is NaN. */
 static inline vec vec_max(vec a, vec x) {
 #if defined(__AVX512F__)
     return _mm512_max_pd(x, a);
@@ -153,7 +153,7 @@ static inline vec vec_neighbour(vec x, vec side) { return (vec)((ints)x + ((ints
 
 static inline vec vec_size(vec x) { return (vec)((ints)x & 0x7fffffffffffffffLL); }
 
-/* Where a is larger than b or one of them is no number; where they are not equal; where the bits
+/* Where a is larger than b or one of them is NaN; where they are not equal; where the bits
  * of a are below those of b as whole numbers. */
 #if defined(__AVX512F__)
 typedef __mmask8 mask;
@@ -192,8 +192,8 @@ static inline unsigned mask_bits(mask m) {
 #endif
 #endif
 
-/* Where x is not from low to high, neither of which is negative, or no number, or x or sign are
- * negative: such bits are above all others. */
+/* Where x is below low, above high or NaN, or x or sign is negative; low and high are not
+ * negative. As integers, the bits of such numbers lie outside. */
 static inline mask vec_is_outside(vec x, vec sign, double low, double high) {
     ints negative = (ints)sign & (-0x7fffffffffffffffLL - 1);
     ints least = (ints)vec_set(low);
@@ -228,7 +228,7 @@ static inline vec vec_residual(vec x, vec a, vec b) {
 #endif
 }
 
-/* What many numbers are divided by, with its inverse as a sum of two doubles. */
+/* A divisor of many numbers, and its inverse as a sum of two doubles. */
 typedef struct {
     double number, inverse, rest;
     enum { DIVIDE, MULTIPLY, LEAVE } way;

@@ -2,7 +2,7 @@
 
 This file holds what Python sees: the classes, the operators and the functions of lists. It
 is longer than 500 lines because one extension module has one .pyx; the machinery is
-in the .pxd modules beside it (node.pxd says what lies below what).
+in the .pxd modules beside it (node.pxd has their order).
 
 Operators take the fast path when the operands' classes have Value's own operators. For
 a class that overrides some they evaluate the oracle's expression through Python's operators,
@@ -70,13 +70,13 @@ cdef extern from "Python.h":
 
 cdef extern from *:
     """
-    /* What all cases need: the operators as they are written in the class, and the rest. */
+    /* The slots that Cython made for the class, which handle all cases. */
     static struct Written {
         binaryfunc add, subtract, multiply; unaryfunc negative; vectorcallfunc call;
         destructor dealloc;
     } written;
 
-    /* What an operator does that has too few free nodes. */
+    /* An operator where there are too few free nodes. */
     static __attribute__((noinline)) PyObject *with_more_nodes(
         binaryfunc quick, binaryfunc general, PyObject *left, PyObject *right
     ) {
@@ -154,7 +154,7 @@ cdef class Value:
 
     A subclass chooses by keywords, as in `class V(Value, results="own")`:
 
-    results     class of what operators make: "own", the left operand's; "fixed", V
+    results     class of operators' results: "own", the left operand's; "fixed", V
                 itself for subclasses of V too, as `Value` has it
     relu        "positive": x if x > 0 else 0; "not negative": 0 if x < 0 else x
     init        "leaf": its `__init__` given a number alone does as Value's, and may be left out
@@ -175,7 +175,7 @@ cdef class Value:
 
     @property
     def data(self):
-        """The number; to change it leaves local gradients already taken as they are."""
+        """The number; setting it does not change local gradients that are already computed."""
         if node_of(self).flags & STALE:
             raise_stale()
         return data_object(node_of(self))
@@ -191,7 +191,7 @@ cdef class Value:
 
     @property
     def grad(self):
-        """What backward has added: the derivative of its root by this value."""
+        """The derivative of the root of `backward` by this value; each backward adds to it."""
         sync_node(node_of(self))
         return number_object(node_of(self).grad, node_of(self).flags & GRAD_INT)
 
@@ -218,7 +218,7 @@ cdef class Value:
 
     @property
     def _operation(self):
-        """What the node was computed by: "+", "*", "**2", "log", ...; "" for a leaf."""
+        """The operation that made the node: "+", "*", "**2", "log", ...; "" for a leaf."""
         cdef uint8_t op = node_of(self).op
         if op == ADD or op == SUM:
             return "+"
@@ -369,7 +369,7 @@ cdef inline object unary(const Op op, object self):
 
 
 cdef int construct(object self, data, children, local_grads) except -1:
-    """Make a node what the three-argument constructor says."""
+    """Make a node a leaf or a CUSTOM node, by the constructor's three arguments."""
     cdef bint is_int
     cdef double number = to_number(data, &is_int)
     cdef tuple nodes = tuple(children)
@@ -395,7 +395,7 @@ cdef int construct(object self, data, children, local_grads) except -1:
 
 
 cdef int adopt(Node *node, tuple children, tuple local_grads, bint in_block=False) except -1:
-    """Give a node that has no children these."""
+    """Set the children and local gradients of a node that has none."""
     cdef Py_ssize_t i, n = len(children), m = len(local_grads)
     cdef Block *block = NULL
     cdef Node **nodes = node.child
@@ -423,7 +423,7 @@ cdef int adopt(Node *node, tuple children, tuple local_grads, bint in_block=Fals
 
 
 cdef int set_operation(Node *node, str operation) except -1:
-    """Make a node that the constructor has made one of an operation that a Tape can replay."""
+    """Give a node made by the constructor an operation that a Tape can replay."""
     cdef bint is_int
     if node.op != CUSTOM:
         return 0
@@ -471,10 +471,10 @@ cdef object combined(const Op op, object left, object right):
 
 
 cdef inline bint is_reflected(object left, object right, str name):
-    """Tell whether a subclass's own reflected operator has come here through `super()`.
+    """Return whether a subclass's own reflected operator has called this through `super()`.
 
-    The slot is one for both directions; in the other one Python would not have
-    asked left before right.
+    One slot serves both directions; for the other one Python would call right's
+    operator before left's.
     """
     return (
         type(right) is not type(left)
@@ -488,15 +488,15 @@ cdef inline bint is_reflected(object left, object right, str name):
 def init_subclass(cls, *, results=None, relu=None, init=None, attributes=None, **others):
     """Choose a subclass's options: `__init_subclass__` of Value, as the oracle's.
 
-    Its objects are nodes and nothing more if they can.
+    Its objects are plain nodes if they can be.
     """
     cdef TypeSlots *slots = <TypeSlots *><PyObject *>cls
     cdef bint has_room
     super(Value, cls).__init_subclass__(**others)
     chosen = {"results": results, "relu": relu, "init": init, "attributes": attributes}
     cls._options = oracle.options_of(cls, chosen, ATTRIBUTES)
-    # A graph has no cycles, and a class with empty __slots__ can add none. A place on the
-    # garbage collector's lists, which Python gives to every class of its own, costs time.
+    # A graph has no cycles, and a class with empty __slots__ can add none. The garbage collector's
+    # lists, onto which Python puts the objects of every subclass, cost time.
     has_room = (
         slots.tp_basicsize == sizeof(Node)
         and slots.tp_weaklistoffset == 0
@@ -545,8 +545,8 @@ cdef PyObject *call_value(
     return call_type(kind, args, nargsf, names)
 
 
-# The operators + * - of Value and its subclasses, and `Value(number)`. Each leaves what is
-# not usual to the function that is written for all, and needs no registers saved for it.
+# The operators + * - of Value and its subclasses, and `Value(number)`, for frequent cases. Others
+# are tail calls of the general function, for which no registers are saved.
 
 cdef PyObject *call_quickly(
     PyObject *kind, PyObject *const *args, size_t nargsf, PyObject *names
@@ -612,11 +612,6 @@ def _live():
     return n_allocated - n_free
 
 
-def _free():
-    """Return how many free nodes are kept for reuse; for tests too."""
-    return n_free
-
-
 # --------------------------------------------------------------------------- replay
 
 cdef double compute_nodes(Entry *computed, Py_ssize_t n) except? -1.0:
@@ -628,7 +623,7 @@ cdef double compute_nodes(Entry *computed, Py_ssize_t n) except? -1.0:
 
 
 cdef int compute_anew(Node *node) except -1:
-    """Make a node, or a constant, what it would be in a new graph over its children."""
+    """Compute a node, or a constant, as a new graph over its children would."""
     cdef Node *largest
     cdef int raises
     if node.op == NEG_MAX:
@@ -645,7 +640,7 @@ cdef int compute_anew(Node *node) except -1:
         if raises:
             raise_of(node.op, node.child[0], exponent_object(node), raises)
     elif not node.flags & CONSTANT:
-        return 0  # a constant that a tape has made its input since
+        return 0  # a constant that has become a tape's input
     set_grad(node, 0.0, True)
     return 0
 
@@ -708,15 +703,15 @@ cdef class Tape:
     """Tape(loss, inputs=None)\n--\n\n\
 The nodes a value depends on, in the order in which they are finished.
 
-    With inputs, leaves whose numbers will change, the compiled engine's tape computes
-    the graph again. The oracle keeps no operations: to it, that is a new graph.
+    With inputs, which are leaves whose numbers will change, the compiled engine's tape
+    computes the graph again. The oracle keeps no operations, and has no such tape.
 
     Shapes:  len(tape) is the number of distinct nodes, the value itself included
     Order:   depth-first post-order, children left to right; an explicit stack,
              so that depth is no limit
     Raises:  TypeError if loss or an input is not a `Value`; ValueError if an input
              is no leaf, or a node cannot be computed again: one made through the
-             constructor, whose rule is unknown; NotImplementedError for inputs, here
+             constructor, whose rule is unknown; NotImplementedError for inputs on the oracle
     """
 
     cdef Entry *entries
@@ -849,7 +844,7 @@ cdef int compile_tape(Tape tape) except -1:
 
 
 cdef Entry *own_walk(Node *root, Purpose purpose, Py_ssize_t *n) except NULL:
-    """Return the entries of a walk and their number; both, and the nodes, are the caller's."""
+    """Return the entries of a walk, and their number; the caller owns them and their nodes."""
     cdef Walk w = Walk(NULL, 0, 0, NULL, 0, False)
     cdef Walked walked = walk(root, &w, purpose)
     cdef Py_ssize_t i
@@ -871,7 +866,7 @@ cdef inline int write_leaf(Node *node, double number, bint is_int) except -1:
 
 
 cdef object forward(Tape tape):
-    """Compute the program, or where it cannot or would raise the nodes, which tell what."""
+    """Run the program; or compute node by node if it cannot run, or raises, for the exception."""
     cdef Program *program
     cdef Py_ssize_t i
     if tape.state == IN_NODES or tape.seen != n_changes:
@@ -902,7 +897,7 @@ cdef inline bint root_is_int(Program *program) noexcept:
 
 
 cdef inline void changed(Tape tape) noexcept:
-    """Let all tapes know that this one has written to nodes."""
+    """Record for all tapes that this one has written to nodes."""
     global n_changes
     n_changes += 1
     tape.seen = n_changes
@@ -926,9 +921,9 @@ cdef tuple kept_leaves(Tape tape):
 
 
 cdef int read_nodes(Tape tape) except -1:
-    """See that the nodes are those recorded, and read the constants inside.
+    """Check that the nodes are those recorded, and read the constants inside.
 
-    If one has become an input of another tape, compile anew.
+    If one has become an input of another tape, compile the tape again.
     """
     cdef Program *program = tape.program
     cdef Node *node
@@ -951,7 +946,7 @@ cdef int read_nodes(Tape tape) except -1:
 
 
 cdef bint read_leaves(Program *program) noexcept:
-    """Read the leaves' numbers; False if one is an int, which the program does not know."""
+    """Read the leaves' numbers; False if one is an int, for which the program is not made."""
     cdef Py_ssize_t i
     cdef uint16_t flags = 0
     for i in range(program.n_kept):
@@ -1066,7 +1061,7 @@ cdef void read_grads(Program *program) noexcept:
 
 
 cdef void see_ints(Program *program, const double *data, const Py_ssize_t lanes) noexcept:
-    """See where a slope, a relu's number in data, (n_data, lanes), was no int."""
+    """Record where a slope, a relu's number in data (n_data, lanes), was no int."""
     cdef Py_ssize_t i, lane
     cdef NodeInfo *info
     for i in range(program.n_kept):
@@ -1197,7 +1192,7 @@ cdef array rows_of(object batch, Py_ssize_t n_inputs):
 
 
 cdef enum:
-    ROWS_AT_ONCE = 256  # before signals are looked for
+    ROWS_AT_ONCE = 256  # between checks for signals
 
 
 cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
@@ -1235,13 +1230,13 @@ cdef array run_rows(Tape tape, array rows, Py_ssize_t n_rows):
 # --------------------------------------------------------------------- functions of lists
 #
 # The functions of microgpt/functions.py over lists or tuples of Values of one class, as
-# `in_lists` of ClassInfo says: a dot product is made as one SUM node at once. Whatever
-# else comes in is left to the pure function, so that it behaves as the expression would.
+# `in_lists` of ClassInfo says: a dot product is made as one SUM node at once. The pure function
+# takes all other arguments, so that the result is that of the expression.
 
 cdef object pure(str name):
     """Return the pure-Python function of a name."""
     module = "microgpt.adam" if name == "update" else "microgpt.functions"
-    # An import's lock that lacks memory is a RuntimeError before CPython 3.12.
+    # Before CPython 3.12, an import that lacks memory for its lock raises RuntimeError.
     return getattr(sys.modules.get(module) or import_module(module), name)
 
 
@@ -1293,7 +1288,7 @@ def linear(x, w):
         if w_items is not NULL and not is_checked:
             is_checked = nodes_in(own, &n_x, &info, &x_ints) is not NULL
         if w_items is NULL or not is_checked:
-            is_checked = False  # what the expression calls may change the values
+            is_checked = False  # operators called by the expression may change the values
             out.append(pure("dot")(wo, own))
         else:
             out.append(
@@ -1341,7 +1336,7 @@ cdef Block *block_of(Node **values, Py_ssize_t n, Py_ssize_t n_slopes=0) except 
 
 
 cdef list exponentials(ClassInfo *info, Node **logits, Py_ssize_t n):
-    """Return exp(logit - largest), where the largest is a plain number, found as `max` does."""
+    """Return exp(logit - largest); the largest is a number, not a Value, found as by `max`."""
     cdef Node *largest = largest_of(logits, n)
     cdef Py_ssize_t i
     cdef list exps = []
@@ -1413,7 +1408,7 @@ def cross_entropy(logits, target):
         return -softmax(logits)[target].log()
     exps = exponentials(info, items_of(own), len(own))
     total = sum_of_values(info, items_of(exps), len(exps))
-    # The other probabilities would be made and dropped.
+    # The other probabilities are not needed.
     probability = quotient(info, exps[target], total)
     logarithm = OWNED(make_unary(LOG, info, node_of(probability), 0.0, False))
     return OWNED(make_neg(info, node_of(logarithm)))
@@ -1529,7 +1524,7 @@ def where(condition, a, b):
 
 
 cdef bint is_recording(a, b, c) except -1:
-    """Return whether `microgpt.compile` records, and so has nodes of its own."""
+    """Return whether `microgpt.compile` is recording, with nodes of its own."""
     if isinstance(a, Value) and isinstance(b, Value) and isinstance(c, Value):
         return False
     return pure("recorder").get() is not None
@@ -1615,7 +1610,7 @@ def are_values(weights, list values):
 
 
 cdef Py_ssize_t match(object weights, list values, Py_ssize_t i) except -2:
-    """Return the index after the last match, -1 if something else stands there."""
+    """Return the index after the last match, -1 at a difference."""
     if type(weights) is dict:
         weights = list((<dict>weights).values())
     if not isinstance(weights, (list, tuple)):
@@ -1679,7 +1674,7 @@ def write_values(list values, array grads, bytearray int_grads, array data=None)
 # ------------------------------------------------------------------------ set up the class
 
 cdef int set_up() except -1:
-    """Let Value be what its options say: nodes, made and freed by the functions above."""
+    """Set Value's slots: its nodes are made and freed by the functions above."""
     cdef TypeSlots *slots = <TypeSlots *>Value
     set_value_type(<PyTypeObject *>Value)
     (<dict><object>slots.tp_dict)["_options"] = oracle.ClassOptions(results=Value)

@@ -1,6 +1,6 @@
-"""What is known of a class of Values: its options, and whether its operators are Value's.
+"""Facts about a class of Values: its options, and which of its operators are Value's.
 
-Looked up once and kept until the class changes, which its version tag tells.
+They are looked up once and cached until the version tag of the class changes.
 """
 
 from cpython.mem cimport PyMem_Calloc
@@ -58,7 +58,7 @@ cdef enum Members:
     DIFFERENCES = 0b110000 | NEGATIONS | SUMS
     QUOTIENTS = 0b1111000000 | PRODUCTS
     ALL_MEMBERS = (1 << 13) - 1
-    # For `run`, where each operator of a script has been judged alone.
+    # For `run`, which tests each operator of a script's class alone.
     ADDITION = 1
     MULTIPLICATION = 1 << 2
     SUBTRACTION = 1 << 4
@@ -70,7 +70,7 @@ cdef enum Members:
 
 
 cdef inline ClassInfo *first_info(PyTypeObject *kind) noexcept:
-    """Return the first of a class's bucket, or NULL where that is another's."""
+    """Return the first entry in a class's bucket if it is that class's, else NULL."""
     cdef ClassInfo *info = value_info
     if kind != value_type:
         info = bucket_of(kind)[0]
@@ -80,7 +80,7 @@ cdef inline ClassInfo *first_info(PyTypeObject *kind) noexcept:
 
 
 cdef inline ClassInfo *known_info(PyTypeObject *kind) noexcept:
-    """Return what is known of a class, or NULL where it has to be looked up."""
+    """Return the cached facts about a class, or NULL if it has to be looked up."""
     cdef ClassInfo *info = first_info(kind)
     if info is NULL or info.version != (<TypeSlots *>kind).tp_version_tag:
         return NULL
@@ -95,24 +95,24 @@ cdef inline ClassInfo *quick_info(PyTypeObject *kind) noexcept:
 
 
 cdef inline ClassInfo *class_info(PyTypeObject *kind) noexcept:
-    """Return what is known of a class. The pointer stays valid."""
+    """Return the facts about a class. The pointer stays valid."""
     cdef ClassInfo *info = known_info(kind)
     return find_info(kind) if unlikely(info is NULL) else info
 
 
 cdef inline ClassInfo *info_of(void *value) noexcept:
-    """Return what is known of the class of a Value."""
+    """Return the facts about the class of a Value."""
     return class_info(type_of(value))
 
 
 cdef inline ClassInfo *ours(void *x, const uint32_t members) noexcept:
-    """Return what is known of the class of a Value whose members are Value's; else NULL."""
+    """Return the facts about a Value's class if these of its members are Value's; else NULL."""
     cdef ClassInfo *info = class_info(type_of(x))
     return info if info.ours & members == members else NULL
 
 
 cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
-    """Look a class up, among those known or by its members."""
+    """Look a class up: in the cache, else by its members."""
     cdef ClassInfo *info = bucket_of(kind)[0]
     while info is not NULL and info.type != kind:
         info = info.next
@@ -130,7 +130,7 @@ cdef inline ClassInfo *find_info(PyTypeObject *kind) noexcept:
 
 
 cdef inline bint guards_hold(ClassInfo *info) noexcept:
-    """Return whether the variables that a class of a script reads are what they were."""
+    """Return whether the variables that a script's class reads have the values that they had."""
     cdef int i
     for i in range(0, 3 * info.n_guards, 3):
         if PyDict_GetItem(info.guards[i], info.guards[i + 1]) != info.guards[i + 2]:
@@ -192,7 +192,7 @@ cdef inline int remember_members(PyTypeObject *kind) except -1:
 
 
 cdef inline int know_classes(PyTypeObject *base, void (*fill)(ClassInfo *) noexcept) except -1:
-    """Look up base, and from now on others, by a function that writes what is known of one."""
+    """Look up base, and later other classes, by a function that writes the facts about one."""
     global no_info
     no_info = <ClassInfo *>PyMem_Calloc(1, sizeof(ClassInfo))
     if no_info is NULL:

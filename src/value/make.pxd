@@ -1,8 +1,8 @@
 """Nodes made by operations, and their deallocation.
 
-Each function takes what is known of the class of the left operand and returns a new
-reference to a node of the class of its results; for `run` NULL without an exception where
-the script's own code has to compute: an int beyond 2**53, and what raises.
+Each function takes the facts about the left operand's class and returns a new reference to a
+node of the class of its results. For `run` it returns NULL without an exception if the script's
+code has to compute the result: an int beyond 2**53, or an operation that raises.
 """
 
 from cpython.object cimport PyTypeObject
@@ -42,7 +42,7 @@ cdef inline tuple children_tuple(object value):
     cdef Py_ssize_t n, i
     sync_children(node)
     children_of(node, &n)
-    nodes = [None] * n  # which may collect, and what is collected may change this node
+    nodes = [None] * n  # may run the garbage collector, and so code that changes this node
     children = children_of(node, &i)
     if i != n:
         return children_tuple(value)
@@ -97,7 +97,7 @@ cdef inline Node *with_children(Node *node, Node *a, Node *b) noexcept:
 cdef inline int compute_unary(
     const uint32_t op, Node *a, double k, double *y, double *slope, uint32_t *ints
 ) noexcept:
-    """Write a number, a local gradient and which are ints; ints said whether k is one.
+    """Write a number, a local gradient and which are ints; on entry ints says whether k is one.
 
     Return as apply_unary.
     """
@@ -112,7 +112,7 @@ cdef inline int compute_unary(
 cdef inline int compute_node(const uint32_t op, ClassInfo *info, Node *node) noexcept:
     """Compute a node of an operation from its children: its number and local gradients.
 
-    Return RAISES_NUMBER or RAISES_SLOPE or both where Python raises, the number as it was; or 0
+    Return 0; or where Python raises RAISES_NUMBER, RAISES_SLOPE or both, the number unchanged.
     """
     cdef Node *a = node.child[0]
     cdef Node *b = node.child[1]
@@ -178,7 +178,7 @@ cdef inline Node *make_unary(
 ) except? NULL:
     """Return a node of an operation of one number; k is the exponent of a POW.
 
-    For `run` k is the choice of a RELU or a TANH, as `ReluChoice` says or whether to square.
+    For `run` k is the `ReluChoice` of a RELU, and `square` of tanh_rule for a TANH.
     """
     cdef Node *node
     cdef double y = 0.0, slope = 0.0
@@ -302,11 +302,10 @@ cdef inline bint free_quickly(Node *node) noexcept:
 
 
 cdef inline void dealloc(PyObject *object_) noexcept:
-    """Free a node and all that dies with it, without recursion.
+    """Free a node, and the nodes that only it refers to, without recursion.
 
-    Nodes that die while others are being freed only join the list; so no chain,
-    of whatever classes, is too long. `next` is the list, and `to_free` wherever
-    other deallocators may run.
+    Nodes that lose their last reference meanwhile join a list, so a chain may have any length
+    and any classes. The list is `next`, and `to_free` while other deallocators may run.
     """
     global to_free, is_freeing
     cdef Node *self = <Node *>object_
@@ -370,13 +369,13 @@ cdef inline bint python_drops_class(PyTypeObject *kind) noexcept:
 
 
 cdef inline Node *put_before(Node *next, Node *node) noexcept:
-    """Put a node on the list: what is being freed has no use for its number. Return the first."""
+    """Put a node on the list, in place of its number. Return the list's first node."""
     node.next = next
     return node
 
 
 cdef inline Node *let_go(Node *child, Node *next) noexcept:
-    """Drop a child of a node being freed; if unused it joins the list. Return the first of it."""
+    """Drop a child of a node being freed, onto the list if unused. Return the list's first node."""
     global to_free
     if refcount(child) > 1:
         decref(child)

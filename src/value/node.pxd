@@ -1,8 +1,8 @@
 """A node of a graph as a C struct, and the memory of nodes.
 
 `Node` is what a `Value` object is in memory. All machinery works on `Node *`; only
-_value.pyx knows the Python classes. What lies below what: rules (which knows only numbers), then
-node, classes, sums, make, operators, walk, program, rows; each cimports only modules before it.
+_value.pyx knows the Python classes. Each module cimports only modules before it in this order:
+rules (numbers alone), node, classes, sums, make, operators, walk, program, rows.
 
 A field with several meanings is a union:
 
@@ -15,10 +15,10 @@ A field with several meanings is a union:
 
 An int is kept as a double and a flag; a result beyond 2**53 is a float.
 
-Two modules are made of this: _value.pyx, and _script.pyx with FOR_RUN, whose nodes stand in for
-the objects of a script's own class. There any field may be another object, kept in
-`attributes` (BOXED), and what a node cannot compute as the script would is the script's: the
-functions that make nodes return NULL without an exception.
+Two modules are made of this: _value.pyx, and _script.pyx with FOR_RUN, whose nodes replace the
+objects of a script's class. There any field may hold another object, kept in `attributes`
+(BOXED). If a node cannot compute a result as the script would, the functions that make nodes
+return NULL without an exception, and the script's code runs.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -55,7 +55,7 @@ cdef extern from *:
     #if defined(Py_REF_DEBUG) || defined(Py_TRACE_REFS) || defined(Py_GIL_DISABLED) \\
         || PY_VERSION_HEX >= 0x030E0000 && SIZEOF_VOID_P <= 4
     #define IS_COUNTED 1
-    #define begin_life(node, kind) PyObject_Init((PyObject *)(node), kind)
+    #define init_object(node, kind) PyObject_Init((PyObject *)(node), kind)
     #else
     #define IS_COUNTED 0
     #if PY_VERSION_HEX >= 0x030E0000  /* the count is 32 of the 64 bits that Python sets */
@@ -63,10 +63,10 @@ cdef extern from *:
     #else
     #define ONE_REFERENCE(node) (((PyObject *)(node))->ob_refcnt = 1)
     #endif
-    #define begin_life(node, kind) (ONE_REFERENCE(node), Py_SET_TYPE((PyObject *)(node), kind))
+    #define init_object(node, kind) (ONE_REFERENCE(node), Py_SET_TYPE((PyObject *)(node), kind))
     #endif
 
-    /* Objects of a class that have more in memory than its size says. */
+    /* Flags of classes whose objects take more memory than tp_basicsize. */
     #ifndef Py_TPFLAGS_MANAGED_DICT
     #define Py_TPFLAGS_MANAGED_DICT 0
     #endif
@@ -75,8 +75,8 @@ cdef extern from *:
     #endif
     #define HAS_MORE (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 
-    /* Nodes kept for reuse. Not more: each graph shuffles them a little, and after twenty
-       they lie so far apart that a step takes three times as long. Python's pools do not. */
+    /* Nodes kept for reuse; others go back to Python's allocator. Each graph permutes the kept
+       ones, and with more of them a step took three times as long after twenty graphs. */
     #define MAX_FREE 256
     #define MAX_NEW 64  /* allocated at once */
     static Node *free_nodes[MAX_FREE];
@@ -108,7 +108,6 @@ cdef extern from *:
     object OWNED "(PyObject *)"(Node *)  # takes over the caller's reference
     enum: MAX_FREE
     unsigned long HAS_MORE
-    void begin_life(Node *, PyTypeObject *)
     Node *free_nodes[256]
     Py_ssize_t n_free
     Py_ssize_t n_allocated
@@ -209,7 +208,7 @@ cdef enum Flag:
 # ------------------------------------------------------------- classes and options
 
 cdef struct ClassInfo "ClassInfo":
-    # What is known of a class, while its version is what it was.
+    # The facts about a class, valid while its version is unchanged.
     ClassInfo *next        # in its bucket
     PyTypeObject *type
     unsigned int version
@@ -340,7 +339,7 @@ cdef extern from *:
         node->op = (uint8_t)op;
         node->n = (uint8_t)n;
         node->flags = (uint16_t)flags;
-        begin_life(node, kind);
+        init_object(node, kind);
         if (FOR_RUN && flags & 32768 /* TRACKED */) PyObject_GC_Track(node);
         return node;
     }

@@ -1,7 +1,7 @@
-"""The operators of nodes, and functions of lists: which operands make the result here, and how.
+"""The operators of nodes, and functions of lists.
 
-Each returns a new reference; NULL without an exception where Python's operators have to
-evaluate the expression: an operand is no node and no number, or its class has operators of its own.
+Each returns a new reference; or NULL without an exception if Python's operators have to evaluate
+the expression, because an operand is no node and no number, or its class overrides operators.
 """
 
 from cpython.ref cimport PyObject
@@ -27,7 +27,6 @@ from sums cimport quick_grow, sum_of_products, sum_of_values, sync_node
 
 
 cdef extern from "Python.h":
-    bint is_float "PyFloat_CheckExact"(PyObject *)
     bint PyLong_CheckExact(PyObject *)
     bint PyBool_Check(PyObject *)
     long long PyLong_AsLongLongAndOverflow(PyObject *, int *) noexcept
@@ -89,9 +88,9 @@ cdef inline Operands operands(
     const uint32_t operator, PyObject *left, PyObject *right, ClassInfo **info, double *x,
     bint *is_int,
 ) noexcept:
-    """Return what the operands are, where their classes have the usual operators; else GENERIC.
+    """Return which operands are nodes, if their classes have the compiled operators; else GENERIC.
 
-    For `run` the operator, ADDITION to DIVISION, is the usual one between these operands.
+    For `run` the operator, ADDITION to DIVISION, is the compiled one between these operands.
     Writes:  info, of the class of the left node, or of the only one; x, is_int
     """
     cdef bint same = type_of(left) == type_of(right)
@@ -141,7 +140,7 @@ cdef inline Node *with_owned(Node *node, Node *a, Node *b) noexcept:
 
 
 cdef inline Node *quick_add(ClassInfo *info, Node *a, Node *b) noexcept:
-    """Return a + b as make_add does, or NULL where more is to be done than to fill a node."""
+    """Return a + b as make_add does, or NULL if that takes more than filling a node."""
     cdef Node *node
     if a.op == SUM:
         return quick_grow(info, a, b)
@@ -167,7 +166,7 @@ cdef inline Node *quick_add_number(ClassInfo *info, Node *a, double x, bint is_i
 
 
 cdef inline Node *quick_multiply(ClassInfo *info, Node *a, Node *b) noexcept:
-    """Return a * b as make_mul does, or NULL where more is to be done than to fill a node."""
+    """Return a * b as make_mul does, or NULL if that takes more than filling a node."""
     cdef Node *node
     if (a.flags | b.flags) & UNUSUAL or are_ints(a, b) or not has_nodes(info, 1):
         return NULL
@@ -231,7 +230,7 @@ cdef inline Node *quick_result(const uint32_t operator, PyObject *left, PyObject
             return quick_add(info, <Node *>left, <Node *>right)
         if operator == MULTIPLICATION:
             return quick_multiply(info, <Node *>left, <Node *>right)
-        if type_of(left) == type_of(right):  # else -right is of another class
+        if type_of(left) == type_of(right):  # else -right has another class
             return quick_subtract(info, <Node *>left, <Node *>right)
         return NULL
     if case == NUMBER_NODE:
@@ -240,7 +239,7 @@ cdef inline Node *quick_result(const uint32_t operator, PyObject *left, PyObject
         left = right
     elif case == NODE_NUMBER:
         if operator == SUBTRACTION:
-            x = 0.0 if is_int and x == 0.0 else -x  # the int 0 has no sign to turn
+            x = 0.0 if is_int and x == 0.0 else -x  # the int 0 has no sign
     else:
         return NULL
     if operator == MULTIPLICATION:
@@ -294,7 +293,7 @@ cdef inline Node *subtract(PyObject *left, PyObject *right) except? NULL:
     cdef double x = 0.0
     cdef bint is_int = False
     cdef Operands case = operands(SUBTRACTION, left, right, &info, &x, &is_int)
-    if case == NODE_NUMBER:  # the int 0 has no sign to turn
+    if case == NODE_NUMBER:  # the int 0 has no sign
         return with_number(ADDITION, info, left, 0.0 if is_int and x == 0.0 else -x, is_int)
     if case == GENERIC:
         return NULL
@@ -381,7 +380,7 @@ cdef inline Node **nodes_in(
 
 
 cdef inline list quotients(ClassInfo *info, list exps):
-    """Return what each item is of the sum of all; for `run` None where that is unusual."""
+    """Return each item divided by the sum of all; for `run` None if the script's code has to."""
     cdef Py_ssize_t i
     cdef Node *inverse
     cdef list out = []
@@ -396,7 +395,7 @@ cdef inline list quotients(ClassInfo *info, list exps):
 
 
 cdef inline list normalized(ClassInfo *info, Node **x, Py_ssize_t n, double eps, bint ints):
-    """Return each x * (mean square + eps) ** -0.5; for `run` None where that is unusual."""
+    """Return each x * (mean square + eps) ** -0.5; for `run` None if the script's code has to."""
     cdef Py_ssize_t i
     cdef Node *scale
     total = sum_of_products(info, x, x, n, ints)

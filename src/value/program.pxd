@@ -46,7 +46,7 @@ cdef enum Operand:
 
 
 cdef enum Kind:
-    # What numbers a node may hold while all leaves hold floats.
+    # The type of a node's number while all leaves hold floats.
     FLOATS, INTS, EITHER
 
 
@@ -81,13 +81,13 @@ cdef struct Edge:
 
 
 cdef struct NodeInfo:
-    # What is known of a node while its tape is compiled.
+    # The facts about a node that its tape's compilation needs.
     Node *node
     uint32_t n_uses
     uint32_t user    # the last node that uses it
     uint32_t slot    # of its data, if that is kept
     uint32_t grad    # where its gradient is, if that is kept
-    uint32_t source  # else whose gradient times which factor it is
+    uint32_t source  # else it is this node's gradient times factor
     uint32_t factor
     bint reaches     # whether a gradient through it reaches a leaf that keeps one
     uint8_t data_kind
@@ -360,7 +360,7 @@ cdef inline bint is_relu_of_floats(Program *program, Node *node) noexcept:
 
 
 cdef inline bint ints_are_known(Program *program, Entry *entries, Py_ssize_t n) noexcept:
-    """Return whether it is known, or told by a relu's number, which visible numbers are ints.
+    """Return whether the visible numbers' types are known, or follow from a relu's number.
 
     Visible are the root's number and the leaves' gradients. A product of ints is never
     -0.0, so none may be an int or not and negative. What is added to a gradient may be
@@ -395,7 +395,7 @@ cdef inline bint ints_are_known(Program *program, Entry *entries, Py_ssize_t n) 
 # ----------------------------------------------------------------- forward
 
 cdef inline bint is_inlined(Program *program, Node *node) noexcept:
-    """Return whether a node is computed within the only one that uses it."""
+    """Return whether a node is computed in the step of the only node that uses it."""
     cdef NodeInfo *info = info_of_node(program, node)
     cdef Node *user
     if info.n_uses != 1:
@@ -548,8 +548,8 @@ cdef inline int compare_keys(const void *left, const void *right) noexcept nogil
 cdef inline bint order_steps(Program *program) noexcept:
     """Sort the steps by when their operands are ready, and make groups of them.
 
-    What does not depend on each other then stands together: the processor computes it
-    side by side, and more of it is in one group.
+    Steps that do not depend on each other then stand together: the processor overlaps
+    them, and groups are larger.
     """
     cdef Py_ssize_t i, n = program.n_steps
     if n == 0:
@@ -679,9 +679,9 @@ cdef inline void keep_grad(Program *program, NodeInfo *info) noexcept:
 cdef inline bint write_edge(
     Program *program, NodeInfo *info, NodeInfo *child, uint32_t factor
 ) noexcept:
-    """Send a node's gradient, times the factor, on to a child."""
+    """Add a node's gradient, times the factor, to that of a child."""
     if child.n_uses == 1 and child.node.n and (factor == NONE or child.node.op == ADD):
-        # Nothing else is added there, so the child can pass it on itself.
+        # The child's gradient is this product alone, and is not kept.
         child.source = info.source
         child.factor = factor
         return True

@@ -164,7 +164,7 @@ cdef inline bint compute_rows(
 ) noexcept nogil:
     """Compute all steps; False, with some undone, where one of them raises in a row.
 
-    The usual operations are compiled each for itself: a tape replays 6 % faster by it.
+    Frequent operations are compiled one by one: tapes replay 6 % faster than without.
 
     Writes:  data of all slots but leaves'
     """
@@ -209,7 +209,7 @@ cdef inline void play_rows(
     Program *program, const Edge *edge, const double *data, double *grads, double *terms,
     const Py_ssize_t lanes,
 ) noexcept nogil:
-    """Send the gradient of the root on to all others.
+    """Apply the chain rule from the root's gradient to all others.
 
     Shapes:  data (n_data, lanes), grads (n_grads, lanes), terms (n_places, lanes)
     Order:   the tape reversed; within a node, children left to right

@@ -3,11 +3,11 @@
 Construction, replays on nodes, rows side by side and recordings all call these functions.
 "Add an operation" of HACKING.md says what else a new one needs.
 
-A rule of one number gets `late`: where it is true `y` is a node's number as it is now, and
-only the local gradient is wanted. `ints` says by FIRST_INT and SECOND_INT which operands are
-ints, and by the same and DATA_INT which results are; rows side by side have none, and
-what is written for ints then costs nothing. LOGISTIC and TANH_EXP, and the choices of RELU and
-TANH, are for `microgpt run`, where a script may compute them so.
+If `late` is true, a rule of one number writes only the local gradient, from the node's number `y`
+as it is now. On entry `ints` has FIRST_INT and SECOND_INT for operands that are ints; afterwards
+these and DATA_INT for results that are. Rows side by side have no ints, and compilers then remove
+that code. LOGISTIC and TANH_EXP, and the choices of RELU and TANH, are formulas of scripts, for
+`microgpt run`.
 """
 
 cimport cython

@@ -1,15 +1,15 @@
 """Sums kept as one node.
 
-`sum(w * x for ...)` makes two nodes a term that only the sum sees. A SUM node stands
-for all of them: the terms in a row, from 0, left to right. It grows when something is
-added to it and nothing else refers to it, and it absorbs products that nothing else
-refers to: they give it their factors, and are usually freed next.
+`sum(w * x for ...)` makes two nodes a term that nothing else refers to. One SUM node replaces
+all of them: it lists the terms, added from 0, left to right. An addition extends a sum that nothing
+else refers to. A product that nothing else refers to is absorbed: the sum takes over its
+factors, and the product is usually freed next.
 
-C code (an array of objects) may hold the only reference to an absorbed node, and from
-CPython 3.14 on a local variable may; so an absorbed node knows its sum until it dies, and
-`sync_node` expands the sum into the nodes that it stands for before such a node is read.
-`expand_sum` restores them with their numbers, and with their gradients if a backward has
-gone through. A node that is STALE is refused by `sync_node` too.
+C code (an array of objects) may hold the only reference to an absorbed node, and from CPython
+3.14 on a local variable may. So an absorbed node points to its sum until it is freed, and
+`sync_node` expands the sum into the nodes that it replaces before such a node is read.
+`expand_sum` restores their numbers, and their gradients if a backward has gone through.
+`sync_node` also raises for a node that is STALE.
 """
 
 from cpython.mem cimport PyMem_Free, PyMem_Malloc, PyMem_Realloc
@@ -63,7 +63,7 @@ cdef inline int size_class(Py_ssize_t n) noexcept:
 
 
 cdef inline Terms *new_terms(Py_ssize_t n, Node *node) except NULL:
-    """Return terms, none yet, with room for n; if there is no memory, give up their node."""
+    """Return empty terms with room for n; if there is no memory, drop their node and raise."""
     cdef int kind = size_class(n)
     cdef Py_ssize_t capacity = SMALL_SUM if kind == 0 else LARGE_SUM if kind == 1 else n
     cdef Terms *terms = NULL
@@ -113,7 +113,7 @@ cdef inline bint is_temporary(Node *node, uint16_t fresh, uint16_t labels) noexc
     """Return whether the caller's reference to an untouched node is the only one."""
     return (
         refcount(node) == 1 and (node.flags & ~labels) == fresh
-        and node.grad == 0.0  # and no -0.0, which is no int: `fresh` says so
+        and node.grad == 0.0  # not -0.0, which is no int: `fresh` excludes it
     )
 
 
@@ -305,7 +305,7 @@ cdef inline Terms *sum_of(Node *absorbed) noexcept:
 
 
 cdef inline void leave_sum(Node *absorbed) noexcept:
-    """Tell the sum that what it absorbed is dead."""
+    """Clear the sum's pointer to an absorbed node, which is being freed."""
     if absorbed.op == SUM:
         absorbed.terms.partial = NULL
     else:
@@ -313,7 +313,7 @@ cdef inline void leave_sum(Node *absorbed) noexcept:
 
 
 cdef inline int sync_node(Node *node) except -1:
-    """Let a node have its own numbers: expand the sum that has absorbed it.
+    """Make a node's numbers readable: expand the sum that has absorbed it.
 
     Raises:  RuntimeError if the node is stale
     """
@@ -338,7 +338,7 @@ cdef inline int raise_stale() except -1:
 
 
 cdef inline int sync_children(Node *node) except -1:
-    """Let a node have children that can be read."""
+    """Make a node's children readable."""
     if node.flags & ABSORBED:
         sync_slow(node)
     if node.op == SUM and not expand_sum(node):
@@ -354,7 +354,7 @@ cdef inline void drop(Term term) noexcept:
 
 
 cdef inline void release_terms(Node *owner, Terms *terms) noexcept:
-    """Drop the terms of a sum being freed; what it absorbed and still lives gets its own back."""
+    """Drop the terms of a sum being freed; absorbed nodes with other references get theirs back."""
     cdef Term *term = term_of(terms)
     cdef Node *product = terms.product
     cdef Node *partial = terms.partial

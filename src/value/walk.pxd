@@ -28,8 +28,8 @@ cdef struct Entry:
 
 
 cdef struct Frame:
-    # A node on the way down, which of its children comes next (ALL: none), and the
-    # first of its terms that is not yet on the tape.
+    # A node that is not finished, which of its children comes next (ALL: none), and the
+    # first of its terms that has no entry yet.
     Node *node
     uint32_t next
     uint32_t start
@@ -60,34 +60,34 @@ cdef enum Walked:
 cdef extern from *:
     """
     /* `place`, `n` and `flags` of a node, read at once. */
-    typedef struct { uint32_t place; uint8_t op; uint8_t n; uint16_t flags; } Head;
-    static INLINED uint64_t head_of(const Node *node) {
+    typedef struct { uint32_t place; uint8_t op; uint8_t n; uint16_t flags; } Header;
+    static INLINED uint64_t header_of(const Node *node) {
         uint64_t bits;
         memcpy(&bits, (const char *)node + offsetof(Node, place), sizeof(bits));
         return bits;
     }
-    static INLINED uint64_t head_mask(uint32_t place, uint8_t n, uint16_t flags) {
-        Head head = {place, 0, n, flags};
+    static INLINED uint64_t header_mask(uint32_t place, uint8_t n, uint16_t flags) {
+        Header header = {place, 0, n, flags};
         uint64_t bits;
-        memcpy(&bits, &head, sizeof(bits));
+        memcpy(&bits, &header, sizeof(bits));
         return bits;
     }
 
-    /* Return a child that is still to be reached, else NULL. seen: the heads of all such. */
+    /* Return a child that the walk has not reached, else NULL; seen collects their headers. */
     static INLINED Node *if_new(Node *child, uint64_t mask, uint64_t skipped, uint64_t *seen) {
-        uint64_t head = head_of(child);
-        if (head & head_mask(0xffffffff, 0, 0) || (head & mask) == skipped) return NULL;
-        *seen |= head;
+        uint64_t header = header_of(child);
+        if (header & header_mask(0xffffffff, 0, 0) || (header & mask) == skipped) return NULL;
+        *seen |= header;
         return child;
     }
     """
-    uint64_t head_of(Node *) noexcept
-    uint64_t head_mask(uint32_t place, uint8_t n, uint16_t flags) noexcept
+    uint64_t header_of(Node *) noexcept
+    uint64_t header_mask(uint32_t place, uint8_t n, uint16_t flags) noexcept
     Node *if_new(Node *, uint64_t mask, uint64_t skipped, uint64_t *seen) noexcept
 
 
 cdef inline Walked walk(Node *root, Walk *w, const Purpose purpose) noexcept:
-    """Write what root depends on, in the order in which the nodes are finished.
+    """Write the nodes that root depends on, in the order in which they are finished.
 
     For a tape, sums are expanded and leaves included. For one backward, leaves, which
     pass nothing on, are left out, and a sum is cut into segments where one of its
@@ -104,11 +104,11 @@ cdef inline Walked walk(Node *root, Walk *w, const Purpose purpose) noexcept:
     cdef Frame *frame = w.frames
     cdef Py_ssize_t n
     cdef uint32_t next = 0, start = 0, stop  # of the node; see Frame
-    cdef uint64_t seen = head_of(root), skipped = 0
-    # A child is skipped that has no children, and nothing that matters here.
-    cdef uint64_t mask = head_mask(0, 255, STALE | BOXED | CALLS)
+    cdef uint64_t seen = header_of(root), skipped = 0
+    # A leaf is skipped unless one of these flags is set.
+    cdef uint64_t mask = header_mask(0, 255, STALE | BOXED | CALLS)
     if purpose == FOR_REPLAY:
-        mask |= head_mask(0, 0, CONSTANT)
+        mask |= header_mask(0, 0, CONSTANT)
     elif purpose == FOR_TAPE:
         mask = 0
         skipped = 1  # none
@@ -135,7 +135,7 @@ cdef inline Walked walk(Node *root, Walk *w, const Purpose purpose) noexcept:
                 child = if_new(children[next], mask, skipped, &seen)
                 next += 1
         elif purpose != FOR_BACKWARD or node.flags & PLAYED:
-            # A sum can be played once; the next time it is its nodes.
+            # A sum can be played once; the next time it is expanded.
             if not expand_sum(node):
                 return fail(w, entry, frame, node, NO_MEMORY)
             continue
@@ -170,10 +170,10 @@ cdef inline Walked walk(Node *root, Walk *w, const Purpose purpose) noexcept:
             entry[0] = Entry(node, start, stop)
             entry += 1
             if frame == w.frames:
-                if unlikely(seen & head_mask(0, 0, STALE | BOXED)):
+                if unlikely(seen & header_mask(0, 0, STALE | BOXED)):
                     return fail(w, entry, frame, node, FOUND_STALE)
                 w.n = entry - w.entries
-                w.calls = seen & head_mask(0, 0, CALLS) != 0
+                w.calls = seen & header_mask(0, 0, CALLS) != 0
                 return DONE
             frame -= 1
             node = frame.node

@@ -3,7 +3,8 @@
 `make mutants`, or `python tests/mutants [PATTERN ...]` for those whose file or text
 contains a pattern, makes each edit of the tables (`package`, `kernels`, `value`) in a
 copy of the tree and runs its tests until one fails, which has to pass without the edit.
-The edits of compiled modules are branches of one build (`together`). An edit that no test can notice says why, and has to survive.
+The edits of compiled modules are branches of one build (`together`). An edit that no test can
+notice says why, and has to survive.
 
 Each result is written to a file (--results) as it comes. The next run takes from it what
 was killed or explained, if the edit, the text of its file and the names of its tests are

@@ -9,8 +9,8 @@ A statement that mutants edit becomes
     else:
         the statement as it was
 
-where MUTANT is read from the environment when the module is imported. What has no such
-form, like a declaration or a header, is left to a build of its own.
+where MUTANT is read from the environment when the module is imported. An edit without
+such a form, of a declaration or a header, gets a build of its own.
 """
 
 from __future__ import annotations
