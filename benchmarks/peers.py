@@ -58,8 +58,10 @@ def jax_step(model: engine.GPT) -> Step:
             lambda w, m, v: (
                 w - rate * m / (1 - 0.85 ** (t + 1)) / (jnp.sqrt(v / (1 - 0.99 ** (t + 1))) + 1e-8)
             ),
-            w, m, v,
-        )  # fmt: skip
+            w,
+            m,
+            v,
+        )
         return value, w, m, v
 
     weights = {name: jnp.array(matrix.data.tolist()) for name, matrix in model.state_dict.items()}

@@ -143,8 +143,8 @@ def gpt(token, pos, keys, values):
         x = linear(x, state_dict[f"layer{i}.attn_wo"])
         x = [a + b for a, b in zip(x, residual)]
         residual, x = x, rmsnorm(x)
-        x = linear([a.relu() for a in linear(x, state_dict[f"layer{i}.mlp_fc1"])],
-                   state_dict[f"layer{i}.mlp_fc2"])  # fmt: skip
+        x = [a.relu() for a in linear(x, state_dict[f"layer{i}.mlp_fc1"])]
+        x = linear(x, state_dict[f"layer{i}.mlp_fc2"])
         x = [a + b for a, b in zip(x, residual)]
     return linear(x, state_dict["lm_head"])
 

@@ -145,9 +145,10 @@ def read(
     except FileNotFoundError as error:
         if path.parent.is_dir() and path.name == FILENAME:
             raise FileNotFoundError(
-                error.errno, "there is no model in it; expected is a directory that "
-                "microgpt train --out made", str(path.parent)
-            ) from None  # fmt: skip
+                error.errno,
+                "there is no model in it; expected is a directory that microgpt train --out made",
+                str(path.parent),
+            ) from None
         raise
     try:
         if not stat.S_ISREG(status.st_mode):

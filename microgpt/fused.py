@@ -151,7 +151,7 @@ class Parameters(Sequence[Parameter]):
             return pickles.part, (self._of, self._start, None, len(self))
         sizes = dataclasses.asdict(self._network.config)
         numbers = self.data.tobytes(), self.grad.tobytes()
-        return pickles.params, (pickles.name_of("fused"), sizes, *numbers)
+        return pickles.params, (pickles.engine_name(), sizes, *numbers)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -350,7 +350,7 @@ class Adam(ScalarAdam):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if type(self) is not Adam:
             return super().__reduce_ex__(protocol)
-        return pickles.new, (pickles.name_of("fused"), "Adam"), self.__getstate__()
+        return pickles.new, (pickles.engine_name(), "Adam"), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in vars(self).items() if name != "_moments"}
@@ -415,7 +415,7 @@ class GPT(ScalarGPT):
     def __reduce_ex__(self, protocol: Any) -> Any:
         if type(self) is not GPT:
             return super().__reduce_ex__(protocol)
-        return pickles.new, (pickles.name_of("fused"), "GPT"), self.__getstate__()
+        return pickles.new, (pickles.engine_name(), "GPT"), self.__getstate__()
 
     def __getstate__(self) -> dict[str, Any]:
         made = ("_network", "state_dict")

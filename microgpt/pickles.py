@@ -11,11 +11,11 @@ from array import array
 from typing import Any
 
 
-def name_of(name: str) -> str | None:
-    """Return the name of an engine in a pickle: None for the process's own engine."""
+def engine_name() -> str | None:
+    """Return the name of the fused engine in a pickle: None if it is the process's own engine."""
     from microgpt import engine  # not above: it imports the fused engine, which imports this
 
-    return None if name == engine.NAME else name
+    return None if engine.NAME == "fused" else "fused"
 
 
 def new(name: str | None, kind: str) -> Any:
@@ -26,7 +26,9 @@ def new(name: str | None, kind: str) -> Any:
 
 def params(name: str | None, sizes: dict[str, int], weights: bytes, grads: bytes) -> Any:
     """Return the params of a model of these weights and gradients."""
-    model = _load(name).GPT(**sizes, rng=_NoDraws())
+    from microgpt.checkpoint import NoRandom
+
+    model = _load(name).GPT(**sizes, rng=NoRandom())
     model.set_weights(array("d", weights))
     for p, grad in zip(model.params, array("d", grads)):
         p.grad = grad
@@ -49,8 +51,3 @@ def _load(name: str | None) -> Any:
         return engine.load(name or engine.NAME)
     except ImportError:
         return engine.load(engine.NAME)
-
-
-class _NoDraws:
-    def gauss(self, mu: float, sigma: float) -> float:
-        return 0.0

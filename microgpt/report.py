@@ -286,8 +286,8 @@ class Report:
             density = _rounded(density)
         dash = ("solid", "dot", "dash")[i // len(COLORS) % 3]
         line = {"color": color, "width": 1.5, "dash": dash}
-        return {"type": "scatter", "mode": "lines", "name": name, "x": edges, "y": density,
-                "line": line}  # fmt: skip
+        trace = {"type": "scatter", "mode": "lines", "name": name, "line": line}
+        return {**trace, "x": edges, "y": density}
 
     def hard(self) -> str:
         """Return the characters and the documents that cost the most bits."""

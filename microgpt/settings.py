@@ -130,9 +130,12 @@ class Settings:
         scope="bits",
     )
     warmup: int = _setting(
-        0, "steps in which the rate rises to --learning-rate", "optimizer (Adam)", least=0,
+        0,
+        "steps in which the rate rises to --learning-rate",
+        "optimizer (Adam)",
+        least=0,
         scope="bits",
-    )  # fmt: skip
+    )
     min_lr: float = _setting(
         0.0, "the rate at the end of the schedule", "optimizer (Adam)", least=0, scope="bits"
     )

@@ -394,8 +394,10 @@ def test_copies_keep_graph_and_names(micrograd, copied):
     (leaf,) = tanh._children
     assert [type(node) for node in (out, tanh, leaf)] == [micrograd.Value] * 3
     assert [(node._op, node.label) for node in (out, tanh, leaf)] == [
-        ("**2", ""), ("tanh", ""), ("", "a"),
-    ]  # fmt: skip
+        ("**2", ""),
+        ("tanh", ""),
+        ("", "a"),
+    ]
 
 
 def test_a_graph_of_a_million_nodes_is_built_played_and_freed(compiled):
@@ -680,8 +682,12 @@ def test_draw_graph_notebook_prints_what_is_stored_in_it(compiled_scalar, tmp_pa
     shown = run_notebook("draw_graph.ipynb", tmp_path)
     assert shown == printed(DOCS / "draw_graph.ipynb")
     pictures = json.loads((tmp_path / "draw_graph.ipynb").read_text(encoding="utf-8"))["cells"]
-    svgs = [out["data"]["image/svg+xml"] for cell in pictures for out in cell.get("outputs", [])
-            if "data" in out]  # fmt: skip
+    svgs = [
+        out["data"]["image/svg+xml"]
+        for cell in pictures
+        for out in cell.get("outputs", [])
+        if "data" in out
+    ]
     assert len(svgs) == 2
     assert "bias" in "".join(svgs[1])
 
@@ -719,8 +725,11 @@ def test_a_value_becomes_an_int_and_has_an_absolute_value_and_a_root(micrograd):
     assert [(type(v.grad), v.grad) for v in values] == [(int, -2), (int, 2), (int, 0), (int, 0)]
     sizes = [abs(value) for value in values]
     assert [(type(v.data), str(v.data)) for v in sizes] == [
-        (int, "3"), (float, "2.5"), (float, "0.0"), (float, "0.0")
-    ]  # fmt: skip
+        (int, "3"),
+        (float, "2.5"),
+        (float, "0.0"),
+        (float, "0.0"),
+    ]
     assert ([v._op for v in sizes], type(sizes[0])) == (["abs"] * 4, micrograd.Value)
     assert [int(value) for value in values] == [-3, 2, 0, 0]
     root = micrograd.Value(4.0)

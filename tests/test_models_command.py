@@ -39,8 +39,19 @@ def test_a_model_is_trained_sampled_verified_and_resumed(tmp_path, name):
 
 
 def test_all_engines_are_compared_on_a_model(tmp_path):
-    done = microgpt(tmp_path, "verify", "--model", "gru", "--n-embd", "2", "--n-hidden", "3",
-                    "--num-steps", "2", *SMALL)  # fmt: skip
+    done = microgpt(
+        tmp_path,
+        "verify",
+        "--model",
+        "gru",
+        "--n-embd",
+        "2",
+        "--n-hidden",
+        "3",
+        "--num-steps",
+        "2",
+        *SMALL,
+    )
     assert done.count("identical") >= 2
 
 

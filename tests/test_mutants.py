@@ -146,8 +146,12 @@ def test_what_a_test_notices_is_killed_and_the_rest_is_told(tmp_path):
     assert status == 1
     assert before == "0 killed and 0 explained before"
     assert [line.split()[1] for line in lines] == [
-        "killed", "survived", "explained", "killed", "killed"
-    ]  # fmt: skip
+        "killed",
+        "survived",
+        "explained",
+        "killed",
+        "killed",
+    ]
     assert counts == "3 killed, 1 survived, 1 explained, 0 broken"
     assert survived.startswith("survived, not killed: microgpt/adam.py: p.grad = 0 => p.grad = 0 *")
     assert lie.startswith("killed, not explained: ")

@@ -299,8 +299,11 @@ def test_a_recording_of_the_loss_alone_is_replaced_where_gradients_are_asked(com
     w = [[compiled_scalar.Value(1.0)], [compiled_scalar.Value(3.0)]]
     step = compile(loss, w)
     assert [step.forward([0, 1]), step.forward([1, 1]), step([1, 1]), step.forward([0, 1])] == [
-        5.0, 9.0, 9.0, 5.0
-    ]  # fmt: skip
+        5.0,
+        9.0,
+        9.0,
+        5.0,
+    ]
     assert [step([0, 1]), step.forward([0])] == [5.0, 0.5]
     assert calls == [2, 2, 1]
     assert (w[0][0].grad, w[1][0].grad) == (1.0, 9.0)

@@ -67,8 +67,11 @@ def test_scale_trains_fits_and_draws(tmp_path, monkeypatch, capsys):
     assert "optimal weights grow as compute**" in shown
     assert all(f"{point.val_loss:.4f}" in shown for point in points)
     for point in points:
-        same = [r for r in results.trials.values() if r.weights == point.weights
-                and r.tokens == point.tokens]  # fmt: skip
+        same = [
+            r
+            for r in results.trials.values()
+            if r.weights == point.weights and r.tokens == point.tokens
+        ]
         assert len(same) == 2
         assert point.val_loss == min(r.val_loss for r in same)
         lines = (results.path(point.number) / "log.jsonl").read_text().splitlines()

@@ -180,8 +180,11 @@ def test_a_scheduler_that_is_killed_and_started_again_loses_no_trial(dask, expec
     flags = [*LONG_FLAGS, *LONG, "--out=out", "--jobs=2", "--scheduler", dask.address]
     with running("sweep", *flags, cwd=tmp_path) as client:
         wait_for(finished(tmp_path))
-        ended = {name: os.stat(tmp_path / "out/trials" / name).st_ino for name in
-                 os.listdir(tmp_path / "out/trials") if name.startswith("0")}  # fmt: skip
+        ended = {
+            name: os.stat(tmp_path / "out/trials" / name).st_ino
+            for name in os.listdir(tmp_path / "out/trials")
+            if name.startswith("0")
+        }
         dask.scheduler.kill()
         dask.scheduler.wait()
         dask.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from microgpt import _gpt, fused
 from microgpt.adam import Adam
@@ -85,8 +85,7 @@ class RecordedModel(Model):
     evaluate.__doc__ = Model.evaluate.__doc__
 
     def _total_loss(self, weights: Mapping[str, Matrix], tokens: Sequence[int]) -> Value:
-        total: Value = sum(self._losses(weights, tokens, self._begin(weights)))  # type: ignore # of no int
-        return total
+        return cast(Value, sum(self._losses(weights, tokens, self._begin(weights))))
 
     def _step(self, compiled: Compiled, batch: Sequence[Sequence[int]], adam: Adam) -> float:
         loss = None

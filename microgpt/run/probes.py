@@ -2,7 +2,8 @@
 
 Each probe is run with both classes and yields all that a script can see: data, gradients, children,
 local gradients and all other attributes of every node, the types of numbers and their bits, and
-exceptions. Both have to yield the same.
+exceptions. Both have to yield the same. mypy cannot type the lambdas that bind a loop's variables
+by default arguments: type: ignore[misc].
 """
 
 from __future__ import annotations

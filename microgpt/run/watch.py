@@ -211,16 +211,16 @@ def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:
     """Judge a class when `dataclass` has given it its constructor."""
     import dataclasses
 
-    process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined]
+    process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined] # private
 
     def processed(given: type, *arguments: Any, **keywords: Any) -> Any:
         made = process(given, *arguments, **keywords)
         if given is not cls:
             return made
-        dataclasses._process_class = process  # type: ignore[attr-defined]
+        dataclasses._process_class = process  # type: ignore[attr-defined] # private
         return judge(made)
 
-    dataclasses._process_class = processed  # type: ignore[attr-defined]
+    dataclasses._process_class = processed  # type: ignore[attr-defined] # private
 
 
 def _is_about_gradients(source: bytes | str) -> bool:

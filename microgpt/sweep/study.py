@@ -125,11 +125,8 @@ class Asking:
         return points
 
     def _random(self, seed: int) -> dict[str, Any]:
-        sampler = RandomSampler(seed)  # which reads neither a study nor a trial
-        return {
-            name: sampler.sample_independent(None, None, name, distribution)  # type: ignore[arg-type]
-            for name, distribution in self._distributions.items()
-        }
+        draw: Any = RandomSampler(seed).sample_independent  # reads neither study nor trial
+        return {name: draw(None, None, name, d) for name, d in self._distributions.items()}
 
     def _tpe(self, study: Any, trial: Any) -> dict[str, Any]:
         def draw(seed: int) -> dict[str, Any]:

@@ -175,8 +175,11 @@ def _begun(task: Task, settings: Settings, directory: Path) -> Training:
     """Return the training from the attempt with the most steps, or a new one."""
     names = ("data", "split", "val", "seed", "block_size")
     corpus = _corpus(Settings(**{name: getattr(settings, name) for name in names}))
-    found = [(step, path) for path in attempts(Path(task.directory), task.number).glob("*")
-             if path != directory and (step := _step(path, settings)) is not None]  # fmt: skip
+    found = [
+        (step, path)
+        for path in attempts(Path(task.directory), task.number).glob("*")
+        if path != directory and (step := _step(path, settings)) is not None
+    ]
     for _, path in sorted(found, reverse=True):
         # The checkpoint first: the log has all its steps, and is cut to them.
         for name in (checkpoint.FILENAME, checkpoint.BEST, LOG):

@@ -42,12 +42,12 @@ class Workers(Protocol):
         """End all workers."""
 
 
-def died(task: Task, deaths: dict[int, int], machine: str = "") -> Result | None:
+def died(task: Task, deaths: dict[int, int]) -> Result | None:
     """Count a worker that died in a trial; return a failed result after MAX_DEATHS."""
     deaths[task.number] = deaths.get(task.number, 0) + 1
     if deaths[task.number] < MAX_DEATHS:
         return None
-    error = f"{MAX_DEATHS} workers died over it{machine}"
+    error = f"{MAX_DEATHS} workers died over it"
     return Result(task.number, task.sweep, task.params, "failed", error=error)
 
 
