@@ -16,7 +16,7 @@ type: # mypy --strict, and the stubs against the compiled modules
 test: # the tests, in a few minutes
 	pytest
 
-pure: # what the default engine decides, where it is pure Python; tests.yml runs all so
+pure: # the tests that depend on the default engine, with pure Python; tests.yml runs all tests so
 	cd tests && MICROGPT_ENGINE=python pytest -q $(addprefix test_,$(addsuffix .py,adam checkpoint cli data functions oracle package pickles public resume streams tokenizer))
 
 bench: # the benchmarks, README's and docs' tables, the plot

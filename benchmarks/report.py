@@ -34,7 +34,7 @@ README_ROWS = [
     ("sampling", "a name of at most 16 letters"),
     ("two moons, a step", "a replayed tape"),
 ]
-# What docs/which.md shows: a way, and the benchmark and engine that tell of it.
+# The table of docs/which.md: a way, and the benchmark and engine that measure it.
 WAYS = {
     "one import: `Value`": (
         "the original loop, only its `Value` changed", "a step of 4,192 weights", "cython"

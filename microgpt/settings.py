@@ -84,7 +84,7 @@ class Settings:
     )
     batch_size: int = _setting(1, "documents a step", "run", least=1, scope="bits")
     threads: int = _setting(
-        1, "of the fused engine; the bits stay the same", "run", least=1, most=MAX_THREADS
+        1, "threads of the fused engine; the bits stay the same", "run", least=1, most=MAX_THREADS
     )
     # model
     model: str = _setting(
@@ -104,7 +104,7 @@ class Settings:
     n_head: int = _setting(4, "attention heads a layer", "model", least=1, scope="bits")
     n_layer: int = _setting(1, "layers", "model", least=1, scope="bits")
     block_size: int = _setting(
-        16, "the most characters that it sees at once", "model", least=1, scope="bits"
+        16, "the most characters that the model sees at once", "model", least=1, scope="bits"
     )
     dropout: float = _setting(
         0.0,
@@ -157,7 +157,7 @@ class Settings:
     )
     clip: float | None = _setting(
         None,
-        "scale the gradient down to this norm where it is larger",
+        "scale the gradient down to this norm if it is larger",
         "optimizer (Adam)",
         kind=float,
         above=0,
@@ -180,7 +180,7 @@ class Settings:
     )
     keep: str | None = _setting(
         None,
-        "the weights to sample from: best, those of the lowest held-out loss, or last "
+        "the weights to use: best, those of the lowest held-out loss, or last "
         "(default: best with --val)",
         "evaluation, with --val",
         kind=str,
@@ -200,7 +200,7 @@ class Settings:
     )
     losses: str | None = _setting(
         None,
-        "write each step's loss to FILE, as float.hex() a line",
+        "write each step's loss to FILE, one float.hex() a line",
         "output",
         kind=str,
         metavar="FILE",
@@ -219,12 +219,12 @@ class Settings:
     tensorboard: bool = _setting(
         False, "write TensorBoard's event files into --out too (needs tensorboardX)", "output"
     )
-    quiet: bool = _setting(False, "print the bare samples alone", "output")
+    quiet: bool = _setting(False, "print only the samples, without numbers", "output")
     # sampling
     num_samples: int = _setting(20, "how many samples", "sampling", least=0, scope="samples")
     temperature: float = _setting(
         0.5,
-        "below 1 cautious, above 1 wild; 0 always takes the likeliest character",
+        "below 1 likely characters get likelier, above 1 less likely; 0 takes the likeliest",
         "sampling",
         least=0,
         scope="samples",
@@ -259,7 +259,7 @@ class Settings:
         "", "end a sample where this text was made", "sampling", metavar="TEXT", scope="samples"
     )
     prompt: str = _setting(
-        "", "what each sample starts with", "sampling", metavar="TEXT", scope="samples"
+        "", "the text that each sample starts with", "sampling", metavar="TEXT", scope="samples"
     )
 
     def __post_init__(self) -> None:

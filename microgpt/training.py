@@ -230,7 +230,7 @@ class Training:
                     self._fit_to(stop, on_step)
                 except Stop:
                     stopped = True
-                self._pause(callbacks, log)  # what is due after the last step, stopped or not
+                self._pause(callbacks, log)  # as after any step
         except Stop:
             pass
         except OSError as error:
@@ -421,7 +421,7 @@ class Training:
     def _encoded(self, documents: Sequence[str]) -> list[list[int]]:
         if self.settings.split == "windows":
             return [self.tokenizer.encode(text) for text in documents]
-        size = self.settings.block_size  # what is beyond it is never looked at
+        size = self.settings.block_size  # the rest is not used
         return [self.tokenizer.encode_document(text[:size]) for text in documents]
 
     def _rate(self, t: int) -> float:

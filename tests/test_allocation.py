@@ -74,7 +74,7 @@ def fail_each(setup, act, observe, unchanged):
                 assert observe(state, result) == expected, n
                 if pending:
                     break
-                continue  # somebody could do without
+                continue  # that allocation was optional
             result = None
             assert unchanged(state) == before, n
             assert observe(state, act(state)) == expected, n

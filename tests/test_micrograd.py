@@ -612,7 +612,7 @@ def test_draw_dot_draws_plain_values_too(engine):
 
 @pytest.fixture(scope="module")
 def judged():
-    """The losses and final weights of two steps as the judge takes them."""
+    """The losses and final weights of two steps by the reference program."""
     random.seed(1337)
     points, labels = two_moons.moons()
     layers = [

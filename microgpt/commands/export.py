@@ -38,7 +38,7 @@ examples:
   microgpt export names --to numpy --out names-numpy    model.py and model.npz
   microgpt export names --to json --out names-json      model.json, every weight to the last bit
 
-Before it says done, the export is loaded again and its logits are compared.
+The export is loaded again, and its logits are compared with the model's.
 """
 TOLERANCE = 2.0**-32  # of the largest logit: another order of sums, but double precision
 TEXTS = 4  # random ones, beside one of each length up to 8

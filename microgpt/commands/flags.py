@@ -61,6 +61,8 @@ def add_settings(
         group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
         default = defaults.get(name, field.default)
         text = field.metadata["text"].format(engines=", ".join(engine.names()), engine=engine.NAME)
+        if name in defaults:
+            text = text.partition(" (default:")[0]
         flag = f"--{name.replace('_', '-')}"
         if table.kind(field) is bool:
             group.add_argument(flag, action="store_true", default=argparse.SUPPRESS, help=text)

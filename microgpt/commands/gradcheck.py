@@ -21,8 +21,8 @@ examples:
   microgpt gradcheck names --text isabella         a saved model
 
 Each derivative is found in two ways: by finite differences, from the losses with a weight moved
-to both sides, some six digits; and by a complex step, from the plain model computed once in
-complex numbers, all digits. Exit status 1 says that a gradient is wrong.
+to both sides, some six digits; and by a complex step, from the model computed once in complex
+numbers, all digits. Exit status 1 says that a gradient is wrong.
 """
 SIZES = ("model", "n_embd", "n_hidden", "n_head", "n_layer", "block_size", "init_std")
 

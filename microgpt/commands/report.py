@@ -30,7 +30,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--verify", action="store_true", help="train the run again and state whether it is the same"
     )
-    command.add_argument("--text", metavar="TEXT", help="the text to look at closely")
+    text = "the text whose probabilities are shown (default: the first held-out document)"
+    command.add_argument("--text", metavar="TEXT", help=text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -29,7 +29,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     saved.add_directory(command)
     names = ("engine", "seed", "num_samples", "temperature", "top_k", "top_p", "length", "stop")
     flags.add_settings(command, (*names, "prompt", "keep", "quiet"))
-    more = command.add_argument_group("what else")
+    more = command.add_argument_group("other")
     more.add_argument(
         "--prompt-file", type=flags.path, metavar="FILE", help="take the prompt from a file"
     )

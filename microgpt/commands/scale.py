@@ -27,7 +27,7 @@ examples:
 Sizes (--n-embd, --n-layer), budgets (--num-steps, --batch-size) and learning rates are given
 as values, and all of them are trained together. Unless they are given, they are
 --n-embd 8,16,32,64 --num-steps 1000,2000,4000,8000,16000 --learning-rate 0.003,0.01,0.03.
-For each size and budget the best of the rest counts. Fitted is
+For each size and budget the best trial counts. The law that is fitted is
 
   loss = E + A / weights**alpha + B / tokens**beta
 

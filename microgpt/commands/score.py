@@ -21,7 +21,7 @@ examples:
   microgpt score names < words.txt              a text a line from standard input
 
 The columns are nats and bits of the whole text, perplexity a token, tokens, and the text; the
-end of a text is a token too. A model of windows knows no end, and reads a text as the
+end of a text is a token too. A model of windows has no end of a text, and reads it as the
 beginning of a line. Beyond the model's block size each character is predicted from the
 last ones, as sampling does.
 """

@@ -58,7 +58,7 @@ class Boundary:
         if self.signum is not None:
             raise SignalError(signum)
         self.signum = signum
-        with contextlib.suppress(RuntimeError):  # no thread to be had
+        with contextlib.suppress(RuntimeError):  # the system refuses a thread
             self._hint.start()  # only a long step needs an explanation
 
 

@@ -40,17 +40,17 @@ examples:
 A setting of train is a value, or a space: 16,32,64 (these), 0:0.3 (between), 0:0.3:0.1 (in
 steps), log:1e-3:3e-2 (between, in the logarithm). A TOML file has the same texts, or arrays:
 learning-rate = "log:1e-3:3e-2", n-embd = [16, 32, 64], and trials, jobs, sampler and so on.
-What is compared is the held-out loss of the weights that a trial keeps; --val is 0.1 unless
-it is given.
+Trials are compared by the held-out loss of the weights that they keep; --val is 0.1 unless
+given.
 
 The same --seed, space and number of trials give the same trials and the same numbers: with
-random and grid whatever --jobs is. With tpe trials are asked for in rounds of --jobs: the
-trials of a round follow from all rounds before it, so they are the same for the same --jobs.
+random and grid whatever --jobs is. With tpe trials are chosen in rounds of --jobs, each from
+the results of all rounds before it, so they are the same for the same --jobs.
 With --pruner median a trial ends once its held-out loss is above the median that others had
 after the same steps. Random and grid trials compare with those at least 16 numbers before
 them, so that at most 16 run at a time.
 
-Ctrl-C saves the trials that run, and --resume takes them up. Without --scheduler trials run
+Ctrl-C saves the trials that run, and --resume continues them. Without --scheduler trials run
 in processes of this machine; docs/sweeps.md says how to use many.
 """
 OWN = ("trials", "jobs", "sampler", "pruner", "storage", "scheduler", "out")
@@ -335,7 +335,7 @@ def _conclude(results: Results) -> None:
 def _importance(results: Results) -> dict[str, float]:
     try:
         return results.importance()
-    except ImportError:  # what is shown needs no Optuna but for this
+    except ImportError:  # only this column needs Optuna
         return {}
 
 

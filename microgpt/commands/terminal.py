@@ -111,7 +111,7 @@ class Bar:
     def __enter__(self) -> Bar:
         try:
             self._progress.start()
-        except RuntimeError:  # no thread to be had: it is drawn after steps alone
+        except RuntimeError:  # the system refuses a thread: it is drawn after steps alone
             self._progress.live.auto_refresh = False
             self._progress.start()
         return self

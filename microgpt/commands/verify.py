@@ -28,8 +28,8 @@ examples:
   microgpt verify --engine cython                  only this engine beside the oracle
   microgpt verify words                            the run that train --out words saved
 
-The oracle is the plain Python that defines what is right; it is slow, so the default is
-few steps. A saved run is trained again from nothing, by --engine: every loss of its log and
+The oracle is the pure-Python program that defines the right numbers; it is slow, so the default
+is few steps. A saved run is trained again from nothing, by --engine: every loss of its log and
 its last weights are compared. Exit status 0 says that all was equal to the last bit, 1 that
 something differed.
 """

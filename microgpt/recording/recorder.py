@@ -194,7 +194,7 @@ class Recorder:
         self.nodes: list[tuple[Any, ...]] = [("",)] * self.n_weights
         self.order: list[tuple[Any, ...]] = []  # forward, as computed
         self.constants: dict[tuple[bool, bytes], int] = {}
-        # The slots that may hold an int: constants, and what is computed of such alone.
+        # The slots that may hold an int: constants, and nodes of such slots alone.
         self.ints: set[int] = set()
         # Of these, those that are zero as an int alone: relus, and products of them and constants.
         self.zeros: set[int] = set()

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from typing import Any
 
 HELP = """\
-Run a script as it is, with its class Value, its functions of lists and its loops over parameters
-compiled where they behave the same, to the last bit. What is left as it is gets one line on
-stderr; everything else is the script's own.
+Run a script unchanged. Its class Value, its functions of lists and its loops over parameters are
+compiled if they behave the same, to the last bit. What is not compiled is reported on stderr, one
+line each; all other output is the script's.
 
 examples:
   microgpt run train.py                    instead of: python train.py

@@ -33,7 +33,7 @@ class Watch:
         self.plain, self.stop_after = plain, stop_after
         self.adoptions: list[tuple[str, str, adopt.Adoption]] = []  # place, name
         self.refusals: list[tuple[str, str, str]] = []  # place, name, reason
-        self.files: dict[str, rewrite.Rewriter] = {}  # what is known of them
+        self.files: dict[str, rewrite.Rewriter] = {}  # by file name
         self.cell = rewrite.Rewriter("")  # of a notebook, the last one
         self.calls = 0
         self.at_stop: Callable[[], None] = lambda: None

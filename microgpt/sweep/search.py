@@ -55,7 +55,7 @@ class Sweep:
         """Open the sweep of a directory; lock is the lock of a new one."""
         self.directory = Path(directory)
         if lock is None and not (self.directory / DEFINITION).exists():
-            Results(directory)  # which says what is wrong
+            Results(directory)  # raises the reason
         self._lock = lock or _locked(self.directory)
         try:
             _publish_attempts(self.directory, Results(directory).sweep)

@@ -74,7 +74,7 @@ class Space:
 
         chosen = self.domains.get("engine", (self.fixed.get("engine"),))
         for name in {*chosen} - {None, *engine.names()}:  # type: ignore[misc] # of any type
-            engine.load(name)  # which says what is wrong
+            engine.load(name)  # raises the reason
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Space:

@@ -123,7 +123,7 @@ cdef inline int invert(double x, double *inverse, double *square) noexcept nogil
     q_low = q - q_high
     x_high = first_half(x)
     x_low = x - x_high
-    # 1 - q * x; what is rounded here is below 2**-78.
+    # 1 - q * x; its rounding errors are below 2**-78.
     rest = 1.0 - q_high * x_high - q_high * x_low - q_low * x_high - q_low * x_low
     # The square of q * (1 + rest), without the square of rest.
     head = q * q

@@ -196,7 +196,7 @@ cdef inline int know_classes(PyTypeObject *base, void (*fill)(ClassInfo *) noexc
     global no_info
     no_info = <ClassInfo *>PyMem_Calloc(1, sizeof(ClassInfo))
     if no_info is NULL:
-        raise MemoryError("no memory for what is known of classes")
+        raise MemoryError("no memory for the facts about classes")
     set_fill_info(fill)
     set_value_info(find_info(base))
     return 0

@@ -170,7 +170,7 @@ cdef struct Terms "Terms":
     Py_ssize_t n
     Py_ssize_t capacity
     Node *owner         # the sum; or the next of the free ones
-    Node *product       # absorbed last and still alive, or NULL
+    Node *product       # the one absorbed last, until it is freed, or NULL
     Node *partial
     double inner_grad   # of every node inside, after a backward
     uint16_t fresh      # the flags of a new node of the sum's class
@@ -195,12 +195,12 @@ cdef enum Flag:
     LATE = 32         # backward takes its slopes from the numbers at that time
     GRAD_INT = 128
     UNUSUAL = ABSORBED | STALE
-    # Of nodes for `microgpt run`: what is kept in attributes, by 0 to 4, in place of the field.
+    # For `microgpt run`: fields whose values are kept in attributes, by the keys 0 to 4.
     DATA_BOXED = 1024
     GRAD_BOXED = 2048
     CHILDREN_BOXED = 4096
     SLOPES_BOXED = 8192
-    CALLS = 16384     # it has a function of its own to be called in backward
+    CALLS = 16384     # it has its own function, which backward calls
     BOXED = DATA_BOXED | GRAD_BOXED | CHILDREN_BOXED | SLOPES_BOXED
     TRACKED = 32768   # the garbage collector knows it: nodes of its class may be in cycles
 

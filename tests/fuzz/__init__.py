@@ -33,7 +33,7 @@ from fuzz.graphs import Program
 from microgpt import engine as engines
 
 ORACLE = "python"
-COMPILED = "cython"  # the judge of wide models
+COMPILED = "cython"  # the reference for wide models
 AT_ONCE = 20  # programs in one forked process
 PATIENCE = 600.0  # seconds that these may take, on a busy machine, before they count as hanging
 MODEL_EVERY = 10  # of so many programs one is over models
@@ -62,7 +62,7 @@ def compare(subject: ModuleType, program: Program) -> tuple[int, str | None]:
     compared = 0
     wide = subject is models and models.is_wide(program)
     expected = _shown(subject, program, engines.load(COMPILED if wide else ORACLE))
-    for engine in candidates(subject)[wide:]:  # without the judge
+    for engine in candidates(subject)[wide:]:  # without the reference
         found = _shown(subject, program, engine)
         if found != expected:
             return compared, f"{engine.NAME}: {_first_difference(expected, found)}"

@@ -28,7 +28,7 @@ SHAPES = [
     (3, 9, 3, 2, 8),
     (4, 28, 2, 1, 3),  # more weights than are updated together
 ]
-WIDE = [  # products are packed, where a batch has positions enough; the compiled oracle judges
+WIDE = [  # products are packed, if a batch has positions enough; `cython` is the reference
     (67, 68, 2, 1, 40),
     (34, 100, 4, 1, 33),
     (5, 65, 5, 2, 50),
