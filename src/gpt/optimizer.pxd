@@ -138,7 +138,7 @@ cdef inline void divide(Update *u, vec eps_adam) noexcept nogil:
 
 
 cdef inline void end_update(
-    const Update *u, double *p, const double *m, const double *v, const Settings *s,
+    const Update *u, double *p, const double *m, const double *v, const StepVectors *s,
     const AdamStep *a,
 ) noexcept nogil:
     """Update LANES parameters, whose moments are updated.
@@ -161,7 +161,7 @@ cdef inline void end_update(
 
 @cython.cdivision(True)
 cdef inline void end_slowly(
-    double *p, const double *m, const double *v, const Settings *s, const AdamStep *a
+    double *p, const double *m, const double *v, const StepVectors *s, const AdamStep *a
 ) noexcept nogil:
     """Update LANES parameters, whose moments are updated, and find out whether roots matter."""
     cdef Update u
