@@ -109,8 +109,8 @@ class Adoption:
     ) -> None:
         """Make a compiled class that behaves as a script's class.
 
-        name is what the class will be called in its scope, a module's globals; bound has the
-        names that the module's code gives a meaning, with what does so; tests are its `if`s.
+        name is the name of the class in its scope, a module's globals. bound has the module's
+        global names, each with all that its code binds to it; tests are its `if`s.
 
         Raises:  Refused with the reason
         """
@@ -210,7 +210,7 @@ class Adoption:
             raise Refused(f"{name} {reason}")
 
     def retire(self) -> None:
-        """Use the script's code for everything: a variable that it reads has changed."""
+        """Use only the script's code: the class, or a name that it reads, is defined again."""
         for name in self.native:
             if not name.startswith("__"):
                 setattr(self.cls, name, self.cls.__dict__[name].__wrapped__)

@@ -72,7 +72,7 @@ class Mentions:
         self.owners = {owner for owner, _ in members.values()}
         self.tests: Collection[ast.If] = ()  # in its file
         self.outer = ""  # the class in whose body it stands
-        self.bound = bound  # global names: what gives them a meaning
+        self.bound = bound  # global names: all that the code binds to them
         self.builtins: set[str] = set()  # that it calls
         self.hidden: set[str] = set()  # attributes that no probe gives another value
         self.switches: Collection[str] = ()  # of these, those whose change a node notices
@@ -250,7 +250,7 @@ class Mentions:
             self.builtins.add(name)
 
     def _make_early(self, scope: dict[str, Any], name: str, meaning: object) -> None:
-        """Let a function that the script defines below exist while the class is judged."""
+        """Define a function that the script defines below, while the class is judged."""
         if isinstance(meaning, tuple) and isinstance(meaning[0], types.CodeType):
             code, defaults = meaning
             scope[name] = early[id(code)] = types.FunctionType(code, scope, name, defaults)

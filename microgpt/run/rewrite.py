@@ -29,7 +29,7 @@ class Rewriter(ast.NodeTransformer):
         self.depth = 0  # of classes
         self.functions = 0  # around this place
         self.loops: dict[str, Loop] = {}
-        self.bound: dict[str, set[object]] = {}  # global names: what gives them a meaning
+        self.bound: dict[str, set[object]] = {}  # global names: all that the code binds to them
         self.mentioned: set[str] = set()  # by classes that are judged
         self.tests: list[ast.If] = []
         self.below: dict[str, ast.FunctionDef] = {}  # functions that they mention, below them
@@ -98,7 +98,7 @@ class Rewriter(ast.NodeTransformer):
         return ast.copy_location(ast.Attribute(found, name, ast.Load()), place)
 
     def bind_functions_below(self, code: types.CodeType) -> None:
-        """Let what gives such functions a meaning be their code and defaults."""
+        """Bind the names of such functions to their code and defaults."""
         for part in code.co_consts:
             node = self.below.get(part.co_name) if isinstance(part, types.CodeType) else None
             if node is not None and self.bound[node.name] == {node}:

@@ -27,7 +27,7 @@ _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 class Watch:
-    """What was replaced in this process, and what was not."""
+    """The classes that were replaced in this process, those that were not, and the hooks."""
 
     def __init__(self, *, plain: bool = False, stop_after: int = 0) -> None:
         self.plain, self.stop_after = plain, stop_after
@@ -65,7 +65,7 @@ class Watch:
         except TypeError as error:
             if "metaclass conflict" not in str(error):
                 raise
-            # Of a replaced class, which has one that is hidden, and of another.
+            # The metaclasses of a replaced class, whose own is hidden, and of another base.
             kinds = [keywords.pop("metaclass", type), *map(type, bases)]
             last = [k for k in kinds if not any(k is not o and issubclass(o, k) for o in kinds)]
             kind = type("metaclass", tuple(dict.fromkeys(last)), {})

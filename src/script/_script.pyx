@@ -94,15 +94,15 @@ cdef class Family:
     cdef public object cls
     cdef public object init        # its own __init__
     cdef public str data, grad     # what the script calls them
-    cdef public str stored_data, stored_grad  # the same, but what a property stands for
+    cdef public str stored_data, stored_grad  # the attributes behind these, if they are properties
     cdef public object children    # name of the attribute that holds children
     cdef public object container   # tuple, set or list
     cdef public object leaf_container  # the same, of a node without children
     cdef public object slopes      # name of the attribute that holds local gradients, or None
     cdef public object slopes_container  # tuple or list
     cdef public object leaf_slopes_container
-    cdef public object pair        # of a child and its local gradient, in one attribute: its type
-    cdef public int child_at       # where the child is in it
+    cdef public object pair        # type of a pair of a child and its local gradient, or None
+    cdef public int child_at       # index of the child in the pair
     cdef public object backward    # name of the attribute that holds closures, or None
     cdef public dict closures      # one of them, by operation
     cdef public dict defaults      # other attributes: {name: {op: value, or function of the node}}
@@ -946,7 +946,7 @@ cdef bint play_own(object node, Family family, uint8_t op) except -1:
     if op == POW:
         k = number_object(node_of(node).slope[1], node_of(node).flags & SECOND_INT)
         operands = (children[0], k)
-    # As they were when the operator ran, or it would have run itself.
+    # When the operator ran, the switches had their usual values.
     switched = [
         (attributes_of(child), name, attributes_of(child).pop(name))
         for child in children for name in family.switches if name in attributes_of(child)
@@ -965,7 +965,7 @@ cdef bint play_own(object node, Family family, uint8_t op) except -1:
     attributes_of(other)[4]()
     if is_same or op in (ADD, MUL, POW) or repr(getattr(children[0], family.grad)) == repr(before):
         return True
-    setattr(children[0], family.grad, before)  # its derivative is of the number as it was
+    setattr(children[0], family.grad, before)  # its derivative is that of the old number
     return False
 
 

@@ -58,19 +58,19 @@ cdef inline size_t terms_size(Py_ssize_t capacity) noexcept:
     return sizeof(Terms) + capacity * (sizeof(Term) + 1)
 
 
-cdef inline int size_class(Py_ssize_t n) noexcept:
+cdef inline int size_index(Py_ssize_t n) noexcept:
     return 0 if n <= SMALL_SUM else 1 if n <= LARGE_SUM else 2
 
 
 cdef inline Terms *new_terms(Py_ssize_t n, Node *node) except NULL:
     """Return empty terms with room for n; if there is no memory, drop their node and raise."""
-    cdef int kind = size_class(n)
-    cdef Py_ssize_t capacity = SMALL_SUM if kind == 0 else LARGE_SUM if kind == 1 else n
+    cdef int index = size_index(n)
+    cdef Py_ssize_t capacity = SMALL_SUM if index == 0 else LARGE_SUM if index == 1 else n
     cdef Terms *terms = NULL
-    if kind < 2 and free_terms[kind] is not NULL:
-        terms = free_terms[kind]
-        free_terms[kind] = <Terms *>terms.owner
-        n_free_terms[kind] -= 1
+    if index < 2 and free_terms[index] is not NULL:
+        terms = free_terms[index]
+        free_terms[index] = <Terms *>terms.owner
+        n_free_terms[index] -= 1
     else:
         if n <= MAX_TERMS:
             terms = <Terms *>PyMem_Malloc(terms_size(capacity))
@@ -85,12 +85,12 @@ cdef inline Terms *new_terms(Py_ssize_t n, Node *node) except NULL:
 
 
 cdef inline void free_terms_of(Terms *terms) noexcept:
-    cdef int kind = size_class(terms.capacity)
-    cdef Py_ssize_t size = SMALL_SUM if kind == 0 else LARGE_SUM
-    if kind < 2 and terms.capacity == size and n_free_terms[kind] < MAX_FREE_TERMS:
-        terms.owner = <Node *>free_terms[kind]
-        free_terms[kind] = terms
-        n_free_terms[kind] += 1
+    cdef int index = size_index(terms.capacity)
+    cdef Py_ssize_t size = SMALL_SUM if index == 0 else LARGE_SUM
+    if index < 2 and terms.capacity == size and n_free_terms[index] < MAX_FREE_TERMS:
+        terms.owner = <Node *>free_terms[index]
+        free_terms[index] = terms
+        n_free_terms[index] += 1
     else:
         PyMem_Free(terms)
 
