@@ -75,9 +75,9 @@ cdef extern from *:
     #endif
     #define HAS_MORE (Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_MANAGED_DICT | Py_TPFLAGS_MANAGED_WEAKREF)
 
-    /* Nodes kept for reuse: 320 KiB, most of a small model's step, which takes a twentieth
-       less time than with 256. Not more: each graph shuffles them a little, and after twenty
-       65,536 lie so far apart that a step takes twice as long. Python's pools do not. */
+    /* Nodes kept for reuse; others go back to Python's allocator. 4,096 take 320 KiB, and a small
+       model's step a twentieth less time than with 256. Each graph permutes the kept ones: with
+       65,536 of them a step took twice as long after twenty graphs. */
     #define MAX_FREE 4096
     #define MAX_NEW 64  /* allocated at once */
     static Node *free_nodes[MAX_FREE];
@@ -109,7 +109,6 @@ cdef extern from *:
     object OWNED "(PyObject *)"(Node *)  # takes over the caller's reference
     enum: MAX_FREE
     unsigned long HAS_MORE
-    void begin_life(Node *, PyTypeObject *)
     Node *free_nodes[4096]
     Py_ssize_t n_free
     Py_ssize_t n_allocated
