@@ -26,6 +26,8 @@ cdef extern from "tile.h" nogil:
         Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step, last
         bint add
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
+    enum: FEW_ROWS
+    void tiles(Tile t, Py_ssize_t rows, Py_ssize_t n)
 
 
 cdef enum:
@@ -62,7 +64,7 @@ cdef struct Product:  # c[i, j] = sum over k of a[i, k] * b[k, j]
 
 @cython.cdivision(True)
 cdef inline void multiply_matrices(const Product *p) noexcept nogil:
-    """Compute a product.
+    """Compute a product: of long sums column by column, of short ones row by row.
 
     Memory that is read in steps is prefetched: no processor predicts such reads.
 
@@ -70,6 +72,7 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     Writes:  c
     """
     cdef Py_ssize_t n = 0
+    cdef Py_ssize_t m = 0
     cdef Tile t
     t.k_n = p.k
     t.c_row = p.c_row
@@ -79,6 +82,13 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     t.add = p.add
     t.fetch = p.fetch
     t.fetch_step = p.fetch_step
+    if p.k < LEAST_STEPS and p.fetch == NULL:
+        t.last = LANES if p.whole else (p.n - 1) % LANES + 1
+        while m < p.m:
+            t.a, t.b, t.c = p.a + m * p.a_row, p.b, p.c + m * p.c_row
+            tiles(t, min(<Py_ssize_t>FEW_ROWS, p.m - m), p.n)
+            m += FEW_ROWS
+        return
     while n < p.n:
         t.b = p.b + n
         t.c = p.c + n

@@ -103,4 +103,28 @@ static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t v
     }
 }
 
+/* Few rows of a product and n columns: a call for each tile takes long beside sums of few steps. */
+static inline __attribute__((always_inline)) void tiles_of(Tile t, const int rows, Py_ssize_t n) {
+    const Py_ssize_t last = t.last;
+    t.last = LANES;
+    for (; n > 2 * LANES; n -= 2 * LANES) {
+        tile_of(t, rows, 2, 0);
+        t.b += 2 * LANES;
+        t.c += 2 * LANES;
+    }
+    t.last = last;
+    if (n > LANES) tile_of(t, rows, 2, 0);
+    else tile_of(t, rows, 1, 0);
+}
+
+#define FEW_ROWS 4
+static __attribute__((noinline)) void tiles(Tile t, Py_ssize_t rows, Py_ssize_t n) {
+    switch (rows) {
+    case 1: tiles_of(t, 1, n); break;
+    case 2: tiles_of(t, 2, n); break;
+    case 3: tiles_of(t, 3, n); break;
+    case 4: tiles_of(t, 4, n); break;
+    }
+}
+
 #endif

@@ -169,7 +169,8 @@ MUTANTS = [
         "src/gpt/matmul.pxd",
         SET,
         "test_fused.py -k graphs and avx512",
-        ("t.last = LANES if p.whole else", "t.last = LANES if True else"),
+        ("LANES if p.whole else min(", "LANES if True else min("),
+        ("LANES if p.whole else (p.n", "LANES if True else (p.n"),
         (
             "tile_column(&t, p, n, p.m, 0)\n        n += PANEL",
             "tile_column(&t, p, n, p.m, 0)\n        n += PANEL - LANES",
