@@ -13,7 +13,7 @@ from microgpt.message import one_line
 from microgpt.sampling import Sample
 from microgpt.settings import Settings
 
-# All controls but tab and newline: a model of unknown origin does not get to steer a terminal.
+# All controls but tab and newline: the output of an unknown model must not control a terminal.
 _CONTROLS = {i: f"\\x{i:02x}" for i in (*range(32), *range(127, 160)) if chr(i) not in "\t\n"}
 MIN_BAR, MAX_BAR = 10, 40  # columns
 
