@@ -102,7 +102,8 @@ cdef inline void next_group(Job *job) noexcept nogil:
         job.whole = (
             job.add or job.acts.reuses or n_params <= L1_WEIGHTS or adam.eps_adam == 0.0
             or adam.clip > 0.0
-            or (job.done == 0 and not numbers_are_small(job.grad, job.v, n_params))
+            # Here all of job.grad is 0.0, and not read again.
+            or (job.done == 0 and not numbers_are_small(job.v, job.v, n_params))
         )
 
 
