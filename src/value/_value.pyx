@@ -612,6 +612,11 @@ def _live():
     return n_allocated - n_free
 
 
+def _free():
+    """Return how many free nodes are kept for reuse; for tests too."""
+    return n_free
+
+
 # --------------------------------------------------------------------------- replay
 
 cdef double compute_nodes(Entry *computed, Py_ssize_t n) except? -1.0:
