@@ -103,6 +103,8 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
         (16, 1, 256),
         (64, 1, 256),
     ]:
+        if n_embd not in arguments.n_embd:
+            continue
         config: Row = {"n_embd": n_embd, "block_size": length or 16}
         count = max(batch, 64 // (n_embd // 128 or 1))
         chosen = documents[:count]
@@ -210,6 +212,7 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE", help="draw an SVG (needs matplotlib)")
     parser.add_argument("--seconds", type=float, default=2.0, help="time spent on each size")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--n-embd", type=int, nargs="+", default=SIZES, help="(default: all)")
     parser.add_argument("--largest-oracle", type=int, default=64, help="its widest model")
     arguments = parser.parse_args()
     names = data.documents()
