@@ -91,7 +91,9 @@ static inline vec vec_exp(vec *above, vec *below, vec x) {
     const double margin = 0.0195 * DBL_EPSILON;
 #endif
     *above = sum + (rest + margin), *below = sum + (rest - margin);
-    return (vec)((ints)*above + ((number & -POWERS) << (52 - BITS)));
+    /* unsigned, as this wraps where x is not from -708 to 708 and the result is not used */
+    typedef unsigned long long words __attribute__((vector_size(LANES * 8)));
+    return (vec)((words)*above + ((words)(number & -POWERS) << (52 - BITS)));
 }
 
 #endif
