@@ -179,7 +179,7 @@ class Watch:
         return result
 
     def tell(self) -> None:
-        """Report on stderr what is not compiled, and on a terminal what is."""
+        """Report the first name that is not compiled; on a terminal also list the compiled ones."""
         if self.refusals:
             place, name, reason = self.refusals[0]
             n = len(self.refusals) - 1
@@ -211,16 +211,16 @@ def _await_dataclass(cls: type, judge: Callable[[type], type]) -> None:
     """Judge a class when `dataclass` has given it its constructor."""
     import dataclasses
 
-    process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined] # private
+    process: Callable[..., Any] = dataclasses._process_class  # type: ignore[attr-defined] # not in stubs
 
     def processed(given: type, *arguments: Any, **keywords: Any) -> Any:
         made = process(given, *arguments, **keywords)
         if given is not cls:
             return made
-        dataclasses._process_class = process  # type: ignore[attr-defined] # private
+        dataclasses._process_class = process  # type: ignore[attr-defined] # not in stubs
         return judge(made)
 
-    dataclasses._process_class = processed  # type: ignore[attr-defined] # private
+    dataclasses._process_class = processed  # type: ignore[attr-defined] # not in stubs
 
 
 def _is_about_gradients(source: bytes | str) -> bool:

@@ -285,7 +285,7 @@ def _placed(space: Space, directory: Path) -> Space:
         if name in fixed:
             fixed[name] = place(fixed[name])
         elif name in domains:
-            domains[name] = tuple(map(place, domains[name]))  # type: ignore[arg-type] # no Range
+            domains[name] = tuple(map(place, domains[name]))  # type: ignore[arg-type] # a tuple here, no Range
     return Space(domains, fixed)
 
 
