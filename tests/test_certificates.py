@@ -6,6 +6,8 @@ to 2,007 wrong results of each other power; without its last multiply-add `vec_q
 gives 92,638 wrong quotients.
 """
 
+import platform
+
 import pytest
 
 import testing
@@ -18,9 +20,10 @@ def attack(simd, n, seed):
         for certain, wrong in powers(n, seed).values():
             assert wrong == 0
             assert certain > 0.5 * n
-    certain, wrong = module.attack_exponentials(n, seed)
+    by_vectors, wrong = module.attack_exponentials(n, seed)
     assert wrong == 0
-    assert certain > 0.8 * n
+    if simd != "baseline" and platform.libc_ver()[0] == "glibc":  # both fuse multiply-adds
+        assert by_vectors > 0.8 * n
     assert module.attack_quotients(n, seed) == (n, 0)
 
 

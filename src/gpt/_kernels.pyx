@@ -3,6 +3,7 @@
 from cpython.pycapsule cimport PyCapsule_New
 
 from activations cimport begin_batch, draw_masks, pack_weights
+from exponential cimport prepare_exponentials
 from kernels cimport Kernels
 from layers cimport softmax_forward
 from model cimport attention_weights, backward, forward, loss_forward
@@ -29,4 +30,5 @@ KERNELS.adam_step = adam_step
 KERNELS.gradients_size = gradients_size
 KERNELS.worker_loop = worker_loop
 
+prepare_exponentials()
 table = PyCapsule_New(&KERNELS, "microgpt.Kernels", NULL)

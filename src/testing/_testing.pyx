@@ -12,8 +12,8 @@ from libc.math cimport INFINITY, exp, floor, ldexp, nextafter, pow
 from libc.string cimport memcmp, memcpy
 
 from clock cimport clock_gettime, now, timespec
-from exponential cimport exponential
 from exponential cimport exponentials as exponentials_of_row
+from exponential cimport libm_agrees, prepare_exponentials
 from layers cimport (
     exps_forward, linear_backward_input, linear_backward_weights, linear_forward, linear_scratch,
 )
@@ -25,6 +25,8 @@ from simd cimport (
     LANES, divisor, divisor_of, mask, mask_bits, padded, vec, vec_differ, vec_divisor, vec_load,
     vec_quotient, vec_residual, vec_set, vec_set_divisor, vec_sqrt, vec_store,
 )
+
+prepare_exponentials()
 
 
 cdef inline unsigned long long draw(double *x, unsigned long long seed) noexcept nogil:
@@ -197,41 +199,28 @@ def inverse_powers(Py_ssize_t n, double exponent):
 def attack_exponentials(Py_ssize_t n, unsigned long long seed):
     """Attack the exponentials with n numbers from -741 to 10, of all sizes.
 
-    Alone, where they are certain, and as `exponentials` leaves them with libm's.
-
-    Shapes:  returns (certain, of these wrong)
+    Shapes:  returns (computed by vectors, wrong)
     """
-    cdef double x[8]
-    cdef double y[8]
     cdef double row[136]
     cdef double exps[136]
     cdef double[8] largest = [0.0] * 8
     cdef double size
     cdef Py_ssize_t i, k
-    cdef Py_ssize_t certain = 0
+    cdef Py_ssize_t by_vectors = 0
     cdef Py_ssize_t wrong = 0
-    cdef unsigned int doubt
-    cdef mask doubtful
     with nogil:
-        for i in range(n // LANES):
-            for k in range(LANES):
+        for i in range(n // (17 * LANES)):  # several blocks, the last one not whole
+            for k in range(17 * LANES):
                 seed = draw(&size, seed)
-                x[k] = <double>(seed >> 11) * ldexp(1.0, -53)
-                if i & 1:
-                    x[k] = ldexp(x[k], -<int>(seed % 60))
-                x[k] *= -741.0 if not i & 6 else -10.0 if i & 56 else 10.0
-            vec_store(y, exponential(&doubtful, vec_load(x)))
-            doubt = mask_bits(doubtful)
-            for k in range(LANES):
-                if not doubt >> k & 1 and x[k] >= -708.0:
-                    certain += 1
-                    wrong += y[k] != exp(x[k])
-                row[i % 17 * LANES + k] = x[k]
-            if i % 17 == 16:  # more numbers than are asked for together
-                exponentials_of_row(exps, row, 1.0, largest, LANES, 17 * LANES)
-                for k in range(17 * LANES):
-                    wrong += exps[k] != exp(row[k])
-    return certain, wrong
+                row[k] = <double>(seed >> 11) * ldexp(1.0, -53)
+                if k & 1:
+                    row[k] = ldexp(row[k], -<int>(seed % 60))
+                row[k] *= -741.0 if not i & 15 else -500.0 if k & 2 else -10.0 if k & 12 else 10.0
+            exponentials_of_row(exps, row, 1.0, largest, LANES, 17 * LANES)
+            by_vectors += 17 * LANES if libm_agrees and i & 15 else 0
+            for k in range(17 * LANES):
+                wrong += exps[k] != exp(row[k])
+    return by_vectors, wrong
 
 
 cdef enum:
@@ -415,7 +404,7 @@ def updates(double seconds):
 def exponentials(double seconds):
     """Return how many exponentials a second rows of 128 numbers near the L1 cache reach at best.
 
-    As softmax takes them: the largest number is found, and libm asked where it may differ.
+    As softmax takes them: the largest number is found and subtracted.
     """
     cdef double x[128]
     cdef double y[128]
