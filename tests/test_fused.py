@@ -695,6 +695,38 @@ def test_an_infinite_gradient_at_a_unit_that_is_off_is_no_number(fused):
     assert math.isnan(model.state_dict["layer0.mlp_fc1"][0][0].grad)
 
 
+@pytest.mark.parametrize("grad", [0, -0.0])
+@pytest.mark.parametrize(
+    ("matrix", "i", "j", "number"),
+    [
+        *(("layer0.mlp_fc2", 2, 20, x) for x in (math.inf, math.nan, 1e200, -0.0)),
+        *(("layer0.mlp_fc1", 20, 3, x) for x in (math.inf, math.nan, 1e200)),
+        ("layer0.attn_wo", 4, 2, math.inf),
+        ("lm_head", 1, 3, 1e200),
+    ],
+)
+def test_terms_of_zeros_are_left_out_only_where_they_change_nothing(
+    fused, matrix, i, j, number, grad
+):
+    """So many positions that the products with relu's zeros are sparse; unit 20 is always off."""
+    seen = []
+    documents = [document(random.Random(n), 5, 7) for n in range(6)]
+    for chosen in (engine.load("cython"), fused):
+        model = chosen.GPT(5, 32, 2, 1, 8, rng=random.Random(3))
+        for p in model.state_dict["layer0.mlp_fc1"][20]:
+            p.data = 0.0
+        model.state_dict[matrix][i][j].data = number
+        for p in model.params:
+            p.grad = grad
+        try:
+            model.batch_loss(documents).backward()
+        except (ArithmeticError, ValueError) as error:
+            seen.append(type(error))
+        else:
+            seen.append(bits(*model.gradients()))
+    assert seen[0] == seen[1]
+
+
 def test_a_faulty_document_ends_training_at_its_step(fused):
     seen = []
     for chosen in (engine.load("cython"), fused):

@@ -20,6 +20,7 @@ from powers cimport powers
 from simd cimport (
     LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_max, vec_set, vec_store,
 )
+from sparse cimport has_negative_zeros, is_sparse, multiply_sparse, sparse_scratch
 
 
 cdef extern from "sums.h" nogil:
@@ -32,6 +33,12 @@ cdef enum:
     K_PANEL = 128  # steps of a sum at once: their panel fits into L1
     OUT_BLOCK = 256  # outputs at once, before they are transposed back
     L2_WEIGHTS = 32768  # weights that fit into L2
+
+
+cdef enum zeros_in:  # which operand of a linear layer has many zeros
+    IN_NONE
+    IN_X
+    IN_DY
 
 
 cdef inline void embedding_forward(
@@ -79,15 +86,16 @@ cdef inline Py_ssize_t linear_scratch(
     cdef Py_ssize_t most = max(n_out, n_in)
     cdef Py_ssize_t size = (max(n_in, <Py_ssize_t>K_PANEL) + OUT_BLOCK) * PANEL
     if is_packed(max(m, most), max(m, most), max(m, most)):
-        size = max(size, packed_scratch(most, max(m, most)))
+        size = max(size, max(packed_scratch(most, max(m, most)), sparse_scratch(most)))
     return size
 
 
 cdef inline void linear_forward(
     double *y, const double *x, const double *w, const double *packed, double *scratch,
     Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, Py_ssize_t y_row, Py_ssize_t x_row,
+    bint sparse,
 ) noexcept nogil:
-    """Write w x for each position.
+    """Write w x for each position. If sparse, x has many zeros.
 
     Either x is transposed, and y back, and vectors run across positions; or w is, and vectors
     run across outputs: the cheaper one. If packed is not NULL, it is w transposed.
@@ -100,13 +108,16 @@ cdef inline void linear_forward(
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t k, size
     cdef Product p
-    if is_packed(m, n_out, n_in):
+    if is_packed(m, n_out, n_in) or sparse and is_sparse(m, n_out, n_in):
         p = Product(
             c=y, a=x, b=w, m=m, n=n_out, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=n_in,
             b_step=1, add=False, whole=True, fetch=NULL, fetch_step=0, scratch=scratch, run=n_in,
             runs=1,
         )
-        multiply_packed(&p)
+        if sparse:
+            multiply_sparse(&p, False)
+        else:
+            multiply_packed(&p)
         return
     if 2 < m <= PANEL:
         transpose(scratch, x, m, n_in, padded(m), x_row)
@@ -150,15 +161,15 @@ cdef inline Py_ssize_t rows_in_l2(Py_ssize_t n_in) noexcept nogil:
 
 cdef inline void linear_backward_input(
     double *dx, const double *dy, const double *w, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
-    Py_ssize_t n_in, Py_ssize_t dx_row, Py_ssize_t dy_row, bint add,
+    Py_ssize_t n_in, Py_ssize_t dx_row, Py_ssize_t dy_row, bint add, bint sparse,
 ) noexcept nogil:
-    """Write the gradient of a linear layer's input, or continue it.
+    """Write the gradient of a linear layer's input, or continue it. If sparse, dy has many zeros.
 
     Shapes:  dx (m, n_in), dy (m, n_out), w (n_out, n_in), scratch (linear_scratch(...),)
     Order:   rows of w last to first: the oracle visits the outputs first to last
-    Writes:  dx, up to whole vectors. Adds to: dx if add
+    Writes:  dx, up to whole vectors. Adds to: dx if add, which sparse forbids
     """
-    cdef bint packs = is_packed(m, n_in, n_out)
+    cdef bint packs = is_packed(m, n_in, n_out) or sparse and is_sparse(m, n_in, n_out)
     cdef Py_ssize_t most = n_out if packs else rows_in_l2(n_in)
     cdef Py_ssize_t rows
     cdef Product p
@@ -172,7 +183,10 @@ cdef inline void linear_backward_input(
             run=rows, runs=1,
         )
         if packs:
-            multiply_packed(&p)
+            if sparse:
+                multiply_sparse(&p, False)
+            else:
+                multiply_packed(&p)
             return
         if m <= 2 * TILE_ROWS and n_out >= most:
             p.fetch = w + (n_out - most) * n_in
@@ -207,18 +221,18 @@ cdef inline void qkv_backward_input(
             at = j * n + i * head_dim
             linear_backward_input(
                 dx, dqkv + at, w + at * n, scratch, m, head_dim, n, dx_row, dqkv_row,
-                i < n_head - 1 or j < 2,
+                i < n_head - 1 or j < 2, False,
             )
 
 
 cdef inline void linear_backward_weights(
     double *dw, const double *dy, const double *x, double *scratch, Py_ssize_t m, Py_ssize_t n_out,
-    Py_ssize_t n_in, Py_ssize_t dy_row, Py_ssize_t x_row, bint add,
+    Py_ssize_t n_in, Py_ssize_t dy_row, Py_ssize_t x_row, bint add, zeros_in zeros,
 ) noexcept nogil:
     """Write the gradient of a linear layer's weights, or continue it.
 
     Shapes:  dw (n_out, n_in), dy (m, n_out), x (m, n_in), scratch (linear_scratch(...),)
-    Order:   positions last to first, the last document first
+    Order:   positions last to first, the last document first; -0.0 in dw is continued by every term
     Writes:  dw. Adds to: dw if add
     """
     cdef Product p
@@ -227,7 +241,14 @@ cdef inline void linear_backward_weights(
         a_row=1, a_step=-dy_row, b_row=1, b_step=-x_row, add=add, whole=False, fetch=NULL,
         fetch_step=0, scratch=scratch, run=m, runs=1,
     )
-    if is_packed(n_out, n_in, m):
+    if add and zeros != IN_NONE and has_negative_zeros(dw, n_out * n_in):
+        zeros = IN_NONE
+    if zeros == IN_X and n_in % LANES == 0 and is_sparse(n_in, n_out, m):
+        p.a, p.m, p.a_step, p.b, p.n, p.b_step = p.b, p.n, p.b_step, p.a, p.m, p.a_step
+        multiply_sparse(&p, True)
+    elif zeros == IN_DY and is_sparse(n_out, n_in, m):
+        multiply_sparse(&p, False)
+    elif is_packed(n_out, n_in, m):
         multiply_packed(&p)
     else:
         multiply_matrices(&p)

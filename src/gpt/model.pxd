@@ -18,10 +18,10 @@ from attention cimport (
 from barrier cimport barrier_wait, take_share
 from kernels cimport Activations, Layer
 from layers cimport (
-    cross_entropy_backward, cross_entropy_forward,
-    dropout_backward, dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
+    IN_DY, IN_NONE, IN_X, cross_entropy_backward, cross_entropy_forward, dropout_backward,
+    dropout_forward, embedding_backward, embedding_forward, linear_backward_input,
     linear_backward_weights, linear_forward, qkv_backward_input, relu_backward, relu_forward,
-    residual_forward, rmsnorm_backward, rmsnorm_forward, softmax_forward,
+    residual_forward, rmsnorm_backward, rmsnorm_forward, softmax_forward, zeros_in,
 )
 from powers cimport powers
 from simd cimport padded
@@ -121,6 +121,15 @@ cdef inline void inputs_forward(
     )
 
 
+@cython.cdivision(True)
+cdef inline zeros_in zeros_of(Py_ssize_t i) noexcept nogil:
+    """Return which operand of matrix i has many zeros: relu's output, and its gradient."""
+    if i < ATTN_WQKV:
+        return IN_NONE
+    i = ATTN_WQKV + (i - ATTN_WQKV) % PER_LAYER
+    return IN_DY if i == MLP_FC1 else IN_X if i == MLP_FC2 else IN_NONE
+
+
 cdef inline void matrix_forward(
     const Activations *acts, double *y, const double *x, const double *w, Py_ssize_t i,
     Py_ssize_t m, Py_ssize_t y_row, Py_ssize_t x_row, int thread,
@@ -132,7 +141,7 @@ cdef inline void matrix_forward(
         packed = acts.packed + packed_start(&acts.sizes, i)
     linear_forward(
         y, x, w + shape.start, packed, scratch_of(acts, thread), m, shape.n_out, shape.n_in, y_row,
-        x_row,
+        x_row, zeros_of(i) == IN_X,
     )
 
 
@@ -144,7 +153,7 @@ cdef inline void matrix_backward_input(
     cdef Shape shape = shape_of(&acts.sizes, i)
     linear_backward_input(
         dx, dy, w + shape.start, scratch_of(acts, thread), m, shape.n_out, shape.n_in, dx_row,
-        dy_row, False,
+        dy_row, False, zeros_of(i) == IN_DY,
     )
 
 
@@ -381,6 +390,7 @@ cdef struct Matrix:  # one weight matrix, and the operands of its gradient
     Py_ssize_t dy_row
     const double *x  # NULL of an embedding
     Py_ssize_t x_row
+    zeros_in zeros
 
 
 @cython.cdivision(True)
@@ -390,6 +400,7 @@ cdef inline Matrix matrix_of(const Activations *acts, Py_ssize_t i) noexcept nog
     cdef const Layer *layer
     cdef Matrix matrix
     matrix.shape = shape_of(net, i)
+    matrix.zeros = zeros_of(i)
     matrix.ids = NULL
     matrix.x = NULL
     matrix.dy_row = matrix.x_row = net.row
@@ -430,7 +441,7 @@ cdef inline void backward_weights(
     else:
         linear_backward_weights(
             dw, matrix.dy + first, matrix.x, scratch, acts.m, last - first, n_in,
-            matrix.dy_row, matrix.x_row, add,
+            matrix.dy_row, matrix.x_row, add, matrix.zeros,
         )
 
 

@@ -15,7 +15,8 @@ from clock cimport clock_gettime, now, timespec
 from exponential cimport exponentials as exponentials_of_row
 from exponential cimport libm_agrees, prepare_exponentials
 from layers cimport (
-    exps_forward, linear_backward_input, linear_backward_weights, linear_forward, linear_scratch,
+    IN_DY, IN_NONE, IN_X, exps_forward, linear_backward_input, linear_backward_weights,
+    linear_forward, linear_scratch, zeros_in,
 )
 from matmul cimport Product, multiply_matrices, multiply_packed, packed_scratch
 from memory cimport free_zeros, zeros
@@ -25,6 +26,7 @@ from simd cimport (
     LANES, divisor, divisor_of, mask, mask_bits, padded, vec, vec_differ, vec_divisor, vec_load,
     vec_quotient, vec_residual, vec_set, vec_set_divisor, vec_sqrt, vec_store,
 )
+from sparse cimport multiply_sparse, sparse_scratch
 
 prepare_exponentials()
 
@@ -228,24 +230,50 @@ cdef enum:
 
 
 @cython.cdivision(True)
+cdef inline double sum_of(
+    const Product *p, Py_ssize_t j, Py_ssize_t x, double total, bint down
+) noexcept nogil:
+    """Return a product's sum in row j and column x, by a plain loop."""
+    cdef Py_ssize_t k, i
+    for k in range(p.k):
+        i = p.k - 1 - k if down else k
+        i = i // p.run % p.runs * (p.k // p.runs) + i // p.run // p.runs * p.run + i % p.run
+        i = p.k - 1 - i if down else i
+        total += p.a[j * p.a_row + i * p.a_step] * p.b[x * p.b_row + i * p.b_step]
+    return total
+
+
+cdef inline bint are_different(const double *x, const double *y, Py_ssize_t n) noexcept nogil:
+    """Return whether x and y (n,) differ in a bit of a number, or in which are NaN."""
+    cdef Py_ssize_t i
+    for i in range(n):
+        if memcmp(x + i, y + i, sizeof(double)) and (x[i] == x[i] or y[i] == y[i]):
+            return True
+    return False
+
+
+@cython.cdivision(True)
 def attack_products(Py_ssize_t n, unsigned long long seed):
     """Attack products with n pairs of matrices of any sizes: every sum is that of a plain loop.
 
     A quarter is not packed. Sums go up or down, from 0 or from what is there; rows or columns
     of either matrix lie in memory one after the other. What lies behind the columns stays as it
-    is, but for whole vectors where they may be written.
+    is, but for whole vectors where they may be written. Of a third, half of a is zero: their terms
+    are left out, but not where a number of b is infinite.
 
     Shapes:  returns (n, of these wrong)
     """
     cdef Py_ssize_t size = (MOST + 64) * (MOST + 64)
-    cdef double *a = <double *>zeros((4 * size + packed_scratch(MOST, MOST)) * sizeof(double))
+    cdef Py_ssize_t scratch_size = max(packed_scratch(MOST, MOST), sparse_scratch(MOST))
+    cdef double *a = <double *>zeros((5 * size + scratch_size) * sizeof(double))
     cdef double *b = a + size
     cdef double *found = b + size
     cdef double *expected = found + size
+    cdef double *with_zeros = expected + size
     cdef Py_ssize_t wrong = 0
-    cdef Py_ssize_t _, i, j, k, x, end, row = MOST + 32
+    cdef Py_ssize_t _, i, j, x, at, end, row = MOST + 32
     cdef double total
-    cdef bint down, by_columns
+    cdef bint down, by_columns, sparse, turned
     cdef Product p
     if a == NULL:
         raise MemoryError()
@@ -253,21 +281,28 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
         for i in range(size):
             seed = draw(&a[i], seed)
             seed = draw(&b[i], seed)
+            with_zeros[i] = a[i] if seed >> 63 else 0.0 if seed >> 62 else -0.0
         for _ in range(n):
             seed = draw(&total, seed)
             p.m = 1 + (seed >> 8) % 110
             p.n = 1 + (seed >> 16) % (MOST if seed & 64 else 60)
             p.k = 1 + (seed >> 26) % (MOST if seed & 128 else 60)
             down, by_columns, p.add, p.whole = seed & 1, seed & 2, seed & 4, seed & 8
-            p.c, p.scratch, p.c_row = found, expected + size, row
+            sparse = seed & 48 and (seed >> 52) % 3 == 0
+            turned = sparse and (seed >> 54) % 2 == 0
+            p.c, p.scratch, p.c_row = found, with_zeros + size, row
             p.a_row, p.a_step, p.b_row, p.b_step = row, 1, 1, row
             if by_columns:
                 p.a_row, p.a_step = 1, row
-            if seed & 48 == 16:
+            if seed & 48 == 16 and not (sparse and down):
                 p.b_row, p.b_step = row, 1
+            if turned:
+                p.m = padded(p.m)
             p.a, p.b, p.fetch, p.fetch_step = a + 32, b + 32, NULL, 0
             p.run, p.runs = p.k, 1
-            if seed & 48 and (seed >> 36) % 4 == 0:
+            if sparse:
+                p.a = with_zeros + 32
+            elif seed & 48 and (seed >> 36) % 4 == 0:
                 p.run, p.runs = 1 + (seed >> 40) % 20, 1 + (seed >> 46) % 4
                 p.k = max(p.k // (p.run * p.runs), 1) * p.run * p.runs
             if down:
@@ -276,25 +311,25 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
                 p.a_step, p.b_step = -p.a_step, -p.b_step
             memcpy(found, a, size * sizeof(double))
             memcpy(expected, a, size * sizeof(double))
+            i = 32 + (seed >> 20) % 60 * row + (seed >> 30) % 60
+            total = b[i]
+            if (seed >> 57) % 4 == 0:
+                b[i] = INFINITY
             for j in range(p.m):
                 for x in range(p.n):
-                    total = expected[j * row + x] if p.add else 0.0
-                    for k in range(p.k):
-                        i = p.k - 1 - k if down else k
-                        i = i // p.run % p.runs * (p.k // p.runs) + i // p.run // p.runs * p.run + (
-                            i % p.run
-                        )
-                        i = p.k - 1 - i if down else i
-                        total += p.a[j * p.a_row + i * p.a_step] * p.b[x * p.b_row + i * p.b_step]
-                    expected[j * row + x] = total
+                    at = x * row + j if turned else j * row + x
+                    expected[at] = sum_of(&p, j, x, expected[at] if p.add else 0.0, down)
             if seed & 48 == 0:
                 multiply_matrices(&p)
+            elif sparse:
+                multiply_sparse(&p, turned)
             else:
                 multiply_packed(&p)
-            end = padded(p.n) if p.whole else p.n
+            b[i] = total
+            end = padded(p.n) if p.whole and not turned else p.n
             for j in range(p.m):  # what whole vectors have written is of no use
                 memcpy(found + j * row + p.n, a + j * row + p.n, (end - p.n) * sizeof(double))
-            wrong += memcmp(found, expected, size * sizeof(double)) != 0
+            wrong += are_different(found, expected, size)
         free_zeros(a)
     return n, wrong
 
@@ -336,35 +371,51 @@ cdef inline double processor_time() noexcept nogil:
 
 
 @cython.cdivision(True)
-def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds):
+def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds, str zeros_of=""):
     """Return how many multiply-then-adds a second a linear layer's three products reach at best.
 
-    Of m positions: forward, backward to the inputs, backward to the weights.
+    Of m positions: forward, backward to the inputs, backward to the weights. Half of the
+    operand named, "x" or "dy", is zero, and its products are counted all the same.
     """
+    cdef zeros_in sparse = IN_X if zeros_of == "x" else IN_DY if zeros_of == "dy" else IN_NONE
     cdef Py_ssize_t x_row = padded(n_in)
     cdef Py_ssize_t y_row = padded(n_out)
+    cdef Py_ssize_t most = max(m * max(x_row, y_row), n_out * n_in)
     cdef double *x = <double *>zeros(
-        (m * (x_row + y_row) + n_out * n_in + linear_scratch(m, n_out, n_in)) * sizeof(double)
+        (4 * most + linear_scratch(m, n_out, n_in)) * sizeof(double)
     )
-    cdef double *y = x + m * x_row
-    cdef double *scratch = y + m * y_row
-    cdef double *w = scratch + linear_scratch(m, n_out, n_in)
+    cdef double *y = x + most
+    cdef double *w = y + most
+    cdef double *result = w + most
+    cdef double *scratch = result + most
     cdef double[3] best = [0.0, 0.0, 0.0]
     cdef double until = processor_time() + seconds
     cdef double start
     cdef Py_ssize_t i
+    cdef unsigned long long seed = 1
     if x == NULL:
         raise MemoryError()
     with nogil:
+        for i in range(2 * most):
+            seed = draw(&x[i], seed)
+            if sparse == (IN_X if i < most else IN_DY) and seed >> 63:
+                x[i] = 0.0
         while processor_time() < until:
             for i in range(3):
                 start = processor_time()
                 if i == 0:
-                    linear_forward(y, x, w, NULL, scratch, m, n_out, n_in, y_row, x_row)
+                    linear_forward(
+                        result, x, w, NULL, scratch, m, n_out, n_in, y_row, x_row, sparse == IN_X
+                    )
                 elif i == 1:
-                    linear_backward_input(x, y, w, scratch, m, n_out, n_in, x_row, y_row, False)
+                    linear_backward_input(
+                        result, y, w, scratch, m, n_out, n_in, x_row, y_row, False,
+                        sparse == IN_DY,
+                    )
                 else:
-                    linear_backward_weights(w, y, x, scratch, m, n_out, n_in, y_row, x_row, False)
+                    linear_backward_weights(
+                        result, y, x, scratch, m, n_out, n_in, y_row, x_row, False, sparse
+                    )
                 best[i] = max(best[i], <double>m * n_out * n_in / (processor_time() - start))
         free_zeros(x)
     return best[0], best[1], best[2]

@@ -191,6 +191,27 @@ MUTANTS = [
         ("run % p.runs * (p.k", "0 * (p.k"),
     ),
     *of(
+        "src/gpt/sparse.pxd",
+        TESTING,
+        "test_certificates.py -k any_sizes and avx2",
+        ("whole = not are_finite(b_packed, steps * width)", "whole = False"),
+        ("t.add = p.add or k + i > 0", "t.add = p.add or k > 0"),
+        ("if turned and (p.add or k > 0):", "if turned and p.add:"),
+        ("t.last = LANES if whole else", "t.last = LANES if True else"),
+    ),
+    *of(
+        "src/gpt/sparse.h",
+        TESTING,
+        "test_certificates.py -k any_sizes and avx2",
+        ("reversed(bits) >> (SPARSE_STEPS - n) : bits", "reversed(bits) : bits"),
+    ),
+    *of(
+        "src/gpt/layers.pxd",
+        SET,
+        "test_fused.py -k terms_of_zeros and avx512",
+        ("if add and zeros != IN_NONE and has", "if False and zeros != IN_NONE and has"),
+    ),
+    *of(
         "src/shared/simd.h",
         SET,
         "test_certificates.py -k two_million and avx512",
