@@ -102,20 +102,20 @@ def test_training_and_samples_are_the_graphs(fused, shape, batch_size):
     assert streams[0].random() == streams[1].random()
 
 
-def trained(chosen, shape, lengths):
+def trained(chosen, shape, lengths, dropout=0.0):
     """Return losses, weights and gradients of a model after two steps and a backward."""
     rng = random.Random(5)
     documents = [document(rng, shape[0], length) for length in lengths]
-    model = chosen.GPT(*shape, rng=random.Random(4))
+    model = chosen.GPT(*shape, rng=random.Random(4), dropout=dropout)
     losses = model.fit(documents, 2, len(documents))
     model.loss(documents[0]).backward()
     return bits(*losses), bits(*model.weights()), bits(*model.gradients())
 
 
 @functools.cache
-def trained_graph(shape, lengths):
+def trained_graph(shape, lengths, dropout=0.0):
     """Return `trained` of the exact scalar engine, once for all instruction sets."""
-    return trained(engine.load("cython"), shape, lengths)
+    return trained(engine.load("cython"), shape, lengths, dropout)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,28 @@ def trained_graph(shape, lengths):
 )
 def test_wide_models_are_the_graphs(fused, shape, lengths):
     assert trained(fused, shape, lengths) == trained_graph(shape, lengths)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_narrow_heads_of_any_length_are_the_graphs(fused, dropout):
+    shape, lengths = (5, 8, 2, 1, 45), (45, 1, 3, 8, 12, 16, 17, 20, 25, 31, 32, 41)
+    assert trained(fused, shape, lengths, dropout) == trained_graph(shape, lengths, dropout)
+
+
+@pytest.mark.parametrize("n_head", [2, 4])
+def test_positions_do_not_see_later_values_not_even_infinite_ones(fused, n_head):
+    model = fused.GPT(5, 8, n_head, 1, 40, rng=random.Random(4))
+    for matrix in ("wte", "wpe"):
+        for row in model.state_dict[matrix]:
+            row[0].data = 0.0
+    model.state_dict["wte"][3][0].data = 1.0
+    model.state_dict["layer0.attn_wv"][0][0].data = 1e308  # overflows for token 3 alone
+    before, after = [4, *([0, 1, 2] * 7)[:19]], [3, *[0, 1, 2] * 6]
+    whole = model.loss(before + after).activations["logits"]
+    logits = [bits(*row) for row in whole.tolist()]
+    assert "nan" in logits[20]
+    prefix = model.loss([*before, 0]).activations["logits"]
+    assert logits[:20] == [bits(*row) for row in prefix.tolist()]
 
 
 def test_a_second_backward_knows_the_documents_of_the_first(fused):

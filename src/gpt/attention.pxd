@@ -5,10 +5,14 @@ a panel belongs to one key position and has a number for each query. Vectors run
 so a sum over keys is a sum of vectors, in each query's order. A panel stays in the caches from its
 scores to their gradients. Its rows end with its last query, and the last ones form a triangle.
 
+Heads of NARROW numbers have functions of their own, narrow.h: there a product, what follows it and
+the next product are one pass over a panel. Others multiply by `tile`.
+
 The panels of one head, its map, follow each other in memory (`panel_at`), each row by row.
 """
 
 cimport cython
+from libc.string cimport memset
 
 from exponential cimport exponentials
 from layers cimport exps_forward, sum_rows
@@ -20,8 +24,30 @@ from simd cimport (
 )
 
 
-cdef enum:
-    WIDE = 2 * LANES
+cdef extern from "narrow.h" nogil:
+    enum: NARROW
+    enum: WIDE
+    ctypedef struct Panel:  # some query positions of one head
+        Py_ssize_t first
+        Py_ssize_t n  # positions
+        Py_ssize_t end  # first + n: rows
+        Py_ssize_t width  # between rows: n up to whole vectors
+        double *exps  # (end, n)
+        const double *mask  # or NULL
+        double *weights  # scratch
+        double *dscores
+        double *packed  # (head_dim, n), scratch
+        double *sums
+    void narrow_scores(const Panel *p, double *largest, const double *k, Py_ssize_t row)
+    void narrow_values(const Panel *p, const double *inverses, const double *x, Py_ssize_t row)
+    void narrow_dweights(
+        const Panel *p, double *totals, const double *squares, const double *x, Py_ssize_t row
+    )
+    void narrow_dqueries(
+        const Panel *p, const double *totals, const double *inverses, double root,
+        const double *k, Py_ssize_t row,
+    )
+    void narrow_dkeys(const Panel *p, double *sums, const double *terms)
 
 
 cdef struct Head:  # one attention head of one document
@@ -45,19 +71,6 @@ cdef struct Head:  # one attention head of one document
     double *scratch  # (head_scratch(m, head_dim),)
 
 
-cdef struct Panel:  # some query positions of one head
-    Py_ssize_t first
-    Py_ssize_t n  # positions
-    Py_ssize_t end  # first + n: rows
-    Py_ssize_t width  # between rows: n up to whole vectors
-    double *exps  # (end, n)
-    const double *mask  # or NULL
-    double *weights  # scratch
-    double *dscores
-    double *packed  # (head_dim, n), scratch
-    double *sums
-
-
 @cython.cdivision(True)
 cdef inline Py_ssize_t panel_at(Py_ssize_t first) noexcept nogil:
     """Return how many numbers of a map lie before the panel of a position and WIDE - 1 more."""
@@ -71,10 +84,15 @@ cdef inline Py_ssize_t map_size(Py_ssize_t m) noexcept nogil:
     return panel_at(first) + m * padded(m - first)
 
 
+cdef inline Py_ssize_t panel_scratch(Py_ssize_t m, Py_ssize_t head_dim) noexcept nogil:
+    """Return how many scratch numbers a panel takes."""
+    return 2 * m * WIDE + 3 * WIDE * (head_dim + MOST_LANES)
+
+
 cdef inline Py_ssize_t head_scratch(Py_ssize_t m, Py_ssize_t head_dim) noexcept nogil:
     """Return how many scratch numbers a head takes."""
     return max(
-        2 * m * WIDE + 3 * WIDE * (head_dim + MOST_LANES), (m + PANEL) * (head_dim + PANEL)
+        panel_scratch(m, head_dim) + 2 * NARROW * (m + WIDE), (m + PANEL) * (head_dim + PANEL)
     )
 
 
@@ -194,18 +212,11 @@ cdef inline void write_sums(
             j += LANES
 
 
-cdef inline void softmax_of_panel(const Head *h, const Panel *p) noexcept nogil:
-    """Write the softmax of each column's scores, which are in p.exps.
-
-    Order:   as `exps_forward`; exponentials summed from key 0 to the query's
-    Writes:  p.exps, zero for later keys; their totals and inverses; p.weights
-    """
-    cdef double largest[WIDE]
-    cdef double totals[WIDE]
-    cdef double inverses[WIDE]
-    cdef Py_ssize_t s, i
+cdef inline void largest_of_panel(const Panel *p, double *largest) noexcept nogil:
+    """Write the largest score of each column; scores of later keys become that."""
+    cdef Py_ssize_t s
     cdef Py_ssize_t v = 0
-    cdef vec top, x, inverse
+    cdef vec top, x
     while v < p.width:
         top = vec_load(p.exps + v)
         for s in range(1, p.end):
@@ -214,29 +225,48 @@ cdef inline void softmax_of_panel(const Head *h, const Panel *p) noexcept nogil:
                 x = vec_join(top, x, s - p.first - v)
                 vec_store(p.exps + s * p.width + v, x)
             top = vec_max(top, x)
-        vec_store(largest + v, top * h.inverse_root)
+        vec_store(largest + v, top)
+        v += LANES
+
+
+cdef inline void softmax_of_panel(
+    const Head *h, const Panel *p, double *largest, double *inverses
+) noexcept nogil:
+    """Write the exponentials of each column's scores, which are in p.exps.
+
+    Order:   as `exps_forward`; exponentials summed from key 0 to the query's
+    Writes:  p.exps, zero for later keys; their totals and inverses; largest
+    """
+    cdef double totals[WIDE]
+    cdef Py_ssize_t last = p.width - LANES  # the vector of this column is the second, or the first
+    cdef Py_ssize_t _s, s, i
+    cdef Py_ssize_t v = 0
+    cdef double *row = p.exps
+    cdef vec total = vec_set(0.0)
+    cdef vec second = total
+    while v < p.width:
+        vec_store(largest + v, vec_load(largest + v) * h.inverse_root)
         v += LANES
     exponentials(p.exps, p.exps, h.inverse_root, largest, p.width, p.end * p.width)
-    v = 0
-    while v < p.width:
-        top = vec_set(0.0)
-        for s in range(p.end):
-            i = s * p.width + v
-            x = vec_load(p.exps + i)
-            if s > p.first:
-                x = vec_join(vec_set(0.0), x, s - p.first - v)
-                vec_store(p.exps + i, x)
-            top = top + x
-        vec_store(totals + v, top)
-        v += LANES
+    for _s in range(p.first):
+        total = total + vec_load(row)
+        second = second + vec_load(row + last)
+        row += p.width
+    for s in range(p.n):
+        vec_store(row + last, vec_join(vec_set(0.0), vec_load(row + last), s - last))
+        if last > 0:
+            vec_store(row, vec_join(vec_set(0.0), vec_load(row), s))
+        total = total + vec_load(row)
+        second = second + vec_load(row + last)
+        row += p.width
+    vec_store(totals, total)
+    vec_store(totals + last, second)
     powers(inverses, totals, p.width, -1.0)
     v = 0
     while v < p.width:
-        inverse = vec_load(inverses + v)
         i = min(<Py_ssize_t>LANES, p.n - v)
         vec_store_part(h.totals + p.first + v, vec_load(totals + v), i)
-        vec_store_part(h.inverses + p.first + v, inverse, i)
-        weights_of_column(p, inverse, v)
+        vec_store_part(h.inverses + p.first + v, vec_load(inverses + v), i)
         v += LANES
 
 
@@ -263,6 +293,9 @@ cdef inline void attention_forward(
     Writes:  y, exps, totals, inverses
     """
     cdef Py_ssize_t n = h.head_dim
+    cdef Py_ssize_t v
+    cdef double largest[WIDE]
+    cdef double inverses[WIDE]
     cdef Panel p
     if first > 0 and last - first == 1:
         attention_of_one(h, first)
@@ -271,10 +304,20 @@ cdef inline void attention_forward(
     while first < last:
         p = panel_of(h, first, last)
         transpose(p.packed, h.q + first * h.row, p.n, n, p.width, h.row)
-        products(p.exps, h.k, p.packed, p.end, p.width, n, p.width, h.row, 1, p.width, False)
-        softmax_of_panel(h, &p)
-        products(p.sums, h.v, p.weights, n, p.width, first, p.width, 1, h.row, p.width, False)
-        sums_of_triangle(&p, p.weights, h.v, h.row, n, False, True)
+        if n == NARROW:
+            narrow_scores(&p, largest, h.k, h.row)
+            softmax_of_panel(h, &p, largest, inverses)
+            narrow_values(&p, inverses, h.v, h.row)
+        else:
+            products(p.exps, h.k, p.packed, p.end, p.width, n, p.width, h.row, 1, p.width, False)
+            largest_of_panel(&p, largest)
+            softmax_of_panel(h, &p, largest, inverses)
+            v = 0
+            while v < p.width:
+                weights_of_column(&p, vec_load(inverses + v), v)
+                v += LANES
+            products(p.sums, h.v, p.weights, n, p.width, first, p.width, 1, h.row, p.width, False)
+            sums_of_triangle(&p, p.weights, h.v, h.row, n, False, True)
         write_sums(h.y + first * h.y_row, h.y_row, &p, n)
         first += WIDE
 
@@ -299,17 +342,17 @@ cdef inline void attention_of_one(const Head *h, Py_ssize_t t) noexcept nogil:
     weighted_sum(h.y + t * h.y_row, e, 1, h.v, h.row, t + 1, h.head_dim, False)
 
 
-cdef inline void dscores_of_panel(const Head *h, const Panel *p) noexcept nogil:
+cdef inline void dscores_of_panel(
+    const Head *h, const Panel *p, const double *squares
+) noexcept nogil:
     """Write the gradients of a panel's scores, from those of its weights in p.dscores.
 
     Order:   the total's gradient is summed from the last position to the first
     Writes:  p.dscores, p.weights
     """
-    cdef double squares[WIDE]
     cdef Py_ssize_t s, i
     cdef Py_ssize_t v = 0
     cdef vec total, dinverse, inverse, x
-    powers(squares, h.totals + p.first, p.width, -2.0)
     while v < p.width:
         dinverse = -vec_load(squares + v)
         total = vec_set(0.0)
@@ -351,6 +394,46 @@ cdef inline void sums_of_rows(
         )
 
 
+cdef inline void panel_backward(
+    const Head *h, const Panel *p, const double *squares
+) noexcept nogil:
+    """Write the gradients of a panel's queries, and add its terms to those of keys and values."""
+    cdef Py_ssize_t n = h.head_dim
+    cdef Py_ssize_t before = p.first - 1
+    products(
+        p.dscores, h.v + n - 1, p.packed + (n - 1) * p.width, p.end, p.width, n, p.width, h.row,
+        -1, -p.width, False,
+    )
+    dscores_of_panel(h, p, squares)
+    sums_of_triangle(p, p.dscores, h.k, h.row, n, True, False)
+    products(
+        p.sums, h.k + before * h.row, p.dscores + before * p.width, n, p.width, p.first, p.width,
+        1, -h.row, -p.width, True,
+    )
+    write_sums(h.dq + p.first * h.row, h.row, p, n)
+    sums_of_rows(h, p, h.dv, p.weights, h.dy, h.y_row)
+    sums_of_rows(h, p, h.dk, p.dscores, h.q, h.row)
+
+
+cdef inline void narrow_panel_backward(
+    const Head *h, const Panel *p, const double *squares, double *sums
+) noexcept nogil:
+    """Do the same for NARROW numbers; the terms are added to sums, as of `narrow_dkeys`."""
+    cdef double totals[WIDE]
+    cdef double terms[2 * WIDE * NARROW]
+    cdef const double *q = h.q + p.first * h.row
+    cdef const double *dy = h.dy + p.first * h.y_row
+    cdef Py_ssize_t i, j
+    for i in range(p.n):
+        for j in range(NARROW):
+            terms[2 * (i * NARROW + j)] = q[i * h.row + j]
+            terms[2 * (i * NARROW + j) + 1] = dy[i * h.y_row + j]
+    narrow_dweights(p, totals, squares, h.v, h.row)
+    narrow_dqueries(p, totals, h.inverses + p.first, h.inverse_root, h.k, h.row)
+    write_sums(h.dq + p.first * h.row, h.row, p, NARROW)
+    narrow_dkeys(p, sums, terms)
+
+
 @cython.cdivision(True)
 cdef inline void attention_backward(const Head *h) noexcept nogil:
     """Write the gradients of queries, keys and values.
@@ -360,23 +443,24 @@ cdef inline void attention_backward(const Head *h) noexcept nogil:
              total's and a query's over positions last to first
     Writes:  dq, dk, dv
     """
-    cdef Py_ssize_t n = h.head_dim
     cdef Py_ssize_t first = (h.m - 1) // WIDE * WIDE
+    cdef Py_ssize_t i, j
+    cdef double squares[WIDE]
+    cdef double *sums = h.scratch + panel_scratch(h.m, h.head_dim)
     cdef Panel p
+    if h.head_dim == NARROW:
+        memset(sums, 0, 2 * NARROW * (h.m + WIDE) * sizeof(double))
     while first >= 0:
         p = panel_of(h, first, h.m)
-        transpose(p.packed, h.dy + first * h.y_row, p.n, n, p.width, h.y_row)
-        products(
-            p.dscores, h.v + n - 1, p.packed + (n - 1) * p.width, p.end, p.width, n, p.width,
-            h.row, -1, -p.width, False,
-        )
-        dscores_of_panel(h, &p)
-        sums_of_triangle(&p, p.dscores, h.k, h.row, n, True, False)
-        products(
-            p.sums, h.k + (first - 1) * h.row, p.dscores + (first - 1) * p.width, n, p.width,
-            first, p.width, 1, -h.row, -p.width, True,
-        )
-        write_sums(h.dq + first * h.row, h.row, &p, n)
-        sums_of_rows(h, &p, h.dv, p.weights, h.dy, h.y_row)
-        sums_of_rows(h, &p, h.dk, p.dscores, h.q, h.row)
+        transpose(p.packed, h.dy + first * h.y_row, p.n, h.head_dim, p.width, h.y_row)
+        powers(squares, h.totals + first, p.width, -2.0)
+        if h.head_dim == NARROW:
+            narrow_panel_backward(h, &p, squares, sums)
+        else:
+            panel_backward(h, &p, squares)
         first -= WIDE
+    if h.head_dim == NARROW:
+        for i in range(h.m):
+            for j in range(NARROW):
+                h.dk[i * h.row + j] = sums[2 * (i * NARROW + j)]
+                h.dv[i * h.row + j] = sums[2 * (i * NARROW + j) + 1]
