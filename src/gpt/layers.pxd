@@ -18,7 +18,7 @@ from matmul cimport (
 )
 from powers cimport powers
 from simd cimport (
-    LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_max, vec_set, vec_store,
+    LANES, MOST_LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_max, vec_set, vec_store,
 )
 from sparse cimport has_negative_zeros, is_sparse, multiply_sparse, sparse_scratch
 
@@ -26,6 +26,10 @@ from sparse cimport has_negative_zeros, is_sparse, multiply_sparse, sparse_scrat
 cdef extern from "sums.h" nogil:
     void sum_rows(
         double *totals, const double *x, Py_ssize_t m, Py_ssize_t n, Py_ssize_t row
+    )
+    void dot_rows(
+        double *totals, const double *x, const double *y, Py_ssize_t m, Py_ssize_t n,
+        Py_ssize_t row, Py_ssize_t step,
     )
 
 
@@ -265,12 +269,9 @@ cdef inline void rmsnorm_forward(
     Order:   squares summed left to right from 0
     """
     cdef Py_ssize_t i, k
-    cdef double total
+    dot_rows(mean, x, x, m, n, row, 1)
     for i in range(m):
-        total = 0.0
-        for k in range(n):
-            total += x[i * row + k] * x[i * row + k]
-        mean[i] = total * inverse_n + 1e-5
+        mean[i] = mean[i] * inverse_n + 1e-5
     powers(scale, mean, m, -0.5)
     for i in range(m):
         for k in range(n):
@@ -291,15 +292,16 @@ cdef inline void rmsnorm_backward(
     Writes:  dx, which may be dresidual
     """
     cdef Py_ssize_t i, k
-    cdef double dscale, dsquare, term
-    cdef double roots[LANES]
+    cdef double dsquare, term
+    cdef double roots[MOST_LANES]
+    cdef double dscales[MOST_LANES]
+    cdef Py_ssize_t rows = 0
     for i in range(m):
-        if i % LANES == 0:
-            powers(roots, mean + i, min(<Py_ssize_t>LANES, m - i), -1.5)
-        dscale = 0.0
-        for k in range(n - 1, -1, -1):
-            dscale += x[i * row + k] * dy[i * row + k]
-        dsquare = inverse_n * (-0.5 * roots[i % LANES] * dscale)
+        if i % MOST_LANES == 0:
+            rows = min(<Py_ssize_t>MOST_LANES, m - i)
+            powers(roots, mean + i, rows, -1.5)
+            dot_rows(dscales, x + i * row, dy + i * row, rows, n, row, -1)
+        dsquare = inverse_n * (-0.5 * roots[i % MOST_LANES] * dscales[i % MOST_LANES])
         for k in range(n):
             term = x[i * row + k] * dsquare
             dx[i * row + k] = dresidual[i * row + k] + scale[i] * dy[i * row + k] + term + term

@@ -326,8 +326,9 @@ MUTANTS = [
         "src/gpt/sums.h",
         SET,
         "test_fused.py -k (graphs or wide) and avx512",
-        ("sums[2] += x[2 * row + k]", "sums[2] += x[row + k]"),
+        ("at = r * row", "at = r % 2 * row"),
         ("x += rows * row", "x += row"),
+        ("step > 0 ? 0 : n - 1", "0"),
     ),
     *of(
         "src/gpt/layers.pxd",
@@ -343,10 +344,7 @@ MUTANTS = [
             "test_fused.py -k (graphs or wide) and avx512",
         ),
         ("        p.b += PANEL * n_in\n", "", "test_fused.py -k graphs and avx512"),
-        (
-            "        for k in range(n - 1, -1, -1):\n            dscale",
-            "        for k in range(n):\n            dscale",
-        ),
+        ("rows, n, row, -1)", "rows, n, row, 1)"),
         ("i < n_head - 1 or j < 2,", "False,"),
         (
             "dx[k] = 0.0 + dx[k] * (1.0 if y[k] > 0.0 else 0.0)",
