@@ -110,7 +110,8 @@ def rows(documents: list[list[int]], arguments: argparse.Namespace) -> tuple[lis
         chosen = documents[:count]
         if length:
             rng = random.Random(1)
-            chosen = [[26, *(rng.randrange(26) for _ in range(length - 1)), 26]]
+            letters = [[rng.randrange(26) for _ in range(length - 1)] for _ in range(16)]
+            chosen = [[26, *own, 26] for own in letters]
         sizes = Config(27, **config)
         weights = sizes.num_params
         lengths = [min(config["block_size"], len(d) - 1) for d in chosen]

@@ -15,8 +15,7 @@ typedef unsigned long long words __attribute__((vector_size(LANES * 8)));
 #define BLOCK 64
 typedef struct { /* numbers x = number * log(2) / POWERS + rest */
     double rest[BLOCK];
-    long long number[BLOCK];
-    long long place[BLOCK]; /* of the power in powers_of_root */
+    unsigned long long twice[BLOCK]; /* the number; its low byte is the place in powers_of_root */
 } __attribute__((aligned(64))) exp_block;
 
 /* Write what vec_exp needs of LANES numbers of which none is beyond 512. */
@@ -32,23 +31,23 @@ static inline void vec_reduce(exp_block *block, Py_ssize_t i, vec x) {
     n -= shift;
 #endif
     vec rest = vec_fma(vec_fma(x, n, vec_set(-0x1.62e42fefap-8)), n, vec_set(-0x1.cf79abc9e3b3ap-47));
-    ints place = (number & (POWERS - 1)) * 2;
+    words twice = (words)number << 1;
     vec_store(block->rest + i, rest);
-    memcpy(block->number + i, &number, sizeof number);
-    memcpy(block->place + i, &place, sizeof place);
+    memcpy(block->twice + i, &twice, sizeof twice);
 }
 
 static inline vec vec_exp(const exp_block *block, Py_ssize_t i) {
-    words bits;
+    words twice;
     vec rest = vec_load(block->rest + i), tail, scale;
-    memcpy(&bits, block->number + i, sizeof bits);
+    memcpy(&twice, block->twice + i, sizeof twice);
+#define PLACE(k) (unsigned char)block->twice[i + (k)]
 #if LANES == 2
     for (int k = 0; k < LANES; k++) {
-        tail[k] = powers_of_root[block->place[i + k]];
-        scale[k] = powers_of_root[block->place[i + k] + 1];
+        tail[k] = powers_of_root[PLACE(k)];
+        scale[k] = powers_of_root[PLACE(k) + 1];
     }
 #else /* pair by pair: gathers take longer on most processors */
-#define PAIR(k) _mm_load_pd(&powers_of_root[block->place[i + k]])
+#define PAIR(k) _mm_load_pd(&powers_of_root[PLACE(k)])
 #define PAIRS(k) _mm256_insertf128_pd(_mm256_castpd128_pd256(PAIR(k)), PAIR(k + 2), 1)
 #if LANES == 8
     vec even = _mm512_insertf64x4(_mm512_castpd256_pd512(PAIRS(0)), PAIRS(4), 1);
@@ -59,7 +58,7 @@ static inline vec vec_exp(const exp_block *block, Py_ssize_t i) {
     tail = _mm256_unpacklo_pd(even, odd), scale = _mm256_unpackhi_pd(even, odd);
 #endif
 #endif
-    scale = (vec)((words)scale + (bits << 45));
+    scale = (vec)((words)scale + (twice << 44));
     vec square = rest * rest;
     vec low = vec_fma(vec_set(0x1.ffffffffffdbdp-2), rest, vec_set(0x1.555555555543cp-3));
     vec high = vec_fma(vec_set(0x1.55555cf172b91p-5), rest, vec_set(0x1.1111167a4d017p-7));
