@@ -84,7 +84,12 @@ static inline __attribute__((always_inline)) void tile_rows(Tile t, Py_ssize_t r
 
 /* Not inlined: in its only caller, the compiler would keep less of a tile in registers. Most tiles
  * of packed products are whole: their loop does not test whether to prefetch. */
-static __attribute__((noinline)) void whole_tile(Tile t) { tile_of(t, TILE_ROWS, TILE_VECS, 0); }
+static __attribute__((noinline)) void whole_tile(Tile t) {
+    for (int r = 0; r < TILE_ROWS; r++) { /* so that c is near when its sums are done */
+        for (int v = 0; v < PANEL; v += 8) __builtin_prefetch(t.c + r * t.c_row + v, 1);
+    }
+    tile_of(t, TILE_ROWS, TILE_VECS, 0);
+}
 
 static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs) {
     if (rows == TILE_ROWS && vecs == TILE_VECS && !t.fetch) {
