@@ -460,7 +460,7 @@ cdef inline void matrices_backward(
     while i > first:  # the largest first
         i -= 1
         matrix = matrix_of(acts, i)
-        rows = rows_of_share(matrix.shape.n_out, acts.barrier.size)
+        rows = (matrix.shape.n_out + acts.barrier.size - 1) // acts.barrier.size
         while (number - before) * rows < matrix.shape.n_out:
             row = (number - before) * rows
             backward_weights(
