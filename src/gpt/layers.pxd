@@ -14,7 +14,7 @@ from libc.math cimport log
 
 from exponential cimport exponentials
 from matmul cimport (
-    Product, is_packed, multiply_matrices, multiply_packed, packed_scratch, transpose,
+    LEAST_STEPS, Product, is_packed, multiply_matrices, multiply_packed, packed_scratch, transpose,
 )
 from powers cimport powers
 from simd cimport (
@@ -136,6 +136,15 @@ cdef inline void linear_forward(
             multiply_matrices(&p)
             transpose(y + start, scratch + n_in * PANEL, size, m, y_row, padded(m))
             start += OUT_BLOCK
+        return
+    if n_in < LEAST_STEPS and m > PANEL and n_in * padded(n_out) <= OUT_BLOCK * PANEL:
+        transpose(scratch, w, n_out, n_in, padded(n_out), n_in)
+        p = Product(
+            c=y, a=x, b=scratch, m=m, n=n_out, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=1,
+            b_step=padded(n_out), add=False, whole=True, fetch=NULL, fetch_step=0, scratch=NULL,
+            run=n_in, runs=1,
+        )
+        multiply_matrices(&p)
         return
     p = Product(
         c=y, a=x, b=packed, m=m, n=0, k=n_in, c_row=y_row, a_row=x_row, a_step=1, b_row=1,

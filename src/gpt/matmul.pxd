@@ -26,8 +26,7 @@ cdef extern from "tile.h" nogil:
         Py_ssize_t k_n, c_row, a_row, a_step, b_step, fetch_step, last
         bint add
     void tile(Tile t, Py_ssize_t rows, Py_ssize_t vecs)
-    enum: FEW_ROWS
-    void tiles(Tile t, Py_ssize_t rows, Py_ssize_t n)
+    void tiles(Tile t, Py_ssize_t m, Py_ssize_t n)
 
 
 cdef enum:
@@ -35,7 +34,7 @@ cdef enum:
     N_BLOCK = 528  # columns of b packed at once
     K_BLOCK = 256  # steps of a sum at once: a panel of b fits into L1
     LEAST_ROWS = 32  # the least sizes that are worth packing
-    LEAST_STEPS = 16
+    LEAST_STEPS = 17  # sums of fewer are computed row by row
     STEPS_AT_ONCE = 8  # columns copied into each panel in turn, so that reads go along the rows
 
 
@@ -72,7 +71,6 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     Writes:  c
     """
     cdef Py_ssize_t n = 0
-    cdef Py_ssize_t m = 0
     cdef Tile t
     t.k_n = p.k
     t.c_row = p.c_row
@@ -84,10 +82,8 @@ cdef inline void multiply_matrices(const Product *p) noexcept nogil:
     t.fetch_step = p.fetch_step
     if p.k < LEAST_STEPS and p.fetch == NULL:
         t.last = LANES if p.whole else (p.n - 1) % LANES + 1
-        while m < p.m:
-            t.a, t.b, t.c = p.a + m * p.a_row, p.b, p.c + m * p.c_row
-            tiles(t, min(<Py_ssize_t>FEW_ROWS, p.m - m), p.n)
-            m += FEW_ROWS
+        t.a, t.b, t.c = p.a, p.b, p.c
+        tiles(t, p.m, p.n)
         return
     while n < p.n:
         t.b = p.b + n

@@ -108,7 +108,7 @@ static __attribute__((noinline)) void tile(Tile t, Py_ssize_t rows, Py_ssize_t v
     }
 }
 
-/* Few rows of a product and n columns: a call for each tile takes long beside sums of few steps. */
+/* A product of m rows and n columns: a call for each tile takes long beside sums of few steps. */
 static inline __attribute__((always_inline)) void tiles_of(Tile t, const int rows, Py_ssize_t n) {
     const Py_ssize_t last = t.last;
     t.last = LANES;
@@ -123,12 +123,16 @@ static inline __attribute__((always_inline)) void tiles_of(Tile t, const int row
 }
 
 #define FEW_ROWS 4
-static __attribute__((noinline)) void tiles(Tile t, Py_ssize_t rows, Py_ssize_t n) {
-    switch (rows) {
-    case 1: tiles_of(t, 1, n); break;
-    case 2: tiles_of(t, 2, n); break;
-    case 3: tiles_of(t, 3, n); break;
-    case 4: tiles_of(t, 4, n); break;
+static __attribute__((noinline)) void tiles(Tile t, Py_ssize_t m, Py_ssize_t n) {
+    for (; m > 0; m -= FEW_ROWS) {
+        switch (m) {
+        case 1: tiles_of(t, 1, n); break;
+        case 2: tiles_of(t, 2, n); break;
+        case 3: tiles_of(t, 3, n); break;
+        default: tiles_of(t, FEW_ROWS, n);
+        }
+        t.a += FEW_ROWS * t.a_row;
+        t.c += FEW_ROWS * t.c_row;
     }
 }
 
