@@ -34,7 +34,7 @@ cdef enum:
     N_BLOCK = 528  # columns of b packed at once
     K_BLOCK = 256  # steps of a sum at once: a panel of b fits into L1
     LEAST_ROWS = 32  # the least sizes that are worth packing
-    LEAST_STEPS = 17  # sums of fewer are computed row by row
+    LEAST_STEPS = 33  # sums of fewer are computed row by row
     STEPS_AT_ONCE = 8  # columns copied into each panel in turn, so that reads go along the rows
 
 
