@@ -6,11 +6,25 @@ to 2,007 wrong results of each other power; without its last multiply-add `vec_q
 gives 92,638 wrong quotients.
 """
 
+import os
 import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
 
 import pytest
 
 import testing
+
+EXP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+double exp(double x) {
+    double y = ((double (*)(double))dlsym(RTLD_NEXT, "exp"))(x);
+    return x < -400.0 ? y * (1.0 + 0x1p-52) : y;
+}
+"""
 
 
 def attack(simd, n, seed):
@@ -29,6 +43,26 @@ def attack(simd, n, seed):
 
 def test_no_counter_example_among_two_million(fused):
     attack(fused.SIMD, 2_000_000, 88172645463325252)
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or "asan" in os.environ.get("LD_PRELOAD", ""), reason="preloads an exp"
+)
+def test_exponentials_are_those_of_a_libm_that_differs_only_far_below_zero(fused, tmp_path):
+    source, library = tmp_path / "exp.c", tmp_path / "exp.so"
+    source.write_text(EXP)
+    compiler = shutil.which("cc") or sysconfig.get_config_var("CC").split()[0]
+    subprocess.run([compiler, "-shared", "-fPIC", source, "-o", library, "-ldl"], check=True)
+    program = f"import testing; print(testing.load({fused.SIMD!r}).attack_exponentials(100_000, 5))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=os.path.dirname(__file__),
+        env={**os.environ, "LD_PRELOAD": str(library)},
+    )
+    assert done.stdout == "(0, 0)\n", done.stderr
 
 
 @pytest.mark.parametrize("exponent", [-0.5, -1.0, -1.5, -2.0])
