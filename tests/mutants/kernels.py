@@ -206,6 +206,13 @@ MUTANTS = [
         ("reversed(bits) >> (SPARSE_STEPS - n) : bits", "reversed(bits) : bits"),
     ),
     *of(
+        "src/gpt/tile.h",
+        TESTING,
+        "test_certificates.py -k products and avx512",
+        ("t.c += FEW_ROWS * t.c_row", "t.c += t.c_row"),
+        ("case 3: tiles_of(t, 3, n)", "case 3: tiles_of(t, 2, n)"),
+    ),
+    *of(
         "src/gpt/layers.pxd",
         SET,
         "test_fused.py -k terms_of_zeros and avx512",
