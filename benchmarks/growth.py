@@ -9,7 +9,8 @@ line at the peak would be their time if nothing else took any. Times are the fas
 rounds, of the processor, but those of several threads are of the clock.
 
 The second table has the products alone: those of a layer's four matrices, each forward, backward
-to the inputs and backward to the weights, packing included.
+to the inputs and backward to the weights, packing included; then the four that leave out relu's
+zeros, of which one half is zero here. Their terms are counted all the same.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def linear_layers(seconds: float) -> str:
     machine = testing.load(fused.SIMD)
     peak = machine.peak(0.3)
     lines = [
-        "| n_embd | tokens | forward | backward to inputs | backward to weights |",
-        "| ---: | ---: | ---: | ---: | ---: |",
+        "| n_embd | tokens | forward | backward to inputs | backward to weights | beside zeros |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for n_embd in (64, 128, 256, 512):
         shapes = [(a * n_embd, b * n_embd) for a, b in ((3, 1), (1, 1), (4, 1), (1, 4))]
@@ -94,7 +95,12 @@ def linear_layers(seconds: float) -> str:
             for n_out, n_in in shapes:
                 speeds = machine.linear(tokens, n_out, n_in, seconds / len(shapes))
                 took = [t + n_out * n_in / speed for t, speed in zip(took, speeds)]
-            shares = (12 * n_embd**2 / peak / t for t in took)
+            shares = [12 * n_embd**2 / peak / t for t in took]
+            _, *of_dy = machine.linear(tokens, 4 * n_embd, n_embd, seconds / len(shapes), "dy")
+            forward, _, weights = machine.linear(
+                tokens, n_embd, 4 * n_embd, seconds / len(shapes), "x"
+            )
+            shares.append(4 / peak / sum(1 / speed for speed in (*of_dy, forward, weights)))
             cells = [f"{n_embd}", f"{tokens}", *(f"{share:.0%}" for share in shares)]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -389,8 +389,7 @@ def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds, str 
     cdef double *result = w + most
     cdef double *scratch = result + most
     cdef double[3] best = [0.0, 0.0, 0.0]
-    cdef double until = processor_time() + seconds
-    cdef double start
+    cdef double start, until
     cdef Py_ssize_t i
     cdef unsigned long long seed = 1
     if x == NULL:
@@ -400,6 +399,7 @@ def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds, str 
             seed = draw(&x[i], seed)
             if sparse == (IN_X if i < most else IN_DY) and seed >> 63:
                 x[i] = 0.0
+        until = processor_time() + seconds
         while processor_time() < until:
             for i in range(3):
                 start = processor_time()
