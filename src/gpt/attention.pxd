@@ -168,34 +168,6 @@ cdef inline void weighted_sum(
         i += LANES
 
 
-cdef inline void sums_of_triangle(
-    const Panel *p, const double *weights, const double *x, Py_ssize_t row, Py_ssize_t head_dim,
-    bint down, bint add,
-) noexcept nogil:
-    """Write sums over the panel's positions, up to each query's, or continue them.
-
-    Shapes:  weights as p.weights, x (m, head_dim) rows row apart
-    Order:   positions first to last, or last to first if down
-    Writes:  p.sums (head_dim, n). Adds to: p.sums if add
-    """
-    cdef Py_ssize_t j, v, s, i, n
-    cdef vec total
-    weights += p.first * p.width
-    x += p.first * row
-    for j in range(head_dim):
-        v = 0
-        while v < p.width:
-            total = vec_load(p.sums + j * p.width + v) if add else vec_set(0.0)
-            n = min(p.n, v + LANES)
-            for s in range(n):
-                i = n - 1 - s if down else s
-                total = total + vec_join(
-                    vec_set(0.0), x[i * row + j] * vec_load(weights + i * p.width + v), i - v
-                )
-            vec_store(p.sums + j * p.width + v, total)
-            v += LANES
-
-
 cdef inline void write_sums(
     double *y, Py_ssize_t row, const Panel *p, Py_ssize_t head_dim
 ) noexcept nogil:
@@ -293,7 +265,7 @@ cdef inline void attention_forward(
     Writes:  y, exps, totals, inverses
     """
     cdef Py_ssize_t n = h.head_dim
-    cdef Py_ssize_t v
+    cdef Py_ssize_t i, v
     cdef double largest[WIDE]
     cdef double inverses[WIDE]
     cdef Panel p
@@ -317,8 +289,14 @@ cdef inline void attention_forward(
                 weights_of_column(&p, vec_load(inverses + v), v)
                 v += LANES
             products(p.sums, h.v, p.weights, n, p.width, first, p.width, 1, h.row, p.width, False)
-            sums_of_triangle(&p, p.weights, h.v, h.row, n, False, True)
         write_sums(h.y + first * h.y_row, h.y_row, &p, n)
+        i = 0
+        while n != NARROW and i < p.n:  # the triangle
+            weighted_sum(
+                h.y + (first + i) * h.y_row, p.weights + first * p.width + i, p.width,
+                h.v + first * h.row, h.row, i + 1, n, True,
+            )
+            i += 1
         first += WIDE
 
 
@@ -400,12 +378,18 @@ cdef inline void panel_backward(
     """Write the gradients of a panel's queries, and add its terms to those of keys and values."""
     cdef Py_ssize_t n = h.head_dim
     cdef Py_ssize_t before = p.first - 1
+    cdef Py_ssize_t i
     products(
         p.dscores, h.v + n - 1, p.packed + (n - 1) * p.width, p.end, p.width, n, p.width, h.row,
         -1, -p.width, False,
     )
     dscores_of_panel(h, p, squares)
-    sums_of_triangle(p, p.dscores, h.k, h.row, n, True, False)
+    for i in range(p.n):  # the triangle
+        weighted_sum(
+            h.dq + (p.first + i) * h.row, p.dscores + (p.first + i) * p.width + i, -p.width,
+            h.k + (p.first + i) * h.row, -h.row, i + 1, n, False,
+        )
+    transpose(p.sums, h.dq + p.first * h.row, p.n, n, p.width, h.row)
     products(
         p.sums, h.k + before * h.row, p.dscores + before * p.width, n, p.width, p.first, p.width,
         1, -h.row, -p.width, True,
