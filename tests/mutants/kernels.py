@@ -296,14 +296,9 @@ MUTANTS = [
         ("weight = vec_load(p.exps + i) * inverse", "weight = vec_load(p.exps + i)"),
         ("x = vec_join(top, x, s - p.first - v)", "x = vec_join(x, x, s - p.first - v)"),
         ("vec_join(vec_set(0.0), vec_load(row), s)", "vec_load(row)"),
-        ("n - 1 - s if down else s", "s"),
-        (
-            "vec_set(0.0), x[i * row + j] * vec_load(weights + i * p.width + v), i - v",
-            "vec_set(0.0), x[i * row + j] * vec_load(weights + i * p.width + v), -LANES",
-            "test_fused.py -k infinite_ones and avx512",
-        ),
+        ("h.v + first * h.row, h.row, i + 1, n, True", "h.v + first * h.row, h.row, i, n, True"),
+        ("-h.row, i + 1, n, False", "-h.row, i, n, False"),
         ("for s in range(p.end - 1, -1, -1):", "for s in range(p.end):"),
-        ("h.row, n, True, False)", "h.row, n, False, False)"),
         ("cdef bint add = p.end < h.m", "cdef bint add = False"),
         (
             "h.inverse_root * (vec_load(p.exps + i) * x)",
