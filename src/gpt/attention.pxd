@@ -16,7 +16,7 @@ from libc.string cimport memset
 
 from exponential cimport exponentials
 from layers cimport exps_forward, sum_rows
-from matmul cimport Tile, pack, tile, transpose
+from matmul cimport Tile, pack, tile, tiles, transpose
 from powers cimport powers
 from simd cimport (
     LANES, MOST_LANES, PANEL, TILE_ROWS, padded, vec, vec_join, vec_load, vec_max, vec_set,
@@ -134,6 +134,10 @@ cdef inline void products(
     t.add = add
     t.fetch = NULL
     t.fetch_step = 0
+    if k <= WIDE:
+        t.a, t.b, t.c, t.last = a, b, c, (n - 1) % LANES + 1
+        tiles(t, m, n)
+        return
     while j < n:
         vecs = min(<Py_ssize_t>PANEL, padded(n - j)) // LANES
         t.last = min(<Py_ssize_t>LANES, n - j - (vecs - 1) * LANES)

@@ -7,7 +7,7 @@ each row: rows are multiplied one by one, each by panels of b that stay in L1.
 
 cimport cython
 
-from matmul cimport K_BLOCK, LEAST_ROWS, LEAST_STEPS, M_BLOCK, Product, pack, transpose
+from matmul cimport K_BLOCK, LEAST_ROWS, M_BLOCK, Product, pack, transpose
 from simd cimport LANES, MOST_LANES, mask_bits, vec, vec_differ, vec_load, vec_set
 
 
@@ -28,11 +28,12 @@ cdef extern from "sparse.h" nogil:
 
 cdef enum:
     COLUMNS = 512  # of b, packed at once: a whole number of panels
+    LEAST_SUMMED = 16  # the least steps of a sum
 
 
 cdef inline bint is_sparse(Py_ssize_t m, Py_ssize_t n, Py_ssize_t k) noexcept nogil:
     """Return whether leaving out half of a product of these sizes is worth finding the zeros."""
-    return m >= LEAST_ROWS and n >= LEAST_ROWS and k >= LEAST_STEPS
+    return m >= LEAST_ROWS and n >= LEAST_ROWS and k >= LEAST_SUMMED
 
 
 cdef inline Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
