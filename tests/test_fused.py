@@ -898,6 +898,19 @@ assert resident() - before < 8 * numbers + 2**21, (resident() - before, 8 * numb
     subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_loss_takes_memory_for_the_products_that_its_model_has_and_no_others():
+    script = """
+model = fused.GPT(27)
+losses = [model.loss([26, 1, 2, 26])]
+before = resident()
+losses += [model.loss([26, 1, 2, 26]) for _ in range(200)]
+cost = (resident() - before) / 200
+assert cost < 160 * 1024, cost  # operands that are packed, and activations
+"""
+    subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 @pytest.mark.parametrize(("n_embd", "batch_size", "useful"), [(16, 1, 1), (16, 64, 8), (64, 1, 1)])
 def test_small_steps_take_the_threads_that_they_have_work_for(n_embd, batch_size, useful):

@@ -14,6 +14,7 @@ from layers cimport linear_scratch
 from matmul cimport pack
 from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
+from sparse cimport sparse_scratch
 from weights cimport LM_HEAD, Shape, Sizes, matrix_count, shape_of
 
 
@@ -86,7 +87,7 @@ cdef inline void assign_buffers(Activations *acts, Arena *arena) noexcept nogil:
         acts.embedding_mask = arena_take(arena, m * net.row)
     acts.scratch_size = max(
         linear_scratch(m, max(net.mlp_row, net.vocab_row), net.mlp_row),
-        head_scratch(n, net.n_embd // net.n_head),
+        max(sparse_scratch(net.n_embd), head_scratch(n, net.n_embd // net.n_head)),
     )
     acts.scratches = arena_take(arena, acts.barrier.size * acts.scratch_size)
     arena_take(arena, PANEL)  # whole vectors may be read, not used, behind the last row

@@ -20,7 +20,7 @@ from powers cimport powers
 from simd cimport (
     LANES, MOST_LANES, PANEL, TILE_ROWS, padded, vec, vec_load, vec_max, vec_set, vec_store,
 )
-from sparse cimport has_negative_zeros, is_sparse, multiply_sparse, sparse_scratch
+from sparse cimport has_negative_zeros, is_sparse, multiply_sparse
 
 
 cdef extern from "sums.h" nogil:
@@ -86,11 +86,11 @@ cdef inline void embedding_backward(
 cdef inline Py_ssize_t linear_scratch(
     Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in
 ) noexcept nogil:
-    """Return the number of scratch numbers that linear layers of at most these sizes need."""
+    """Return how many scratch numbers linear layers of at most these sizes need, if not sparse."""
     cdef Py_ssize_t most = max(n_out, n_in)
     cdef Py_ssize_t size = (max(n_in, <Py_ssize_t>K_PANEL) + OUT_BLOCK) * PANEL
     if is_packed(max(m, most), max(m, most), max(m, most)):
-        size = max(size, max(packed_scratch(most, max(m, most)), sparse_scratch(most)))
+        size = max(size, packed_scratch(most, max(m, most)))
     return size
 
 

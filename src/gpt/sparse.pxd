@@ -42,7 +42,9 @@ cdef inline Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
 
 
 cdef inline Py_ssize_t sparse_scratch(Py_ssize_t n) noexcept nogil:
-    """Return how many numbers `multiply_sparse` needs for at most n columns."""
+    """Return how many numbers `multiply_sparse` needs for at most n columns, if `is_sparse`."""
+    if n < LEAST_ROWS:
+        return 0
     return (K_BLOCK + M_BLOCK) * in_panels(n) + M_BLOCK * (MOST_LANES + SPARSE_STEPS)
 
 

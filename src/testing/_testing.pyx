@@ -381,9 +381,10 @@ def linear(Py_ssize_t m, Py_ssize_t n_out, Py_ssize_t n_in, double seconds, str 
     cdef Py_ssize_t x_row = padded(n_in)
     cdef Py_ssize_t y_row = padded(n_out)
     cdef Py_ssize_t most = max(m * max(x_row, y_row), n_out * n_in)
-    cdef double *x = <double *>zeros(
-        (4 * most + linear_scratch(m, n_out, n_in)) * sizeof(double)
+    cdef Py_ssize_t scratch_size = max(
+        linear_scratch(m, n_out, n_in), sparse_scratch(max(n_out, n_in))
     )
+    cdef double *x = <double *>zeros((4 * most + scratch_size) * sizeof(double))
     cdef double *y = x + most
     cdef double *w = y + most
     cdef double *result = w + most
