@@ -911,7 +911,6 @@ assert cost < 160 * 1024, cost  # operands that are packed, and activations
     subprocess.run([sys.executable, "-c", RESIDENT + script], check=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 @pytest.mark.parametrize(("n_embd", "batch_size", "useful"), [(16, 1, 1), (16, 64, 8), (64, 1, 1)])
 def test_small_steps_take_the_threads_that_they_have_work_for(n_embd, batch_size, useful):
     from microgpt import fused
@@ -921,6 +920,10 @@ def test_small_steps_take_the_threads_that_they_have_work_for(n_embd, batch_size
     assert model._useful_threads(8, batch_size) == useful
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or "asan" in os.environ.get("LD_PRELOAD", ""),
+    reason="limits the address space, of which sanitizers take more for each thread",
+)
 def test_threads_that_the_system_refuses_are_said(tmp_path):
     script = """
 import resource
