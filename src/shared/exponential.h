@@ -5,10 +5,10 @@
 #include "simd.h"
 
 #define POWERS 128
-/* For each power of the POWERS-th root of 2: what it lacks, and the bits of its double less those
- * that its number adds. Then whether libm's exp has been found to be this one. */
+/* Of each power k of the POWERS-th root of 2: the relative error of its double, and the double's
+ * bits less k << 45, which vec_exp adds again with the rest of the number. */
 static double powers_of_root[2 * POWERS] __attribute__((aligned(64)));
-static int libm_agrees;
+static int libm_agrees; /* whether libm gives the same: see exponential.pxd */
 
 typedef unsigned long long words __attribute__((vector_size(LANES * 8)));
 
@@ -18,7 +18,7 @@ typedef struct { /* numbers x = number * log(2) / POWERS + rest */
     unsigned long long twice[BLOCK]; /* the number; its low byte is the place in powers_of_root */
 } __attribute__((aligned(64))) exp_block;
 
-/* Write what vec_exp needs of LANES numbers of which none is beyond 512. */
+/* Write what vec_exp needs of LANES numbers, none beyond 512; of NaN it makes NaN. */
 static inline void vec_reduce(exp_block *block, Py_ssize_t i, vec x) {
     const double per_log = POWERS * 0x1.71547652b82fep+0;
 #if defined(__aarch64__)
@@ -36,6 +36,7 @@ static inline void vec_reduce(exp_block *block, Py_ssize_t i, vec x) {
     memcpy(block->twice + i, &twice, sizeof twice);
 }
 
+/* Return the exponentials of the LANES numbers that vec_reduce was given. */
 static inline vec vec_exp(const exp_block *block, Py_ssize_t i) {
     words twice;
     vec rest = vec_load(block->rest + i), tail, scale;

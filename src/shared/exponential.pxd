@@ -1,9 +1,9 @@
 """Exponentials as libm's exp gives them, vector by vector.
 
 glibc since 2.28 and musl since 1.2 compute exp by one routine of Arm's: x = number * log(2) / 128
-+ rest; a power of the 128th root of 2 comes from a table, which has what its double lacks too, and
-a polynomial of rest does what is missing. `vec_reduce` and `vec_exp` are the same operations
-in the same order, on vectors: each result is rounded as there. glibc has the routine with fused
++ rest; the power of the 128th root of 2 comes from a table, with the error of its double, and
+exp(rest) from a polynomial. `vec_reduce` and `vec_exp` are the same operations in the same
+order, on vectors: each result is rounded as there. glibc has the routine with fused
 multiply-adds for processors that have them, and so do vectors of these.
 
 Whether libm is that routine, `agrees_with_libm` finds out when a module is imported: it computes
