@@ -6,9 +6,9 @@
 #include "simd.h"
 
 #if defined(__clang__)
-#define UNROLLED _Pragma("unroll")
+#define ALL_UNROLLED _Pragma("unroll")
 #else
-#define UNROLLED _Pragma("GCC unroll 32")
+#define ALL_UNROLLED _Pragma("GCC unroll 32")
 #endif
 
 /* AVX-512 and NEON have 32 vector registers, SSE2 and AVX2 have 16. */
@@ -21,9 +21,9 @@
 /* Multiply and add rounds * ACCUMULATORS * LANES times; return a sum that depends on all. */
 static inline double multiply_and_add(long rounds) {
     vec acc[ACCUMULATORS], a = vec_set(0.999999), b = vec_set(1e-6);
-    UNROLLED for (int i = 0; i < ACCUMULATORS; i++) acc[i] = vec_set(0.1 * i);
+    ALL_UNROLLED for (int i = 0; i < ACCUMULATORS; i++) acc[i] = vec_set(0.1 * i);
     for (long r = 0; r < rounds; r++) {
-        UNROLLED for (int i = 0; i < ACCUMULATORS; i++) {
+        ALL_UNROLLED for (int i = 0; i < ACCUMULATORS; i++) {
             __asm__("" : VEC_REGISTER(a)); /* else one product would serve all */
             acc[i] += a * b;
         }
