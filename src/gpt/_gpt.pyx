@@ -30,10 +30,10 @@ from barrier cimport (
 from clock cimport now
 from generator cimport WORDS, Generator
 from kernels cimport SQUARES, Activations, AdamStep, Job, Kernels, Layer, free_buffers
-from memory cimport free_zeros, zeros
 from scalar cimport floats
 from simd cimport MOST_LANES, WIDEST_PANEL, runs_avx2, runs_avx512
 from weights cimport Sizes
+from zeros cimport free_zeros, zeros
 
 cdef extern from "Python.h":
     int PyObject_GenericSetAttr(object, object, object) except -1

@@ -12,10 +12,10 @@ from generator cimport draw_number
 from kernels cimport Activations, Layer
 from layers cimport linear_scratch
 from matmul cimport pack
-from memory cimport free_zeros, zeros
 from simd cimport PANEL, padded
 from sparse cimport sparse_scratch
 from weights cimport LM_HEAD, Shape, Sizes, matrix_count, shape_of
+from zeros cimport free_zeros, zeros
 
 
 cdef struct Arena:

@@ -8,9 +8,9 @@ from libc.stdlib cimport free
 
 from barrier cimport Barrier
 from generator cimport Generator
-from memory cimport free_zeros
 from simd cimport divisor
 from weights cimport Sizes
+from zeros cimport free_zeros
 
 
 cdef enum:

@@ -19,7 +19,6 @@ from layers cimport (
     linear_forward, linear_scratch, zeros_in,
 )
 from matmul cimport Product, multiply_matrices, multiply_packed, packed_scratch
-from memory cimport free_zeros, zeros
 from powers cimport inverse_power, other_square, powers, root_is_doubtful
 from scalar cimport FIRST, SECOND, invert
 from simd cimport (
@@ -27,6 +26,7 @@ from simd cimport (
     vec_quotient, vec_residual, vec_set, vec_set_divisor, vec_sqrt, vec_store,
 )
 from sparse cimport multiply_sparse, sparse_scratch
+from zeros cimport free_zeros, zeros
 
 prepare_exponentials()
 

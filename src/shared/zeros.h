@@ -1,8 +1,8 @@
 /* Zeroed memory at a cache line's start, so that no vector lies across two, and in huge
  * pages where it is large: a step reads every weight, and with small pages it would wait longer
  * for the translation of addresses than for the numbers. */
-#ifndef MICROGPT_MEMORY_H
-#define MICROGPT_MEMORY_H
+#ifndef MICROGPT_ZEROS_H
+#define MICROGPT_ZEROS_H
 
 #include <stdint.h>
 #include <stdlib.h>
