@@ -297,7 +297,7 @@ def attack_products(Py_ssize_t n, unsigned long long seed):
             if seed & 48 == 16 and not (sparse and down):
                 p.b_row, p.b_step = row, 1
             if turned:
-                p.m = padded(p.m)
+                p.m = padded(p.m + 60)  # often two blocks of rows
             p.a, p.b, p.fetch, p.fetch_step = a + 32, b + 32, NULL, 0
             p.run, p.runs = p.k, 1
             if sparse:
